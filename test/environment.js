@@ -11,7 +11,6 @@ module.exports = class MainRealmEnvironment extends TestEnvironment {
       'Int16Array', 'Int32Array', 'Uint32Array', 'Float32Array', 'Float64Array', 'BigInt64Array', 'BigUint64Array']) {
       this.global[name] = globalThis[name];
     }
-    this.global.Array[Symbol.hasInstance] = undefined;
     Object.defineProperty(this.global.Array, Symbol.hasInstance, { value: Array.isArray });
   }
 };

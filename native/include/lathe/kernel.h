@@ -116,9 +116,12 @@ class Registry {
   void add(const Kernel& kernel);
   const Kernel* find(const std::string& op) const;
   std::vector<std::string> names() const;
+  // Names that were registered more than once (the first one counts); a session refuses to start with any.
+  const std::vector<std::string>& duplicates() const { return duplicates_; }
 
  private:
   std::map<std::string, Kernel> kernels_;
+  std::vector<std::string> duplicates_;
 };
 
 struct KernelRegistration {

@@ -1,0 +1,306 @@
+/*
+ * The GEMM's driver: what is packed when, how the work is cut, and where scratch lies.
+ *
+ * The idea: the unit of work is a job, one panel of up to 64 columns times a run of rows. A job packs its
+ * own panel of op(b), block of K after block of K, into private scratch, and slides it over its rows; so
+ * there is no barrier inside a product and a slow core only claims fewer jobs. Rows of op(a) are read in
+ * place when they already are units (bf16 rows for bf16 arithmetic, fp32 rows for fp32); otherwise all
+ * threads pack them first into shared scratch, for as many rows at a time as fit.
+ *
+ * Nothing here can change a result: tiles resume their fp32 sums, so every element is one chain over k.
+ */
+#include "gemm.h"
+
+#include <algorithm>
+
+#include "../pool.h"
+#include "dispatch.h"
+#include "kernel_table.h"
+
+namespace lathe::cpu {
+namespace {
+
+constexpr int64_t kPanelUnits = 512;       // units of K per packed panel: 128 KiB, a share of L2
+constexpr int64_t kSmallPanelUnits = 64;   // with few rows a panel is used once: keep it in L1
+constexpr int64_t kCodeAlignment = 64;
+constexpr int64_t kFewRows = 8;
+constexpr int64_t kMaxJobRows = 1008;      // bounds the carried sums of a job
+constexpr int64_t kPackedRowsBytes = 8 << 20;
+constexpr int64_t kMinPackedRows = 96;
+constexpr int64_t kRowPadding = 16;        // units between packed rows, so that rows do not share cache sets
+constexpr int64_t kRowsPerPackChunk = 96;
+constexpr int64_t kMinJobRows = 48;
+constexpr int64_t kPackCostRows = 10;      // packing a panel costs about as much as this many rows of tiles
+constexpr int64_t kInlineWork = 1 << 15;   // multiply-adds below which waking threads costs more than it saves
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+int64_t packed_rows_limit(int64_t m, int64_t padded_k) {
+  const int64_t fit = kTileRows * (kPackedRowsBytes / (4 * kTileRows * padded_k));
+  return std::min(round_up(m, kTileRows), std::max(kMinPackedRows, fit));
+}
+
+int64_t panel_bytes(int64_t total_k) { return 4 * kPanelCols * std::min(total_k, kPanelUnits); }
+
+int64_t sums_bytes(int64_t m) { return 4 * kPanelCols * std::min(round_up(m, kTileRows), kMaxJobRows); }
+
+char* align64(char* p) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + 63) & ~uintptr_t{63}); }
+
+// One term, seen through the kernels' units.
+struct Term {
+  const MatOperand* a;
+  const MatOperand* b;
+  int64_t k;
+  int64_t units;
+  bool a_in_place;
+  const char* rows;    // unit 0 of row 0 of the row block in work
+  int64_t row_stride;  // bytes
+  uint32_t* packed;    // where packed rows go; null when in place
+};
+
+int64_t inner_extent(const MatOperand& b) { return b.transposed ? b.cols : b.rows; }
+
+bool readable_in_place(const MatOperand& a, Unit unit) {
+  if (a.transposed || a.format != MatFormat::kDense) return false;
+  if (unit == Unit::kF32) return a.dtype == DType::F32;
+  return unit == Unit::kBf16Pair && a.dtype == DType::BF16 && a.cols % 2 == 0;
+}
+
+int64_t element_bytes(DType dtype) { return dtype == DType::F32 ? 4 : 2; }
+
+struct Range {
+  int64_t begin, size;
+};
+
+// Part `i` of `parts` nearly equal parts of [0, total).
+Range part_of(int64_t total, int64_t parts, int64_t i) {
+  const int64_t begin = total * i / parts;
+  return {begin, total * (i + 1) / parts - begin};
+}
+
+class Product {
+ public:
+  Product(const GemmCall& call, Pool& pool, void* scratch);
+  void run();
+
+ private:
+  void pack_row_block(int64_t row0, int64_t rows);
+  void multiply_row_block(int64_t row0, int64_t rows);
+  void job(int64_t row0, Range rows, int64_t panel, int worker) const;
+  int64_t next_block(int* term, int64_t* unit, Segment* segments, Range columns, uint32_t* panel) const;
+  void tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums, bool first,
+             bool last) const;
+
+  template <class Body>
+  void for_each(int64_t chunks, Body&& body) {
+    if (inline_) {
+      for (int64_t i = 0; i < chunks; ++i) body(i, 0);
+    } else {
+      pool_.run(chunks, body);
+    }
+  }
+
+  const GemmCall& call_;
+  Pool& pool_;
+  const KernelTable& kernels_;
+  Epilogue epilogue_;
+  Term terms_[kGemmMaxTerms];
+  int64_t total_units_ = 0;
+  int64_t panels_;
+  int64_t block_units_;
+  int64_t row_block_;
+  bool inline_;
+  char* workers_;
+  int64_t panel_bytes_;
+  int64_t worker_bytes_;
+};
+
+Product::Product(const GemmCall& call, Pool& pool, void* scratch)
+    : call_(call), pool_(pool), kernels_(gemm_kernels(call.bf16_compute)) {
+  epilogue_ = {call.alpha,     call.bias, call.bias_dtype, call.addend, call.addend_dtype,
+               call.addend_ld, call.c,    call.c_dtype,    call.ldc};
+  int64_t total_k = 0;
+  int64_t packed_units = 0;
+  for (int i = 0; i < call.term_count; ++i) {
+    const GemmTerm& source = call.terms[i];
+    Term& term = terms_[i];
+    term.a = &source.a;
+    term.b = &source.b;
+    term.k = inner_extent(source.b);
+    term.units = ceil_div(term.k, k_per_unit(kernels_.unit));
+    term.a_in_place = readable_in_place(source.a, kernels_.unit);
+    total_k += term.k;
+    total_units_ += term.units;
+    if (!term.a_in_place) packed_units += term.units + kRowPadding;
+  }
+  const int64_t padded_k = total_k + kRowPadding * call.term_count;
+  const int64_t shared_bytes = 4 * packed_rows_limit(call.m, padded_k) * padded_k;
+  row_block_ = call.m;
+  if (packed_units > 0) {
+    const int64_t fit = shared_bytes / (4 * packed_units);
+    // Equal blocks: a short last block would pay for packing every panel again over few rows.
+    row_block_ = fit >= call.m ? call.m : ceil_div(call.m, ceil_div(call.m, fit));
+  }
+  char* p = align64(static_cast<char*>(scratch));
+  auto* packed = reinterpret_cast<uint32_t*>(p);
+  for (int i = 0; i < call.term_count; ++i) {
+    Term& term = terms_[i];
+    term.packed = term.a_in_place ? nullptr : packed;
+    if (!term.a_in_place) packed += row_block_ * (term.units + kRowPadding);
+  }
+  workers_ = align64(p + shared_bytes);
+  panel_bytes_ = round_up(panel_bytes(total_k), 64);
+  worker_bytes_ = panel_bytes_ + round_up(sums_bytes(call.m), 64);
+  panels_ = ceil_div(call.n, kPanelCols);
+  block_units_ = call.m <= kFewRows ? kSmallPanelUnits : kPanelUnits;
+  inline_ = call.m * call.n * std::max<int64_t>(total_k, 1) < kInlineWork;
+}
+
+void Product::run() {
+  for (int64_t row0 = 0; row0 < call_.m; row0 += row_block_) {
+    const int64_t rows = std::min(row_block_, call_.m - row0);
+    pack_row_block(row0, rows);
+    multiply_row_block(row0, rows);
+  }
+}
+
+// Points every term at rows [row0, row0 + rows) of op(a), packing those that cannot be read in place.
+void Product::pack_row_block(int64_t row0, int64_t rows) {
+  int packed_terms[kGemmMaxTerms];
+  int packed_count = 0;
+  for (int i = 0; i < call_.term_count; ++i) {
+    Term& term = terms_[i];
+    if (term.a_in_place) {
+      term.row_stride = term.a->ld * element_bytes(term.a->dtype);
+      term.rows = static_cast<const char*>(term.a->data) + row0 * term.row_stride;
+    } else {
+      term.row_stride = 4 * (term.units + kRowPadding);
+      term.rows = reinterpret_cast<const char*>(term.packed);
+      packed_terms[packed_count++] = i;
+    }
+  }
+  if (packed_count == 0) return;
+  const int64_t chunks = ceil_div(rows, kRowsPerPackChunk);
+  for_each(chunks * packed_count, [&](int64_t chunk, int) {
+    const Term& term = terms_[packed_terms[chunk / chunks]];
+    const int64_t first = chunk % chunks * kRowsPerPackChunk;
+    const int64_t stride = term.units + kRowPadding;
+    kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(kRowsPerPackChunk, rows - first), 0,
+                        term.k, term.packed + first * stride, stride});
+  });
+}
+
+// Into how many runs of rows the jobs are cut: enough to keep all threads busy to the end, as few as
+// possible otherwise, because every run packs the panel again.
+int64_t row_parts(int64_t rows, int64_t panels, int64_t threads) {
+  const int64_t least = ceil_div(rows, kMaxJobRows);
+  int64_t best = least;
+  int64_t best_cost = INT64_MAX;
+  for (int64_t parts = least; parts < least + 4 * threads; ++parts) {
+    const int64_t size = ceil_div(rows, parts);
+    if (parts > least && size < kMinJobRows) break;
+    // Rounds of jobs, plus half a job for the thread that comes in last.
+    const int64_t half_rounds = 2 * ceil_div(panels * parts, threads) + (threads > 1 ? 1 : 0);
+    const int64_t cost = half_rounds * (size + kPackCostRows);
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = parts;
+    }
+  }
+  return best;
+}
+
+void Product::multiply_row_block(int64_t row0, int64_t rows) {
+  const int64_t parts = row_parts(rows, panels_, inline_ ? 1 : pool_.threads());
+  // Jobs on the same columns stand next to each other: threads then share what they read of op(b).
+  for_each(panels_ * parts, [&](int64_t chunk, int worker) {
+    job(row0, part_of(rows, parts, chunk % parts), chunk / parts, worker);
+  });
+}
+
+// Packs the next block of K of op(b), continuing at (*term, *unit); returns the number of segments.
+int64_t Product::next_block(int* term, int64_t* unit, Segment* segments, Range columns, uint32_t* panel) const {
+  const int per_unit = k_per_unit(kernels_.unit);
+  int64_t left = block_units_;
+  int count = 0;
+  while (*term < call_.term_count && left > 0 && count < kMaxSegments) {
+    const Term& t = terms_[*term];
+    int64_t units = t.units - *unit;
+    // A block that ends inside a term ends at a multiple of 64, where 4-bit blocks begin.
+    if (units > left) units = left - left % kCodeAlignment;
+    if (units == 0 && t.units > 0) break;
+    if (units > 0) {
+      const int64_t k0 = *unit * per_unit;
+      const int64_t k = std::min(units * per_unit, t.k - k0);
+      kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, k0, k, panel, 0});
+      segments[count++] = {t.rows + *unit * 4, t.row_stride, panel, units};
+      panel += units * kPanelCols;
+      left -= units;
+      *unit += units;
+    }
+    if (*unit < t.units) break;
+    ++*term;
+    *unit = 0;
+  }
+  return count;
+}
+
+void Product::job(int64_t row0, Range rows, int64_t panel_index, int worker) const {
+  char* scratch = workers_ + worker * worker_bytes_;
+  auto* panel = reinterpret_cast<uint32_t*>(scratch);
+  auto* sums = reinterpret_cast<float*>(scratch + panel_bytes_);
+  // Columns are dealt out in vectors of 16, so that no panel is left with a sliver.
+  const Range vectors = part_of(ceil_div(call_.n, 16), panels_, panel_index);
+  const Range columns = {16 * vectors.begin, std::min(16 * vectors.size, call_.n - 16 * vectors.begin)};
+  int term = 0;
+  int64_t unit = 0;
+  bool first = true;
+  bool last = false;
+  while (!last) {
+    Segment segments[kMaxSegments];
+    const int count = static_cast<int>(next_block(&term, &unit, segments, columns, panel));
+    last = term == call_.term_count;
+    tiles(segments, count, row0, rows, columns, sums, first, last);
+    first = false;
+  }
+}
+
+void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums,
+                    bool first, bool last) const {
+  TileArgs t;
+  t.segments = segments;
+  t.segment_count = count;
+  t.cols = static_cast<int>(columns.size);
+  t.col = columns.begin;
+  t.resume = !first;
+  t.finish = last;
+  t.epilogue = &epilogue_;
+  const int64_t tile_count = ceil_div(rows.size, kTileRows);
+  for (int64_t i = 0; i < tile_count; ++i) {
+    const Range tile = part_of(rows.size, tile_count, i);
+    t.rows = static_cast<int>(tile.size);
+    t.a_row = rows.begin + tile.begin;
+    t.row = row0 + t.a_row;
+    t.sums = sums + i * kTileRows * kPanelCols;
+    kernels_.tile(t);
+  }
+}
+
+}  // namespace
+
+int64_t gemm_scratch_bytes(int64_t m, int64_t, int64_t total_k, int term_count, int threads) {
+  const int64_t padded_k = total_k + kRowPadding * term_count;
+  const int64_t shared = 4 * packed_rows_limit(m, padded_k) * padded_k;
+  const int64_t worker = panel_bytes(total_k) + sums_bytes(m);
+  return shared + threads * worker + 64 * (2 * threads + 2);
+}
+
+void gemm(const GemmCall& call, Pool& pool, void* scratch) {
+  if (call.m <= 0 || call.n <= 0 || call.term_count > kGemmMaxTerms) return;
+  Product(call, pool, scratch).run();
+}
+
+const char* gemm_isa() { return isa_name(active_isa()); }
+
+}  // namespace lathe::cpu

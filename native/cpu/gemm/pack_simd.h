@@ -1,0 +1,295 @@
+/*
+ * Packing for any vector instruction set: the loops, given a few vector primitives.
+ *
+ * The idea: there are two ways to read (along k, or along lanes) and two ways to write (rows or a panel).
+ * When the way read is the way written, vectors are loaded, converted and stored; otherwise square blocks
+ * of kWidth x kWidth units are transposed in registers. A unit is 32 bits whatever it holds, so a bf16 pair
+ * transposes like an fp32. 4-bit operands are first expanded, a few KiB at a time, into a buffer that stays
+ * in L1, and then packed like dense ones.
+ *
+ * `S` supplies: Reg, kWidth (units per vector), kPerUnit (k per unit), kUnit, Code (what 4-bit codes expand
+ * to: an element of DType kCodeType), panel_width(lanes), zero(), store(), store_part(), transpose(Reg*),
+ * along_k<DType>(p, valid) reading kWidth units of one lane, along_lanes<DType>(p0, p1, valid) reading one
+ * unit of kWidth lanes (p1: the second k of a pair, or null), and expand64(bytes, scale, table, out).
+ *
+ * Templates with internal linkage only: included by the per-ISA translation units.
+ */
+#pragma once
+
+#include "code_tables.h"
+#include "kernel_table.h"
+#include "scalar.h"
+
+namespace lathe::cpu {
+namespace {
+
+template <class S>
+struct Packer {
+  using Reg = typename S::Reg;
+  using Code = typename S::Code;
+  static constexpr int64_t W = S::kWidth;
+  static constexpr int64_t P = S::kPerUnit;
+
+  // A dense rectangle: stored row r starts at data + r * row_bytes.
+  struct Source {
+    const char* data;
+    int64_t row_bytes;
+  };
+
+  // Where a panel's units go. Lanes come in groups of W; a group never crosses a sub-panel.
+  struct Panel {
+    uint32_t* out;
+    int64_t units;
+    int64_t width;
+    // Unit 0 of a group of lanes; unit u lies u * width further on.
+    uint32_t* group(int64_t lane) const { return out + lane / width * width * units + lane % width; }
+  };
+
+  // Rows of weights lie pages apart, where no hardware prefetcher follows: ask for what comes next.
+  static constexpr int64_t kBytesAhead = 256;  // along a row
+  static constexpr int64_t kUnitsAhead = 16;   // across rows
+
+  static void fetch(const char* p) { __builtin_prefetch(p, 0, 2); }
+
+  static int64_t units_of(int64_t k) { return (k + P - 1) / P; }
+  static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  // ---- dense ----
+
+  template <DType D>
+  static constexpr int64_t kElement = D == DType::F32 ? 4 : 2;
+
+  // One unit of W lanes from stored rows along k.
+  template <DType D>
+  static Reg lanes_at(const Source& s, int64_t unit, int64_t k, int64_t lane, int64_t lanes) {
+    const char* p0 = s.data + unit * P * s.row_bytes + lane * kElement<D>;
+    const char* p1 = P == 2 && unit * 2 + 1 < k ? p0 + s.row_bytes : nullptr;
+    return S::template along_lanes<D>(p0, p1, lanes - lane);
+  }
+
+  template <DType D>
+  static void rows_from_lanes(const Source& s, int64_t lanes, int64_t k, uint32_t* out, int64_t stride) {
+    const int64_t units = units_of(k);
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const char* p = s.data + lane * s.row_bytes;
+      for (int64_t u = 0; u < units; u += W) {
+        const Reg x = S::template along_k<D>(p + u * P * kElement<D>, k - u * P);
+        S::store_part(out + lane * stride + u, x, units - u);
+      }
+    }
+  }
+
+  template <DType D>
+  static void rows_from_k(const Source& s, int64_t lanes, int64_t k, uint32_t* out, int64_t stride) {
+    const int64_t units = units_of(k);
+    for (int64_t u = 0; u < units; u += W) {
+      const char* ahead = s.data + (u + W) * P * s.row_bytes;
+      for (int64_t row = 0; row < W * P; ++row, ahead += s.row_bytes) {
+        for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
+      }
+      for (int64_t lane = 0; lane < lanes; lane += W) {
+        Reg block[W];
+        if (units - u >= W) {
+#pragma GCC unroll 16
+          for (int64_t i = 0; i < W; ++i) block[i] = lanes_at<D>(s, u + i, k, lane, lanes);
+        } else {
+          for (int64_t i = 0; i < W; ++i) block[i] = u + i < units ? lanes_at<D>(s, u + i, k, lane, lanes) : S::zero();
+        }
+        S::transpose(block);
+        const int64_t count = least(W, lanes - lane);
+        for (int64_t j = 0; j < count; ++j) S::store_part(out + (lane + j) * stride + u, block[j], units - u);
+      }
+    }
+  }
+
+  template <DType D>
+  static void panel_from_lanes(const Source& s, int64_t lanes, int64_t k, const Panel& panel, int64_t lane0,
+                               int64_t unit0) {
+    const int64_t units = units_of(k);
+    for (int64_t lane = 0; lane < lanes; lane += W) {
+      const int64_t count = least(W, lanes - lane);
+      const char* p = s.data + lane * s.row_bytes;
+      uint32_t* out = panel.group(lane0 + lane) + unit0 * panel.width;
+      for (int64_t u = 0; u < units; u += W, out += W * panel.width) {
+        Reg block[W];
+        if (count == W) {
+#pragma GCC unroll 16
+          for (int64_t j = 0; j < W; ++j) {
+            const char* at = p + j * s.row_bytes + u * P * kElement<D>;
+            fetch(at + kBytesAhead);
+            if (W * P * kElement<D> > 64) fetch(at + kBytesAhead + 64);
+            block[j] = S::template along_k<D>(at, k - u * P);
+          }
+        } else {
+          for (int64_t j = 0; j < W; ++j) {
+            block[j] = j < count ? S::template along_k<D>(p + j * s.row_bytes + u * P * kElement<D>, k - u * P)
+                                 : S::zero();
+          }
+        }
+        S::transpose(block);
+        if (units - u >= W) {
+#pragma GCC unroll 16
+          for (int64_t i = 0; i < W; ++i) S::store(out + i * panel.width, block[i]);
+        } else {
+          for (int64_t i = 0; i < units - u; ++i) S::store(out + i * panel.width, block[i]);
+        }
+      }
+    }
+  }
+
+  template <DType D>
+  static void panel_from_k(const Source& s, int64_t lanes, int64_t k, const Panel& panel, int64_t lane0,
+                           int64_t unit0) {
+    const int64_t units = units_of(k);
+    uint32_t* groups[kPanelCols / W];
+    for (int64_t lane = 0; lane < lanes; lane += W) {
+      groups[lane / W] = panel.group(lane0 + lane) + unit0 * panel.width;
+    }
+    for (int64_t u = 0; u < units; ++u) {
+      const char* ahead = s.data + (u + kUnitsAhead) * P * s.row_bytes;
+      for (int64_t row = 0; row < P; ++row, ahead += s.row_bytes) {
+        for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
+      }
+      for (int64_t lane = 0; lane < lanes; lane += W) {
+        S::store(groups[lane / W] + u * panel.width, lanes_at<D>(s, u, k, lane, lanes));
+      }
+    }
+  }
+
+  // ---- 4-bit ----
+
+  static constexpr int64_t kCodesAlongK = 256;
+  static constexpr int64_t kCodeRows = 32;
+  static constexpr int64_t kCodeLanes = 64;
+
+  // Elements col0 .. col0 + count of a stored row.
+  static void expand(const MatOperand& m, int64_t row, int64_t col0, int64_t count, Code* out) {
+    const bool aligned = m.cols % 64 == 0 && m.block % 64 == 0 && col0 % 64 == 0 && count % 64 == 0;
+    if (!aligned) {
+      float values[kCodesAlongK];
+      expand_codes(m, row, col0, count, values);
+      for (int64_t i = 0; i < count; ++i) S::narrow(values[i], out + i);
+      return;
+    }
+    const float* table = code_values(m.format);
+    const int64_t first = row * m.cols + col0;
+    const auto* bytes = static_cast<const uint8_t*>(m.data) + first / 2;
+    if (m.absmax_q == nullptr && m.block == 64) {
+      const float* scales = m.absmax + first / 64;
+      for (int64_t i = 0; i < count; i += 64) S::expand64(bytes + i / 2, scales[i / 64], table, out + i);
+      return;
+    }
+    for (int64_t i = 0; i < count; i += 64) {
+      S::expand64(bytes + i / 2, block_scale(m, (first + i) / m.block), table, out + i);
+    }
+  }
+
+  static float block_scale(const MatOperand& m, int64_t block) {
+    if (m.absmax_q == nullptr) return m.absmax[block];
+    const float scaled = kSignedDynamicMap[m.absmax_q[block]] * m.nested_absmax[block >> 8];
+    return scaled + m.nested_offset;
+  }
+
+  template <class Region>
+  static void for_code_regions(const PackArgs& p, Region&& region) {
+    alignas(64) Code buffer[W * kCodesAlongK > kCodeRows * kCodeLanes ? W * kCodesAlongK : kCodeRows * kCodeLanes];
+    const MatOperand& m = *p.operand;
+    const char* bytes = static_cast<const char*>(m.data);
+    const int64_t lane_step = p.k_contiguous ? W : kCodeLanes;
+    const int64_t k_step = p.k_contiguous ? kCodesAlongK : kCodeRows;
+    for (int64_t lane = 0; lane < p.lanes; lane += lane_step) {
+      const int64_t lanes = least(lane_step, p.lanes - lane);
+      for (int64_t k = 0; k < p.k; k += k_step) {
+        const int64_t count = least(k_step, p.k - k);
+        if (p.k_contiguous) {
+          for (int64_t i = 0; i < lanes; ++i) {
+            const char* codes = bytes + ((p.lane0 + lane + i) * m.cols + p.k0 + k) / 2;
+            for (int64_t ahead = count / 2; ahead < count; ahead += 64) fetch(codes + ahead);
+            expand(m, p.lane0 + lane + i, p.k0 + k, count, buffer + i * kCodesAlongK);
+          }
+        } else {
+          for (int64_t i = 0; i < count; ++i) {
+            fetch(bytes + ((p.k0 + k + i + kCodeRows) * m.cols + p.lane0 + lane) / 2);
+            expand(m, p.k0 + k + i, p.lane0 + lane, lanes, buffer + i * kCodeLanes);
+          }
+        }
+        const int64_t ld = p.k_contiguous ? kCodesAlongK : kCodeLanes;
+        region(Source{reinterpret_cast<const char*>(buffer), ld * static_cast<int64_t>(sizeof(Code))}, lane, lanes, k,
+               count);
+      }
+    }
+  }
+
+  // ---- entry points ----
+
+  static Source source_of(const PackArgs& p) {
+    const MatOperand& m = *p.operand;
+    const int64_t element = m.dtype == DType::F32 ? 4 : 2;
+    const int64_t row = p.k_contiguous ? p.lane0 : p.k0;
+    const int64_t col = p.k_contiguous ? p.k0 : p.lane0;
+    return {static_cast<const char*>(m.data) + (row * m.ld + col) * element, m.ld * element};
+  }
+
+  template <DType D>
+  static void dense_rows(const PackArgs& p, const Source& s, int64_t lanes, int64_t k, uint32_t* out) {
+    if (p.k_contiguous) {
+      rows_from_lanes<D>(s, lanes, k, out, p.stride);
+    } else {
+      rows_from_k<D>(s, lanes, k, out, p.stride);
+    }
+  }
+
+  static void pack_rows(const PackArgs& p) {
+    if (p.operand->format != MatFormat::kDense) {
+      for_code_regions(p, [&p](const Source& s, int64_t lane, int64_t lanes, int64_t k, int64_t count) {
+        dense_rows<S::kCodeType>(p, s, lanes, count, p.out + lane * p.stride + k / P);
+      });
+      return;
+    }
+    const Source s = source_of(p);
+    switch (p.operand->dtype) {
+      case DType::F32: return dense_rows<DType::F32>(p, s, p.lanes, p.k, p.out);
+      case DType::BF16: return dense_rows<DType::BF16>(p, s, p.lanes, p.k, p.out);
+      default: return dense_rows<DType::F16>(p, s, p.lanes, p.k, p.out);
+    }
+  }
+
+  template <DType D>
+  static void dense_panel(const PackArgs& p, const Source& s, int64_t lanes, int64_t k, const Panel& panel,
+                          int64_t lane0, int64_t unit0) {
+    if (p.k_contiguous) {
+      panel_from_lanes<D>(s, lanes, k, panel, lane0, unit0);
+    } else {
+      panel_from_k<D>(s, lanes, k, panel, lane0, unit0);
+    }
+  }
+
+  // Lanes of the last sub-panel that no operand row or column fills, where groups of W do not already.
+  static void clear_unused(const Panel& panel, int64_t lanes) {
+    const int64_t used = (lanes + W - 1) / W * W;
+    const int64_t end = (lanes + panel.width - 1) / panel.width * panel.width;
+    for (int64_t lane = used; lane < end; lane += W) {
+      for (int64_t u = 0; u < panel.units; ++u) S::store(panel.group(lane) + u * panel.width, S::zero());
+    }
+  }
+
+  static void pack_panel(const PackArgs& p) {
+    const Panel panel = {p.out, units_of(p.k), S::panel_width(p.lanes)};
+    clear_unused(panel, p.lanes);
+    if (p.operand->format != MatFormat::kDense) {
+      for_code_regions(p, [&](const Source& s, int64_t lane, int64_t lanes, int64_t k, int64_t count) {
+        dense_panel<S::kCodeType>(p, s, lanes, count, panel, lane, k / P);
+      });
+      return;
+    }
+    const Source s = source_of(p);
+    switch (p.operand->dtype) {
+      case DType::F32: return dense_panel<DType::F32>(p, s, p.lanes, p.k, panel, 0, 0);
+      case DType::BF16: return dense_panel<DType::BF16>(p, s, p.lanes, p.k, panel, 0, 0);
+      default: return dense_panel<DType::F16>(p, s, p.lanes, p.k, panel, 0, 0);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace lathe::cpu

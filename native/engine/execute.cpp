@@ -1,0 +1,185 @@
+// One run: resolve pointers, copy in, nodes in order, copy out.
+#include "engine/execute.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+namespace lathe {
+
+namespace {
+
+using Kind = BufferSpec::Kind;
+using Clock = std::chrono::steady_clock;
+
+// Index of the first element that is not finite, or -1. Works on bits: the exponent is all ones.
+template <class T>
+int64_t first_nonfinite(const void* data, int64_t n, T exponent) {
+  const T* bits = static_cast<const T*>(data);
+  constexpr int64_t kBlock = 1024;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    const int64_t end = std::min(n, start + kBlock);
+    int bad = 0;
+    for (int64_t i = start; i < end; i++) bad |= (bits[i] & exponent) == exponent;
+    if (!bad) continue;
+    for (int64_t i = start; i < end; i++)
+      if ((bits[i] & exponent) == exponent) return i;
+  }
+  return -1;
+}
+
+int64_t first_nonfinite(const TensorType& type, const void* data) {
+  switch (type.dtype) {
+    case DType::F32: return first_nonfinite<uint32_t>(data, type.numel(), 0x7f800000u);
+    case DType::BF16: return first_nonfinite<uint16_t>(data, type.numel(), 0x7f80u);
+    case DType::F16: return first_nonfinite<uint16_t>(data, type.numel(), 0x7c00u);
+    case DType::I32:
+    case DType::U8: return -1;
+  }
+  return -1;
+}
+
+Status node_status(const LoadedProgram& loaded, size_t index, const char* code, const std::string& message) {
+  return {code, "program '" + loaded.name + "', " + describe(loaded.program.nodes[index], index) + ": " + message};
+}
+
+class Run {
+ public:
+  Run(const RunRequest& request, RunContext& context)
+      : request_(request), context_(context), loaded_(*request.program), program_(loaded_.program) {}
+
+  Status operator()() {
+    LATHE_TRY(bind());
+    LATHE_TRY(run_nodes());
+    copy_out();
+    return ok_status();
+  }
+
+ private:
+  Status bind() {
+    base_.resize(program_.buffers.size(), nullptr);
+    for (size_t i = 0; i < base_.size(); i++) {
+      const BufferSpec& buffer = program_.buffers[i];
+      if (buffer.kind == Kind::Arena && context_.arena) base_[i] = context_.arena->data() + buffer.place;
+      if (buffer.kind == Kind::State) base_[i] = loaded_.states[buffer.place]->region->data();
+      if (buffer.kind == Kind::Constant && loaded_.constants) base_[i] = loaded_.constants->data() + buffer.place;
+    }
+    uint64_t end = 0;
+    for (size_t i = 0; i < program_.inputs.size(); i++) {
+      const uint32_t index = program_.inputs[i].buffer;
+      const BufferSpec& buffer = program_.buffers[index];
+      const Binding& binding = request_.inputs[i];
+      if (binding.file) {
+        LATHE_TRY(binding.file->check_range(binding.offset, binding.bytes));
+        binding.file->will_need(binding.offset, binding.bytes);
+      }
+      if (buffer.kind == Kind::External) {
+        LATHE_TRY(bind_external(index, binding));
+      } else {
+        if (binding.bytes > 0) std::memcpy(base_[index], binding.data, binding.bytes);
+        end = std::max(end, buffer.place + binding.bytes);
+      }
+    }
+    context_.arena_high_water = end;
+    return ok_status();
+  }
+
+  // Kernels may assume that a pointer is aligned to its element; file formats do not promise it.
+  Status bind_external(uint32_t index, const Binding& binding) {
+    const uint64_t element = static_cast<uint64_t>(dtype_bytes(program_.buffers[index].type.dtype));
+    if (reinterpret_cast<uintptr_t>(binding.data) % element == 0) {
+      base_[index] = const_cast<uint8_t*>(binding.data);
+      return ok_status();
+    }
+    std::shared_ptr<Region> copy;
+    LATHE_TRY(Region::allocate(binding.bytes, "an aligned copy of an input", &copy));
+    std::memcpy(copy->data(), binding.data, binding.bytes);
+    base_[index] = copy->data();
+    aligned_.push_back(std::move(copy));
+    return ok_status();
+  }
+
+  Status run_nodes() {
+    void* scratch = context_.scratch ? context_.scratch->data() : nullptr;
+    std::vector<const void*> inputs;
+    std::vector<void*> outputs;
+    if (context_.profile) timing_.resize(program_.nodes.size());
+    Status status;
+    for (size_t i = 0; i < program_.nodes.size() && status.ok(); i++) {
+      if (context_.cancelled && context_.cancelled->load(std::memory_order_relaxed)) {
+        status = device_error("the session was abandoned while program '" + loaded_.name + "' ran");
+        break;
+      }
+      const NodeSpec& node = program_.nodes[i];
+      inputs.clear();
+      outputs.clear();
+      for (uint32_t buffer : node.inputs) inputs.push_back(base_[buffer]);
+      for (uint32_t buffer : node.outputs) outputs.push_back(buffer == kAbsentBuffer ? nullptr : base_[buffer]);
+      const Buffers buffers{inputs.data(), outputs.data(), scratch};
+      status = run_node(i, buffers);
+    }
+    if (context_.profile) add_timing();
+    return status;
+  }
+
+  Status run_node(size_t i, const Buffers& buffers) {
+    const PreparedNode& node = loaded_.nodes[i];
+    context_.arena_high_water = std::max(context_.arena_high_water, node.arena_end);
+    const auto start = context_.profile ? Clock::now() : Clock::time_point{};
+    const Status status = node.kernel->run(node.plan, buffers, *context_.stream);
+    if (context_.profile) {
+      timing_[i].calls++;
+      timing_[i].ns += static_cast<uint64_t>((Clock::now() - start).count());
+    }
+    if (!status.ok()) return node_status(loaded_, i, status.code(), status.message());
+    return request_.check_finite ? check_finite(i) : ok_status();
+  }
+
+  Status check_finite(size_t i) {
+    const NodeSpec& node = program_.nodes[i];
+    for (size_t o = 0; o < node.outputs.size(); o++) {
+      if (node.outputs[o] == kAbsentBuffer) continue;
+      const TensorType& type = program_.buffers[node.outputs[o]].type;
+      const int64_t at = first_nonfinite(type, base_[node.outputs[o]]);
+      if (at >= 0) {
+        return node_status(loaded_, i, "ERR_NONFINITE",
+                           "output " + std::to_string(o) + " " + describe(type) + " is not finite at element " +
+                               std::to_string(at));
+      }
+    }
+    return ok_status();
+  }
+
+  void add_timing() {
+    std::lock_guard<std::mutex> lock(loaded_.timing_mutex);
+    loaded_.timing.resize(program_.nodes.size());
+    for (size_t i = 0; i < timing_.size(); i++) {
+      loaded_.timing[i].calls += timing_[i].calls;
+      loaded_.timing[i].ns += timing_[i].ns;
+    }
+  }
+
+  void copy_out() {
+    std::lock_guard<std::mutex> lock(request_.gate->mutex);
+    if (request_.gate->closed) return;
+    for (size_t i = 0; i < program_.outputs.size(); i++) {
+      const uint32_t buffer = program_.outputs[i].buffer;
+      const size_t bytes = static_cast<size_t>(program_.buffers[buffer].type.bytes());
+      if (bytes > 0) std::memcpy(request_.outputs[i], base_[buffer], bytes);
+    }
+  }
+
+  const RunRequest& request_;
+  RunContext& context_;
+  LoadedProgram& loaded_;
+  const Program& program_;
+  std::vector<uint8_t*> base_;
+  std::vector<std::shared_ptr<Region>> aligned_;
+  std::vector<NodeTiming> timing_;
+};
+
+}  // namespace
+
+Status execute(const RunRequest& request, RunContext& context) { return Run(request, context)(); }
+
+}  // namespace lathe

@@ -1,0 +1,78 @@
+// A loaded program and one run of it. Everything here happens on the engine's thread, after validation.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/mapped_file.h"
+#include "engine/memory.h"
+#include "engine/validate.h"
+#include "lathe/kernel.h"
+#include "lathe/program.h"
+
+namespace lathe {
+
+struct StateSlot {
+  StateSpec spec;
+  std::shared_ptr<Region> region;
+};
+
+struct NodeTiming {
+  uint64_t calls = 0;
+  uint64_t ns = 0;
+};
+
+struct LoadedProgram {
+  uint32_t id = 0;
+  std::string name;
+  Program program;  // nodes keep names and operands; their attributes have moved into the kernels' plans
+  std::vector<PreparedNode> nodes;
+  std::vector<std::shared_ptr<StateSlot>> states;
+  std::shared_ptr<Region> constants;  // null when there are none
+
+  std::mutex timing_mutex;
+  std::vector<NodeTiming> timing;  // per node, filled while profiling
+};
+
+// The bytes of one input. `data` points into one of the owners.
+struct Binding {
+  std::shared_ptr<Region> copy;
+  std::shared_ptr<MappedFile> file;
+  uint64_t offset = 0;  // in the file
+  const uint8_t* data = nullptr;
+  uint64_t bytes = 0;
+};
+
+// Guards memory of somebody who may go away (a Node environment): it is touched only under the mutex and only while
+// the gate is open. The one who leaves closes the gate first, which waits for at most one copy.
+struct Gate {
+  std::mutex mutex;
+  bool closed = false;
+};
+
+struct RunRequest {
+  std::shared_ptr<LoadedProgram> program;
+  std::vector<Binding> inputs;      // in the program's order
+  std::vector<uint8_t*> outputs;    // where each output goes, in the program's order
+  std::shared_ptr<Gate> gate;       // guards `outputs`
+  bool check_finite = false;
+};
+
+// What a run needs from its session.
+struct RunContext {
+  std::shared_ptr<Region> arena;    // null when no program needs one
+  std::shared_ptr<Region> scratch;
+  Stream* stream = nullptr;
+  const std::atomic<bool>* cancelled = nullptr;
+  bool profile = false;
+  uint64_t arena_high_water = 0;    // out: one past the last arena byte that was used
+};
+
+// Copies inputs in, runs the nodes in order, copies outputs out. A failure in the middle leaves the state slots that
+// were already written as they are.
+Status execute(const RunRequest& request, RunContext& context);
+
+}  // namespace lathe

@@ -1,0 +1,171 @@
+/**
+ * Reading a file as bytes and as lines, through gzip or zstd when the file is compressed.
+ *
+ * The idea: compression is recognised by the first bytes, not by the name, and a file that ends before its
+ * compressed stream does is an error, never a shorter dataset. zstd goes through fzstd: Node 20's zlib has none,
+ * and one decoder on every Node version means one behaviour for truncated files.
+ *
+ * Invariants: constant memory in the file's size; text is strict UTF-8.
+ */
+import { createReadStream } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { createGunzip } from 'node:zlib';
+import { Decompress } from 'fzstd';
+import { LatheError } from '../errors';
+
+type Compression = 'none' | 'gzip' | 'zstd';
+
+async function firstBytes(path: string, count: number): Promise<Buffer> {
+  let handle;
+  try {
+    handle = await open(path, 'r');
+  } catch (cause) {
+    throw new LatheError('ERR_DATA', `expected a readable file, received ${(cause as Error).message}`, {
+      at: path,
+      remedy: 'check the path and its permissions',
+      cause,
+    });
+  }
+  try {
+    const { bytesRead, buffer } = await handle.read(Buffer.alloc(count), 0, count, 0);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await handle.close();
+  }
+}
+
+async function detectCompression(path: string): Promise<Compression> {
+  const head = await firstBytes(path, 4);
+  const named = /\.gz$/i.test(path) ? 'gzip' : /\.(zst|zstd)$/i.test(path) ? 'zstd' : 'none';
+  let found: Compression = 'none';
+  if (head[0] === 0x1f && head[1] === 0x8b) found = 'gzip';
+  else if (head.length === 4 && head.readUInt32LE(0) === 0xfd2fb528) found = 'zstd';
+  else if (head.length === 4 && (head.readUInt32LE(0) & 0xfffffff0) >>> 0 === 0x184d2a50) found = 'zstd'; // skippable frame
+  if (named !== 'none' && found !== named) {
+    throw new LatheError(
+      'ERR_DATA',
+      `expected ${named} data by its name, received bytes ${head.toString('hex') || '(empty file)'}`,
+      {
+        at: path,
+        remedy:
+          found === 'none'
+            ? 'the file is not compressed or is damaged: rename it or fetch it again'
+            : `rename it: it holds ${found} data`,
+      },
+    );
+  }
+  return found;
+}
+
+function truncated(path: string, kind: string, cause: unknown): LatheError {
+  return new LatheError('ERR_DATA', `expected a complete ${kind} stream, received ${(cause as Error).message}`, {
+    at: path,
+    remedy: 'the file is cut short or damaged: fetch or write it again',
+    cause,
+  });
+}
+
+async function* gunzip(path: string): AsyncGenerator<Uint8Array> {
+  const source = createReadStream(path);
+  const inflate = createGunzip();
+  source.on('error', (error) => inflate.destroy(error));
+  source.pipe(inflate);
+  try {
+    for await (const chunk of inflate) yield chunk as Buffer;
+  } catch (cause) {
+    throw truncated(path, 'gzip', cause);
+  } finally {
+    source.destroy();
+    inflate.destroy();
+  }
+}
+
+async function* unzstd(path: string): AsyncGenerator<Uint8Array> {
+  let pending: Uint8Array[] = [];
+  const decoder = new Decompress((chunk) => pending.push(chunk.slice()));
+  const source = createReadStream(path, { highWaterMark: 1 << 18 });
+  try {
+    for await (const chunk of source) {
+      decoder.push(chunk as Buffer);
+      const ready = pending;
+      pending = [];
+      yield* ready;
+    }
+    decoder.push(new Uint8Array(0), true);
+  } catch (cause) {
+    if (cause instanceof LatheError) throw cause;
+    throw truncated(path, 'zstd', cause);
+  } finally {
+    source.destroy();
+  }
+  yield* pending;
+}
+
+/** The file's bytes, decompressed. @throws ERR_DATA when it is missing, damaged or cut short */
+export async function* readBytes(path: string): AsyncGenerator<Uint8Array> {
+  const compression = await detectCompression(path);
+  if (compression === 'gzip') yield* gunzip(path);
+  else if (compression === 'zstd') yield* unzstd(path);
+  else {
+    const source = createReadStream(path, { highWaterMark: 1 << 18 });
+    for await (const chunk of source) yield chunk as Buffer;
+  }
+}
+
+/** The whole file as text. @throws ERR_DATA as readBytes, and for bytes that are not UTF-8 */
+export async function readText(path: string): Promise<string> {
+  const parts: Uint8Array[] = [];
+  for await (const chunk of readBytes(path)) parts.push(chunk);
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(parts));
+  } catch (cause) {
+    throw notUtf8(path, cause);
+  }
+}
+
+function notUtf8(at: string, cause: unknown): LatheError {
+  return new LatheError('ERR_DATA', 'expected UTF-8 text, received bytes that are not', {
+    at,
+    remedy: 'convert it, e.g. iconv -f latin1 -t utf-8',
+    cause,
+  });
+}
+
+/** A run of consecutive lines without their ends; `first` is the 1-based number of `lines[0]`. */
+export interface LineRun {
+  first: number;
+  lines: string[];
+}
+
+/**
+ * The file's lines in runs (one per chunk read: an await per line would cost more than parsing it).
+ * A final line without a newline counts; an empty one after the last newline does not.
+ */
+export async function* readLines(path: string): AsyncGenerator<LineRun> {
+  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  let number = 1;
+  let rest: Uint8Array[] = [];
+  const decode = (bytes: Uint8Array): string => {
+    try {
+      const line = decoder.decode(bytes.length > 0 && bytes[bytes.length - 1] === 13 ? bytes.subarray(0, -1) : bytes);
+      return number === 1 && line.charCodeAt(0) === 0xfeff ? line.slice(1) : line;
+    } catch (cause) {
+      throw notUtf8(`${path}:${number}`, cause);
+    }
+  };
+  for await (const chunk of readBytes(path)) {
+    const first = number;
+    const lines: string[] = [];
+    let start = 0;
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
+      const piece = chunk.subarray(start, end);
+      lines.push(decode(rest.length > 0 ? Buffer.concat([...rest, piece]) : piece));
+      rest = [];
+      number++;
+      start = end + 1;
+    }
+    if (start < chunk.length) rest.push(chunk.slice(start));
+    if (lines.length > 0) yield { first, lines };
+  }
+  if (rest.length > 0) yield { first: number, lines: [decode(Buffer.concat(rest))] };
+}

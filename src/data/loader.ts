@@ -1,0 +1,378 @@
+/**
+ * The loader: examples to optimizer steps of micro-batches, at a position that can be saved.
+ *
+ * The idea: an epoch is an order of units (rows, or packed rows); a micro-batch is the next `batchSize` units laid end
+ * to end; a step is `gradientAccumulationSteps` micro-batches per rank. Everything is computed from (seed, epoch,
+ * step), so `seek` goes anywhere at once. A step states the labels of all its micro-batches on all ranks, which is what
+ * the loss is divided by.
+ *
+ * Invariants: within an epoch every unit is used once (dropLast aside); steps per epoch as the HF Trainer counts them, the
+ * last partial accumulation kept; every batch has one of `shapes`.
+ */
+import { LatheError } from '../errors';
+import { bucketFor, chooseBuckets, largestTotal } from './buckets';
+import { collate } from './collate';
+import { countTrained } from './masks';
+import { packExamples, type PackingStrategy } from './pack';
+import { epochOrder, type SamplingStrategy } from './sampler';
+import type { Batch, TokenizedExample } from './types';
+
+export interface LoaderOptions {
+  /** Rows (packed rows when packing) per micro-batch and rank. */
+  batchSize: number;
+  gradientAccumulationSteps?: number;
+  /** true means 'bfd'. */
+  packing?: boolean | PackingStrategy;
+  /** Tokens of a packed row; needed for packing. */
+  maxLength?: number;
+  seed?: number;
+  /** false is samplingStrategy 'sequential'. */
+  shuffle?: boolean;
+  samplingStrategy?: SamplingStrategy;
+  /** Leave out a last micro-batch of fewer rows. */
+  dropLast?: boolean;
+  /** Flat lengths T to pad to; default: chosen from the data. Not used when packing. */
+  buckets?: readonly number[];
+  maxBuckets?: number;
+  bucketMultiple?: number;
+  padId?: number;
+  /** This process and how many there are; rank r takes every worldSize-th micro-batch. */
+  rank?: number;
+  worldSize?: number;
+}
+
+export interface LoaderState {
+  epoch: number;
+  /** Steps of the epoch already handed out. */
+  stepInEpoch: number;
+  /** Of the data and options that order depends on. */
+  fingerprint?: string;
+}
+
+/** One optimizer step. */
+export interface StepBatches {
+  epoch: number;
+  stepInEpoch: number;
+  /** Up to gradientAccumulationSteps; may be empty on a rank in the last step of an epoch. */
+  microBatches: Batch[];
+  /** Trained labels of the whole step, all ranks: the loss's divisor. */
+  numLabels: number;
+}
+
+export interface LoaderSummary {
+  examples: number;
+  tokens: number;
+  trainedTokens: number;
+  /** Rows or packed rows of an epoch. */
+  units: number;
+  /** Share of computed positions that hold tokens: packing fill, or what buckets leave. */
+  fill: number;
+  stepsPerEpoch: number;
+  shapes: { tokens: number; documents: number }[];
+}
+
+interface Units {
+  documents: readonly TokenizedExample[];
+  /** Per unit, its documents. */
+  members: number[][];
+  lengths: Float64Array;
+  labels: Float64Array;
+  /** Set when packing: every micro-batch has B times this many tokens. */
+  rowTokens?: number;
+}
+
+export class Loader {
+  readonly stepsPerEpoch: number;
+  /** Flat lengths T that batches come in, ascending. */
+  readonly buckets: readonly number[];
+  /** S: the capacity of every batch's cuSeqlens. */
+  readonly maxDocuments: number;
+  readonly summary: LoaderSummary;
+  private readonly fingerprint: string;
+  private position = { epoch: 0, stepInEpoch: 0 };
+  private order?: { epoch: number; rows: Uint32Array };
+
+  /** @internal use createLoader */
+  constructor(
+    private readonly units: Units,
+    private readonly options: ResolvedOptions,
+  ) {
+    const microBatches = this.microBatchCount();
+    this.stepsPerEpoch = Math.max(Math.ceil(microBatches / this.microBatchesPerStep()), 1);
+    this.maxDocuments = largestTotal(
+      units.members.map((documents) => documents.length),
+      options.batchSize,
+    );
+    const { sizes, waste } = this.chooseSizes();
+    this.buckets = sizes;
+    this.fingerprint = fingerprintOf(units, options);
+    const sum = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
+    this.summary = {
+      examples: units.documents.length,
+      tokens: sum(units.lengths),
+      trainedTokens: sum(units.labels),
+      units: units.members.length,
+      fill: 1 / (1 + waste),
+      stepsPerEpoch: this.stepsPerEpoch,
+      shapes: sizes.map((tokens) => ({ tokens, documents: this.maxDocuments })),
+    };
+  }
+
+  /** The step at the position; the position moves on, from the end of an epoch into the next. */
+  next(): StepBatches {
+    const step = this.step(this.position.epoch, this.position.stepInEpoch);
+    const stepInEpoch = this.position.stepInEpoch + 1;
+    this.position =
+      stepInEpoch < this.stepsPerEpoch
+        ? { ...this.position, stepInEpoch }
+        : { epoch: this.position.epoch + 1, stepInEpoch: 0 };
+    return step;
+  }
+
+  /** Any step, without moving. @throws ERR_CONFIG outside 0 .. stepsPerEpoch - 1 */
+  step(epoch: number, stepInEpoch: number): StepBatches {
+    if (stepInEpoch < 0 || stepInEpoch >= this.stepsPerEpoch) {
+      throw new LatheError(
+        'ERR_CONFIG',
+        `loader: expected a step below ${this.stepsPerEpoch}, received ${stepInEpoch}`,
+        { remedy: 'steps restart at 0 in every epoch' },
+      );
+    }
+    const { worldSize, rank } = this.options;
+    const first = stepInEpoch * this.microBatchesPerStep();
+    const end = Math.min(first + this.microBatchesPerStep(), this.microBatchCount());
+    const microBatches: Batch[] = [];
+    let numLabels = 0;
+    for (let i = first; i < end; i++) {
+      const units = this.unitsOf(epoch, i);
+      for (const unit of units) numLabels += this.units.labels[unit];
+      if (i % worldSize === rank) microBatches.push(this.collateUnits(units));
+    }
+    return { epoch, stepInEpoch, microBatches, numLabels };
+  }
+
+  /** The remaining steps of the current epoch; the position moves along. */
+  *epochSteps(): Generator<StepBatches> {
+    const { epoch } = this.position;
+    while (this.position.epoch === epoch) yield this.next();
+  }
+
+  /** What `seek` needs to go on from here. */
+  state(): LoaderState {
+    return { ...this.position, fingerprint: this.fingerprint };
+  }
+
+  /**
+   * Makes `next()` give the step after the one the state was taken at.
+   * @throws ERR_CHECKPOINT when the state is of other data or options, or out of range
+   */
+  seek(state: LoaderState): void {
+    const whole = Number.isSafeInteger(state.epoch) && Number.isSafeInteger(state.stepInEpoch);
+    if (!whole || state.epoch < 0 || state.stepInEpoch < 0 || state.stepInEpoch > this.stepsPerEpoch) {
+      throw new LatheError(
+        'ERR_CHECKPOINT',
+        `loader state: expected an epoch and a step up to ${this.stepsPerEpoch}, received ${JSON.stringify(state)}`,
+        {
+          remedy: 'resume with the data and batch sizes that the checkpoint was made with',
+        },
+      );
+    }
+    if (state.fingerprint !== undefined && state.fingerprint !== this.fingerprint) {
+      throw new LatheError(
+        'ERR_CHECKPOINT',
+        `loader state: expected fingerprint ${this.fingerprint} of this data and these options, received ${state.fingerprint}`,
+        {
+          remedy:
+            'resume with the same data, seed, batch size, accumulation, packing and world size, or leave out the fingerprint to continue on other data',
+        },
+      );
+    }
+    const atEnd = state.stepInEpoch === this.stepsPerEpoch;
+    this.position = atEnd
+      ? { epoch: state.epoch + 1, stepInEpoch: 0 }
+      : { epoch: state.epoch, stepInEpoch: state.stepInEpoch };
+  }
+
+  private microBatchesPerStep(): number {
+    return this.options.gradientAccumulationSteps * this.options.worldSize;
+  }
+
+  /** Of all ranks, per epoch. */
+  private microBatchCount(): number {
+    const exact = this.units.members.length / this.options.batchSize;
+    return this.options.dropLast ? Math.floor(exact) : Math.ceil(exact);
+  }
+
+  private orderOf(epoch: number): Uint32Array {
+    if (this.order?.epoch !== epoch) {
+      const { samplingStrategy: strategy, seed, batchSize } = this.options;
+      this.order = { epoch, rows: epochOrder(this.units.lengths, epoch, { strategy, seed, batchSize }) };
+    }
+    return this.order.rows;
+  }
+
+  private unitsOf(epoch: number, microBatch: number): Uint32Array {
+    const { batchSize } = this.options;
+    return this.orderOf(epoch).subarray(microBatch * batchSize, (microBatch + 1) * batchSize);
+  }
+
+  private collateUnits(units: Uint32Array): Batch {
+    const documents: TokenizedExample[] = [];
+    let total = 0;
+    for (const unit of units) {
+      for (const d of this.units.members[unit]) documents.push(this.units.documents[d]);
+      total += this.units.lengths[unit];
+    }
+    return collate(documents, {
+      tokens: bucketFor(total, this.buckets),
+      documents: this.maxDocuments,
+      padId: this.options.padId,
+    });
+  }
+
+  private chooseSizes(): { sizes: readonly number[]; waste: number } {
+    const { options, units } = this;
+    if (units.rowTokens !== undefined) {
+      const tokens = units.lengths.reduce((a, b) => a + b, 0);
+      return {
+        sizes: [options.batchSize * units.rowTokens],
+        waste: (units.lengths.length * units.rowTokens) / tokens - 1,
+      };
+    }
+    const totals = this.sampleTotals();
+    const fixedOrder = options.samplingStrategy === 'sequential';
+    const cover = fixedOrder
+      ? totals.reduce((a, b) => Math.max(a, b), 0)
+      : largestTotal(units.lengths, options.batchSize);
+    if (options.buckets === undefined)
+      return chooseBuckets(totals, { maxBuckets: options.maxBuckets, multiple: options.bucketMultiple, cover });
+    const sizes = [...options.buckets].sort((a, b) => a - b);
+    bucketFor(cover, sizes);
+    let padded = 0;
+    for (const total of totals) padded += bucketFor(total, sizes);
+    return { sizes, waste: padded / totals.reduce((a, b) => a + b, 0) - 1 };
+  }
+
+  /** Tokens of the micro-batches of the first epochs: the distribution that buckets are chosen for. */
+  private sampleTotals(): number[] {
+    const totals: number[] = [];
+    const count = this.microBatchCount();
+    const epochs =
+      this.options.samplingStrategy === 'sequential' ? 1 : Math.min(Math.ceil(kSampledBatches / count), kSampledEpochs);
+    for (let epoch = 0; epoch < epochs; epoch++) {
+      for (let i = 0; i < count && (epoch === 0 || totals.length < kSampledBatches); i++) {
+        let total = 0;
+        for (const unit of this.unitsOf(epoch, i)) total += this.units.lengths[unit];
+        totals.push(total);
+      }
+    }
+    return totals;
+  }
+}
+
+const kSampledBatches = 4096;
+const kSampledEpochs = 8;
+
+type ResolvedOptions = Required<
+  Pick<
+    LoaderOptions,
+    'batchSize' | 'gradientAccumulationSteps' | 'seed' | 'samplingStrategy' | 'dropLast' | 'rank' | 'worldSize'
+  >
+> &
+  LoaderOptions;
+
+/** @throws ERR_CONFIG for options out of range, ERR_DATA when no example has tokens */
+export function createLoader(examples: readonly TokenizedExample[], options: LoaderOptions): Loader {
+  const resolved: ResolvedOptions = {
+    ...options,
+    gradientAccumulationSteps: options.gradientAccumulationSteps ?? 1,
+    seed: options.seed ?? 42,
+    samplingStrategy: options.shuffle === false ? 'sequential' : (options.samplingStrategy ?? 'random'),
+    dropLast: options.dropLast ?? false,
+    rank: options.rank ?? 0,
+    worldSize: options.worldSize ?? 1,
+  };
+  for (const name of ['batchSize', 'gradientAccumulationSteps', 'worldSize'] as const)
+    requireCount(name, resolved[name]);
+  if (!Number.isInteger(resolved.rank) || resolved.rank < 0 || resolved.rank >= resolved.worldSize) {
+    throw new LatheError('ERR_CONFIG', `rank: expected 0 to ${resolved.worldSize - 1}, received ${resolved.rank}`, {
+      remedy: 'check RANK and WORLD_SIZE',
+    });
+  }
+  const units = makeUnits(
+    examples.filter(({ inputIds }) => inputIds.length > 0),
+    options,
+  );
+  if (units.members.length === 0 || (resolved.dropLast && units.members.length < resolved.batchSize)) {
+    throw new LatheError(
+      'ERR_DATA',
+      `loader: expected at least one batch of rows, received ${units.members.length} rows`,
+      {
+        remedy: 'check filters and truncation; with dropLast, lower batchSize',
+      },
+    );
+  }
+  return new Loader(units, resolved);
+}
+
+function requireCount(name: string, value: number): void {
+  if (Number.isInteger(value) && value >= 1) return;
+  throw new LatheError('ERR_CONFIG', `${name}: expected a whole number from 1 on, received ${value}`, {
+    remedy: 'check the configuration',
+  });
+}
+
+function makeUnits(examples: readonly TokenizedExample[], options: LoaderOptions): Units {
+  const strategy = options.packing === true ? 'bfd' : options.packing || undefined;
+  if (strategy === undefined)
+    return measure(
+      examples,
+      examples.map((_, i) => [i]),
+    );
+  if (options.maxLength === undefined) {
+    throw new LatheError('ERR_CONFIG', 'packing: expected maxLength, received none', {
+      remedy: 'give the tokens of a packed row, e.g. 1024',
+    });
+  }
+  requireCount('maxLength', options.maxLength);
+  const { documents, packing } = packExamples(examples, options.maxLength, strategy);
+  return { ...measure(documents, packing.rows), rowTokens: options.maxLength };
+}
+
+function measure(documents: readonly TokenizedExample[], members: number[][]): Units {
+  const lengths = new Float64Array(members.length);
+  const labels = new Float64Array(members.length);
+  members.forEach((list, unit) => {
+    for (const d of list) {
+      lengths[unit] += documents[d].inputIds.length;
+      labels[unit] += countTrained(documents[d].labels);
+    }
+  });
+  return { documents, members, lengths, labels };
+}
+
+/** FNV-1a over everything that the order of an epoch depends on. */
+function fingerprintOf(units: Units, options: ResolvedOptions): string {
+  let hash = 0x811c9dc5;
+  const mix = (value: number): void => {
+    for (let shift = 0; shift < 32; shift += 8) hash = Math.imul(hash ^ ((value >>> shift) & 255), 0x01000193);
+  };
+  const { batchSize, gradientAccumulationSteps, seed, samplingStrategy, dropLast, worldSize } = options;
+  const text = JSON.stringify([
+    batchSize,
+    gradientAccumulationSteps,
+    seed,
+    samplingStrategy,
+    dropLast,
+    worldSize,
+    units.rowTokens ?? 0,
+  ]);
+  for (let i = 0; i < text.length; i++) mix(text.charCodeAt(i));
+  for (const { inputIds, row } of units.documents) {
+    mix(inputIds.length);
+    mix(row);
+    mix(inputIds[0]);
+    mix(inputIds[inputIds.length - 1]);
+  }
+  return (hash >>> 0).toString(16).padStart(8, '0');
+}

@@ -1,0 +1,85 @@
+/**
+ * Columns in memory, built row by row, each row remembering the file and line it came from.
+ *
+ * The idea: rows of JSON files need not agree on their keys; a column that a row lacks is null there, as Hugging
+ * Face `datasets` reads them. Origins cost two integers per row and let every later error say `train.jsonl:17`.
+ *
+ * Invariants: every column has exactly `length` entries; column order is order of first appearance.
+ */
+import type { Row } from './types';
+
+/** Where rows came from: `files[file[i]]`, and the 1-based line or the 0-based row inside it. */
+export interface RowOrigins {
+  files: string[];
+  unit: 'line' | 'row';
+  file: ArrayLike<number>;
+  position: ArrayLike<number>;
+}
+
+export interface Table {
+  length: number;
+  columns: Map<string, unknown[]>;
+  origins?: RowOrigins;
+}
+
+/** A source row with its place: what every reader yields. */
+export interface SourceRow {
+  row: Row;
+  /** 1-based line for text formats, 0-based row for Parquet. */
+  position: number;
+}
+
+/** How many rows a reader still has to leave out; it counts down, across files. */
+export interface SkipCounter {
+  left: number;
+}
+
+export class TableBuilder {
+  private readonly columns = new Map<string, unknown[]>();
+  private readonly files: string[] = [];
+  private readonly file: number[] = [];
+  private readonly position: number[] = [];
+  private length = 0;
+
+  constructor(private readonly unit: 'line' | 'row' = 'line') {}
+
+  /** Later rows come from `file`. */
+  startFile(file: string): void {
+    this.files.push(file);
+  }
+
+  add(row: Row, position: number): void {
+    let known = 0;
+    for (const [name, values] of this.columns) {
+      const has = Object.hasOwn(row, name);
+      values.push(has ? (row[name] ?? null) : null);
+      if (has) known++;
+    }
+    const names = Object.keys(row);
+    if (known < names.length) {
+      for (const name of names) {
+        if (this.columns.has(name)) continue;
+        const values = new Array<unknown>(this.length).fill(null);
+        values.push(row[name] ?? null);
+        this.columns.set(name, values);
+      }
+    }
+    this.file.push(this.files.length - 1);
+    this.position.push(position);
+    this.length++;
+  }
+
+  /** Declares columns that exist even if no row follows (a CSV header over no rows). */
+  declare(names: string[]): void {
+    for (const name of names)
+      if (!this.columns.has(name)) this.columns.set(name, new Array<unknown>(this.length).fill(null));
+  }
+
+  build(): Table {
+    const origins =
+      this.files.length > 0
+        ? { files: this.files, unit: this.unit, file: this.file, position: this.position }
+        : undefined;
+    return { length: this.length, columns: this.columns, origins };
+  }
+}

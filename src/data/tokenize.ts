@@ -1,0 +1,383 @@
+/**
+ * Rows to tokenised examples: encode, mask, cut.
+ *
+ * The idea: what TRL's SFTTrainer does to a dataset, in one pass and with notes. Plain text and completions get the
+ * EOS token if they do not end with it; conversations are rendered by the chat template, whose business special
+ * tokens are. The completion begins where the tokens of the prompt and of prompt + completion part; when that is not
+ * the end of the prompt, the example carries a note and the doctor stops the run.
+ *
+ * Invariants: examples keep the order of their rows; a row is either an example or counted in the truncation report.
+ * Source: trl/trainer/sft_trainer.py `_prepare_dataset`; trl <= 0.19 DataCollatorForCompletionOnlyLM.
+ */
+import { LatheError } from '../errors';
+import { RowFormatter, type FormatOptions, type NormalRow, type RowKind } from './format';
+import { commonPrefixLength, maskBefore, maskByFlags, maskByTemplate } from './masks';
+import {
+  emptyReport,
+  truncateExample,
+  TRUNCATION_POLICIES,
+  type TruncationPolicy,
+  type TruncationReport,
+} from './truncate';
+import type {
+  ChatMessage,
+  ChatRenderOptions,
+  EncodedText,
+  ExampleNote,
+  PrefixMismatch,
+  Row,
+  TextTokenizer,
+  TokenizedExample,
+} from './types';
+
+export interface TokenizeOptions extends FormatOptions {
+  /** Longest example in tokens (1024); null for no limit. */
+  maxLength?: number | null;
+  /** What to do with longer rows (keep_start). */
+  truncation?: TruncationPolicy;
+  /** Train completions only; default: true for rows with a prompt and a completion. */
+  completionOnlyLoss?: boolean;
+  /** Train what the assistant wrote only; needs conversations. */
+  assistantOnlyLoss?: boolean;
+  /** Train what follows this text (or these ids) only. */
+  responseTemplate?: string | readonly number[];
+  /** With responseTemplate: where instructions begin, for rows with several turns. */
+  instructionTemplate?: string | readonly number[];
+  /** End texts and completions with the EOS token (true). */
+  appendEos?: boolean;
+  /** Let the tokenizer add BOS and the like to texts (true); never to rendered conversations. */
+  addSpecialTokens?: boolean;
+  /** Rows encoded at a time. */
+  batchSize?: number;
+}
+
+/** Rows with an optional name for each; a `Dataset` is one. */
+export interface RowSource extends Iterable<Row> {
+  describeRow?(i: number): string;
+}
+
+export interface TokenizedDataset {
+  examples: TokenizedExample[];
+  kind: RowKind;
+  /** Rows read. */
+  rows: number;
+  truncation: TruncationReport;
+  /** Names a row for messages: file and line when known. */
+  describeRow(row: number): string;
+}
+
+/** @throws ERR_DATA naming the row, ERR_CONFIG for options that do not fit the data */
+export async function tokenizeDataset(
+  source: RowSource,
+  tokenizer: TextTokenizer,
+  options: TokenizeOptions = {},
+): Promise<TokenizedDataset> {
+  const describeRow = (row: number): string => source.describeRow?.(row) ?? `row ${row}`;
+  const encoder = await RowEncoder.create(tokenizer, options);
+  const { maxLength, policy } = limits(options);
+  const truncation = emptyReport(policy, maxLength);
+  const examples: TokenizedExample[] = [];
+  const batchSize = options.batchSize ?? 256;
+  let rows = 0;
+  const flush = async (batch: Row[]): Promise<void> => {
+    const first = rows - batch.length;
+    for (const example of await encoder.encode(batch, first, describeRow)) {
+      const kept = truncateExample(example, maxLength, policy, truncation, describeRow(example.row));
+      if (kept) examples.push(kept);
+    }
+  };
+  let batch: Row[] = [];
+  for (const row of source) {
+    batch.push(row);
+    rows++;
+    if (batch.length === batchSize) {
+      await flush(batch);
+      batch = [];
+    }
+  }
+  if (batch.length > 0) await flush(batch);
+  return { examples, kind: encoder.kind ?? 'text', rows, truncation, describeRow };
+}
+
+/** Examples of a stream, one by one; the truncation report grows as it goes. */
+export async function* tokenizeStream(
+  source: AsyncIterable<Row>,
+  tokenizer: TextTokenizer,
+  options: TokenizeOptions = {},
+  report?: TruncationReport,
+): AsyncGenerator<TokenizedExample> {
+  const encoder = await RowEncoder.create(tokenizer, options);
+  const { maxLength, policy } = limits(options);
+  const truncation = report ?? emptyReport(policy, maxLength);
+  const describeRow = (row: number): string => `row ${row}`;
+  const batchSize = options.batchSize ?? 256;
+  let first = 0;
+  const finish = async function* (batch: Row[]): AsyncGenerator<TokenizedExample> {
+    for (const example of await encoder.encode(batch, first, describeRow)) {
+      const kept = truncateExample(example, maxLength, policy, truncation, describeRow(example.row));
+      if (kept) yield kept;
+    }
+    first += batch.length;
+  };
+  let batch: Row[] = [];
+  for await (const row of source) {
+    batch.push(row);
+    if (batch.length === batchSize) {
+      yield* finish(batch);
+      batch = [];
+    }
+  }
+  if (batch.length > 0) yield* finish(batch);
+}
+
+function limits(options: TokenizeOptions): { maxLength: number | null; policy: TruncationPolicy } {
+  const maxLength = options.maxLength === undefined ? 1024 : options.maxLength;
+  const policy = options.truncation ?? 'keep_start';
+  if (maxLength !== null && (!Number.isInteger(maxLength) || maxLength < 2)) {
+    throw new LatheError('ERR_CONFIG', `maxLength: expected a whole number from 2 on or null, received ${maxLength}`, {
+      remedy: 'two tokens are the least that give one label',
+    });
+  }
+  if (!TRUNCATION_POLICIES.includes(policy)) {
+    throw new LatheError(
+      'ERR_CONFIG',
+      `truncation: expected one of ${TRUNCATION_POLICIES.join(', ')}, received ${JSON.stringify(policy)}`,
+      { remedy: 'choose one of them' },
+    );
+  }
+  return { maxLength, policy };
+}
+
+/** Texts collected for one call of the tokenizer; each remembers its place in the answer. */
+class EncodeQueue {
+  private readonly texts: string[] = [];
+  private encoded: EncodedText[] = [];
+
+  add(text: string): number {
+    return this.texts.push(text) - 1;
+  }
+
+  async run(tokenizer: TextTokenizer, addSpecialTokens: boolean): Promise<void> {
+    if (this.texts.length > 0) this.encoded = await tokenizer.encodeBatch(this.texts, { addSpecialTokens });
+  }
+
+  get(i: number): { text: string; encoded: EncodedText } {
+    return { text: this.texts[i], encoded: this.encoded[i] };
+  }
+}
+
+interface EncodedRow {
+  ids: ArrayLike<number>;
+  /** Ids of the prompt alone, for rows with a completion. */
+  promptIds?: ArrayLike<number>;
+  assistantMask?: Uint8Array;
+  labels?: number[];
+  /** The text and its encoding, to tell how a template that was not found is spelt there. */
+  source?: { text: string; encoded: EncodedText };
+  hasAnswer: boolean;
+}
+
+class RowEncoder {
+  private readonly formatter: RowFormatter;
+
+  private constructor(
+    private readonly tokenizer: TextTokenizer,
+    private readonly options: TokenizeOptions,
+    private readonly responseIds: ArrayLike<number> | undefined,
+    private readonly instructionIds: ArrayLike<number> | undefined,
+  ) {
+    this.formatter = new RowFormatter(options);
+  }
+
+  static async create(tokenizer: TextTokenizer, options: TokenizeOptions): Promise<RowEncoder> {
+    if (options.instructionTemplate !== undefined && options.responseTemplate === undefined) {
+      throw new LatheError('ERR_CONFIG', 'instructionTemplate: expected responseTemplate beside it, received none', {
+        remedy: 'give both, or use assistantOnlyLoss',
+      });
+    }
+    const idsOf = async (
+      template: string | readonly number[] | undefined,
+      name: string,
+    ): Promise<ArrayLike<number> | undefined> => {
+      if (template === undefined) return undefined;
+      const ids =
+        typeof template === 'string'
+          ? (await tokenizer.encodeBatch([template], { addSpecialTokens: false }))[0].ids
+          : template;
+      if (ids.length > 0) return ids;
+      throw new LatheError(
+        'ERR_CONFIG',
+        `${name}: expected text with at least one token, received ${JSON.stringify(template)}`,
+        { remedy: 'write the text that precedes every answer' },
+      );
+    };
+    return new RowEncoder(
+      tokenizer,
+      options,
+      await idsOf(options.responseTemplate, 'responseTemplate'),
+      await idsOf(options.instructionTemplate, 'instructionTemplate'),
+    );
+  }
+
+  get kind(): RowKind | undefined {
+    return this.formatter.kind;
+  }
+
+  /** One example per row; row i of the batch is dataset row `first` + i. */
+  async encode(batch: Row[], first: number, describeRow: (row: number) => string): Promise<TokenizedExample[]> {
+    const plain = new EncodeQueue();
+    const chat = new EncodeQueue();
+    const pending = batch.map((row, i) =>
+      this.enqueue(this.formatter.normalise(row, describeRow(first + i)), plain, chat, describeRow(first + i)),
+    );
+    await plain.run(this.tokenizer, this.options.addSpecialTokens ?? true);
+    await chat.run(this.tokenizer, false);
+    const examples: TokenizedExample[] = [];
+    for (let i = 0; i < pending.length; i++) examples.push(this.finish(await pending[i](), first + i));
+    return examples;
+  }
+
+  /** Puts the row's texts into the queues; the returned function collects the answer after they ran. */
+  private enqueue(
+    row: NormalRow,
+    plain: EncodeQueue,
+    chat: EncodeQueue,
+    at: string,
+  ): () => EncodedRow | Promise<EncodedRow> {
+    this.checkOptions(row, at);
+    if (row.kind === 'tokens')
+      return () => ({ ids: row.inputIds, labels: row.labels, hasAnswer: row.labels !== undefined });
+    if (row.kind === 'text') {
+      const whole = plain.add(this.withEos(row.text));
+      return () => ({
+        ids: plain.get(whole).encoded.ids,
+        source: plain.get(whole),
+        hasAnswer: this.responseIds !== undefined,
+      });
+    }
+    if (row.kind === 'prompt_completion') {
+      const prompt = plain.add(row.prompt);
+      const whole = plain.add(row.prompt + this.withEos(row.completion));
+      return () => ({
+        ids: plain.get(whole).encoded.ids,
+        promptIds: plain.get(prompt).encoded.ids,
+        source: plain.get(whole),
+        hasAnswer: true,
+      });
+    }
+    const options: ChatRenderOptions = { tools: row.tools, kwargs: row.kwargs };
+    const prompt =
+      row.kind === 'chat_completion'
+        ? chat.add(this.render(row.prompt, { ...options, addGenerationPrompt: true }, at))
+        : undefined;
+    const messages = row.kind === 'chat_completion' ? [...row.prompt, ...row.completion] : row.messages;
+    const promptIds = (): ArrayLike<number> | undefined =>
+      prompt === undefined ? undefined : chat.get(prompt).encoded.ids;
+    if (this.options.assistantOnlyLoss) {
+      return async () => {
+        const { ids, mask } = await this.tokenizer
+          .chatTemplateSpans(messages, options)
+          .catch((error: unknown) => rethrowAt(error, at));
+        return { ids, assistantMask: mask, promptIds: promptIds(), hasAnswer: true };
+      };
+    }
+    const whole = chat.add(this.render(messages, options, at));
+    return () => ({
+      ids: chat.get(whole).encoded.ids,
+      promptIds: promptIds(),
+      source: chat.get(whole),
+      hasAnswer: true,
+    });
+  }
+
+  private render(
+    messages: ChatMessage[],
+    options: ChatRenderOptions & { addGenerationPrompt?: boolean },
+    at: string,
+  ): string {
+    try {
+      return this.tokenizer.applyChatTemplate(messages, options);
+    } catch (error) {
+      return rethrowAt(error, at);
+    }
+  }
+
+  private withEos(text: string): string {
+    const { eosToken } = this.tokenizer;
+    if (this.options.appendEos === false || eosToken === undefined || text.endsWith(eosToken)) return text;
+    return text + eosToken;
+  }
+
+  private checkOptions(row: NormalRow, at: string): void {
+    const hasCompletion = row.kind === 'prompt_completion' || row.kind === 'chat_completion';
+    if (this.options.completionOnlyLoss && !hasCompletion && row.kind !== 'tokens') {
+      throw new LatheError(
+        'ERR_CONFIG',
+        `completionOnlyLoss: expected rows with a prompt and a completion, received ${row.kind} rows`,
+        {
+          at,
+          remedy:
+            row.kind === 'messages'
+              ? 'use assistantOnlyLoss'
+              : 'split the text into prompt and completion columns, or use responseTemplate',
+        },
+      );
+    }
+    if (this.options.assistantOnlyLoss && row.kind !== 'messages' && row.kind !== 'chat_completion') {
+      throw new LatheError('ERR_CONFIG', `assistantOnlyLoss: expected conversations, received ${row.kind} rows`, {
+        at,
+        remedy: 'write the rows as messages, or use completionOnlyLoss or responseTemplate',
+      });
+    }
+  }
+
+  private finish(encoded: EncodedRow, row: number): TokenizedExample {
+    const inputIds = Int32Array.from(encoded.ids);
+    const labels = encoded.labels ? Int32Array.from(encoded.labels) : inputIds.slice();
+    const note: ExampleNote = {};
+    if (encoded.promptIds) {
+      const shared = commonPrefixLength(encoded.promptIds, inputIds);
+      if (shared < encoded.promptIds.length) note.prefixMismatch = mismatch(encoded.promptIds, inputIds, shared);
+      if (this.options.completionOnlyLoss ?? true) maskBefore(labels, shared);
+    }
+    if (encoded.assistantMask) maskByFlags(labels, encoded.assistantMask);
+    if (this.responseIds) {
+      const result = maskByTemplate(labels, this.responseIds, this.instructionIds);
+      if (!result.found) note.templateMissing = this.missing(result.which, encoded);
+    }
+    const allTrained = labels.every((label, i) => label === inputIds[i]);
+    const example: TokenizedExample = { inputIds, labels: allTrained ? inputIds : labels, row };
+    if (encoded.hasAnswer) example.hasAnswer = true;
+    if (Object.keys(note).length > 0) example.note = note;
+    return example;
+  }
+
+  private missing(which: 'response' | 'instruction', encoded: EncodedRow): NonNullable<ExampleNote['templateMissing']> {
+    const template = which === 'response' ? this.options.responseTemplate : this.options.instructionTemplate;
+    const ids = (which === 'response' ? this.responseIds : this.instructionIds) ?? [];
+    const found = { which, templateIds: Array.from(ids) };
+    if (typeof template !== 'string' || !encoded.source) return found;
+    const start = encoded.source.text.lastIndexOf(template);
+    if (start < 0) return found;
+    const { offsets } = encoded.source.encoded;
+    const contextIds = Array.from(encoded.ids).filter(
+      (_, i) => offsets[i][1] > start && offsets[i][0] < start + template.length,
+    );
+    return { ...found, contextIds };
+  }
+}
+
+const kShownTokens = 3;
+
+function mismatch(promptIds: ArrayLike<number>, fullIds: ArrayLike<number>, at: number): PrefixMismatch {
+  const from = Math.max(at - kShownTokens, 0);
+  const window = (ids: ArrayLike<number>): number[] => Array.from(ids).slice(from, at + kShownTokens);
+  return { at, from, promptIds: window(promptIds), fullIds: window(fullIds) };
+}
+
+/** The tokenizer's errors do not know the row. */
+function rethrowAt(error: unknown, at: string): never {
+  if (!(error instanceof Error) || (error as Partial<LatheError>).code === undefined) throw error;
+  const { code } = error as LatheError;
+  throw new LatheError(code, error.message, { at, cause: error });
+}

@@ -1,0 +1,267 @@
+/**
+ * A model's weights in a folder: one safetensors file, or shards with an index.
+ *
+ * Reading gives one flat map from tensor name to source, after checking that index and shards agree in both
+ * directions. Writing splits greedily in the given order, as huggingface_hub does, and writes the index last,
+ * so an interrupted save never looks complete.
+ *
+ * Source: transformers `save_pretrained`, huggingface_hub `split_torch_state_dict_into_shards`.
+ */
+import { readFile, readdir, rm, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { LatheError, formatBytes } from '../errors';
+import { writeFileAtomic } from './atomic-file';
+import { systemCode, toIoError } from './io-error';
+import { findDuplicateKey } from './json-keys';
+import { collectTensors, openSafetensors, writeSafetensors, type TensorList } from './safetensors';
+import { elementCount, type TensorSource } from './tensor-source';
+
+export interface OpenCheckpointOptions {
+  /** Stem of the files: `model` (default) for a model, `adapter_model` for a PEFT adapter. */
+  stem?: string;
+}
+
+/**
+ * Reads all headers of a checkpoint.
+ * @param dir a folder with `model.safetensors` or `model.safetensors.index.json`, or the path of one file.
+ *   When a folder holds both, the single file wins, as in transformers.
+ * @returns tensor name to source; in file order, shard after shard
+ * @throws LatheError ERR_CHECKPOINT when the folder is incomplete or inconsistent, ERR_FORMAT for a bad file
+ */
+export async function openCheckpoint(
+  dir: string,
+  options: OpenCheckpointOptions = {},
+): Promise<Map<string, TensorSource>> {
+  const stem = options.stem ?? 'model';
+  const info = await stat(dir).catch((error: unknown) => {
+    throw toIoError(error, 'open the checkpoint', dir);
+  });
+  if (info.isFile()) return (await openSafetensors(dir)).tensors;
+  const names = new Set(await readdir(dir));
+  if (names.has(`${stem}.safetensors`)) return (await openSafetensors(join(dir, `${stem}.safetensors`))).tensors;
+  if (names.has(`${stem}.safetensors.index.json`)) return openShards(dir, `${stem}.safetensors.index.json`, names);
+  throw new LatheError(
+    'ERR_CHECKPOINT',
+    `expected ${stem}.safetensors or ${stem}.safetensors.index.json, found neither`,
+    { at: dir, remedy: missingRemedy(names) },
+  );
+}
+
+function missingRemedy(names: ReadonlySet<string>): string {
+  const list = [...names];
+  const pickle = list.find((name) => /\.(bin|pt|pth|ckpt)$/.test(name));
+  if (pickle)
+    return `${pickle} is a pickle, which is never loaded; convert it with save_pretrained(safe_serialization=True)`;
+  const gguf = list.find((name) => name.endsWith('.gguf'));
+  if (gguf) return `give the path of ${gguf} itself`;
+  const other = list.find((name) => name.endsWith('.safetensors'));
+  if (other) return `give the path of ${other} itself if that is the model`;
+  return 'check that the folder holds a model';
+}
+
+async function openShards(
+  dir: string,
+  indexName: string,
+  names: ReadonlySet<string>,
+): Promise<Map<string, TensorSource>> {
+  const indexPath = join(dir, indexName);
+  const weightMap = parseIndex(await readFile(indexPath, 'utf8'), indexPath);
+  const shards = [...new Set(weightMap.values())].sort();
+  const missing = shards.filter((shard) => !names.has(shard));
+  if (missing.length > 0) {
+    throw new LatheError(
+      'ERR_CHECKPOINT',
+      `expected ${shards.length} shards, ${missing.length} missing: ${preview(missing)}`,
+      { at: indexPath, remedy: 'download the missing files' },
+    );
+  }
+  const tensors = new Map<string, TensorSource>();
+  for (const shard of shards) {
+    for (const [name, source] of (await openSafetensors(join(dir, shard))).tensors) {
+      const earlier = tensors.get(name);
+      if (earlier)
+        throw mismatch(
+          indexPath,
+          `expected every tensor in one shard, found '${name}' in ${basename(earlier.path)} and ${shard}`,
+        );
+      tensors.set(name, source);
+    }
+  }
+  checkIndex(weightMap, tensors, indexPath);
+  return tensors;
+}
+
+function mismatch(at: string, message: string): LatheError {
+  return new LatheError('ERR_CHECKPOINT', message, {
+    at,
+    remedy: 'the index and the shards are not of the same save; download or save all of them again',
+  });
+}
+
+function preview(names: readonly string[]): string {
+  return names.length <= 3 ? names.join(', ') : `${names.slice(0, 3).join(', ')} and ${names.length - 3} more`;
+}
+
+function parseIndex(text: string, path: string): Map<string, string> {
+  let index: { weight_map?: unknown } | null;
+  try {
+    index = JSON.parse(text) as typeof index;
+  } catch (cause) {
+    throw new LatheError('ERR_FORMAT', `expected JSON, received: ${(cause as Error).message}`, {
+      at: path,
+      remedy: 'download the index again',
+    });
+  }
+  const duplicate = findDuplicateKey(text);
+  if (duplicate !== undefined) throw mismatch(path, `expected every tensor once, found '${duplicate}' twice`);
+  const weightMap = index?.weight_map;
+  if (typeof weightMap !== 'object' || weightMap === null || Array.isArray(weightMap)) {
+    throw new LatheError('ERR_FORMAT', 'expected {"weight_map": {tensor: file}}, received no weight_map', {
+      at: path,
+      remedy: 'download the index again',
+    });
+  }
+  const map = new Map<string, string>();
+  for (const [name, file] of Object.entries(weightMap)) {
+    // A shard lies beside its index; anything else could reach outside the folder.
+    if (typeof file !== 'string' || file === '' || /[\\/]|^\.\.?$/.test(file)) {
+      throw new LatheError(
+        'ERR_FORMAT',
+        `expected the plain name of a file beside the index, received ${JSON.stringify(file)} for '${name}'`,
+        { at: path, remedy: 'repair the index' },
+      );
+    }
+    map.set(name, file);
+  }
+  return map;
+}
+
+function checkIndex(
+  weightMap: ReadonlyMap<string, string>,
+  tensors: ReadonlyMap<string, TensorSource>,
+  indexPath: string,
+): void {
+  for (const [name, shard] of weightMap) {
+    const source = tensors.get(name);
+    if (!source)
+      throw mismatch(indexPath, `expected '${name}' in ${shard}, as the index says; the shard has no such tensor`);
+    if (basename(source.path) !== shard)
+      throw mismatch(
+        indexPath,
+        `expected '${name}' in ${shard}, as the index says; found it in ${basename(source.path)}`,
+      );
+  }
+  const unlisted = [...tensors.keys()].filter((name) => !weightMap.has(name));
+  if (unlisted.length > 0)
+    throw mismatch(indexPath, `expected all tensors of the shards in the index, not listed: ${preview(unlisted)}`);
+}
+
+export interface ShardedOptions {
+  /** Upper bound of a shard's tensor bytes (default 50 GB, as transformers 5); a larger tensor gets a shard of its own. */
+  maxShardBytes?: number;
+  stem?: string;
+  metadata?: Record<string, string>;
+  /** `total_parameters` in the index; default: the number of stored elements. */
+  totalParameters?: number;
+}
+
+export interface CheckpointWritten {
+  /** Names of the files written, relative to the folder, index included. */
+  files: string[];
+  totalBytes: number;
+  totalParameters: number;
+}
+
+/** Greedy split in the given order. @returns lists of indices */
+function planShards(sizes: readonly number[], maxBytes: number): number[][] {
+  const shards: number[][] = [];
+  let current: number[] = [];
+  let currentBytes = 0;
+  sizes.forEach((bytes, i) => {
+    if (bytes > maxBytes) {
+      shards.push([i]);
+      return;
+    }
+    if (currentBytes + bytes > maxBytes) {
+      shards.push(current);
+      current = [];
+      currentBytes = 0;
+    }
+    current.push(i);
+    currentBytes += bytes;
+  });
+  if (current.length > 0 || shards.length === 0) shards.push(current);
+  return shards;
+}
+
+/**
+ * Writes a checkpoint as transformers would: one file, or shards and an index; then removes weight files of an
+ * earlier save with the same stem. Each file is atomic; wrap the call in `withDirectoryCommit` to make the set atomic.
+ * @throws LatheError as writeSafetensors
+ */
+export async function writeShardedCheckpoint(
+  dir: string,
+  tensors: TensorList,
+  options: ShardedOptions = {},
+): Promise<CheckpointWritten> {
+  const { maxShardBytes = 50e9, stem = 'model', metadata } = options;
+  if (!(maxShardBytes > 0)) {
+    throw new LatheError('ERR_CONFIG', `expected maxShardBytes above 0, received ${maxShardBytes}`, {
+      at: dir,
+      remedy: `leave it out, or give bytes (${formatBytes(5 * 2 ** 30)} is common)`,
+    });
+  }
+  const sized = await collectTensors(tensors, dir);
+  const totalBytes = sized.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const totalParameters = options.totalParameters ?? sized.reduce((sum, { shape }) => sum + elementCount(shape)!, 0);
+  const shards = planShards(
+    sized.map(({ byteLength }) => byteLength),
+    maxShardBytes,
+  );
+  const index = `${stem}.safetensors.index.json`;
+  const files: string[] = [];
+  const weightMap: [string, string][] = [];
+  const pad = (value: number): string => String(value).padStart(5, '0');
+  for (const [i, members] of shards.entries()) {
+    const file =
+      shards.length === 1 ? `${stem}.safetensors` : `${stem}-${pad(i + 1)}-of-${pad(shards.length)}.safetensors`;
+    await writeSafetensors(
+      join(dir, file),
+      members.map((member) => sized[member]),
+      metadata,
+    );
+    files.push(file);
+    for (const member of members) weightMap.push([sized[member].name, file]);
+  }
+  if (shards.length > 1) {
+    await writeFileAtomic(join(dir, index), encodeIndex(weightMap, totalBytes, totalParameters));
+    files.push(index);
+  }
+  await removeStale(dir, stem, new Set(files));
+  return { files, totalBytes, totalParameters };
+}
+
+/** Two spaces, sorted keys, final newline: json.dumps(index, indent=2, sort_keys=True). */
+function encodeIndex(weightMap: [string, string][], totalBytes: number, totalParameters: number): string {
+  weightMap.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+  const lines = weightMap.map(([name, file]) => `    ${asciiJson(name)}: ${asciiJson(file)}`);
+  return `{\n  "metadata": {\n    "total_parameters": ${totalParameters},\n    "total_size": ${totalBytes}\n  },\n  "weight_map": {\n${lines.join(',\n')}\n  }\n}\n`;
+}
+
+function asciiJson(text: string): string {
+  return JSON.stringify(text).replace(
+    /[\u007f-\uffff]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+}
+
+async function removeStale(dir: string, stem: string, keep: ReadonlySet<string>): Promise<void> {
+  const escaped = stem.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+  const pattern = new RegExp(`^${escaped}(-\\d{5}-of-\\d{5})?\\.safetensors(\\.index\\.json)?$`);
+  for (const name of await readdir(dir)) {
+    if (!pattern.test(name) || keep.has(name)) continue;
+    await rm(join(dir, name)).catch((error: unknown) => {
+      if (systemCode(error) !== 'ENOENT') throw toIoError(error, 'remove the stale file', join(dir, name));
+    });
+  }
+}

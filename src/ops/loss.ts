@@ -1,0 +1,193 @@
+/**
+ * Cross-entropy. The language-model head is fused with its loss: logits exist for one chunk of unmasked rows at a
+ * time, and the gradient pass computes loss, dx and dw together, so `fuse` can drop the separate forward op.
+ *
+ * Sources: Liger Kernel's fused linear cross-entropy (arXiv 2410.10989), Cut Cross-Entropy (arXiv 2411.09009).
+ */
+import { LatheError } from '../errors';
+import { apply } from '../graph/trace';
+import type { NdArray, OpDef } from '../graph/op-def';
+import type { DeviceSpec } from '../graph/device';
+import type { Attributes, Tensor, TensorType } from '../graph/tensor';
+import { expectCount, expectDtype, expectFloat, expectRank, expectShape, ndArray, numberOf, streamCost } from './expect';
+
+/** Rows of logits that exist at a time. */
+export const LOGITS_CHUNK = 256;
+
+const IGNORE = -100;
+
+function checkHead(op: string, x: readonly TensorType[], a: Attributes): number {
+  expectRank(op, 'x', x[0], 2);
+  expectFloat(op, 'x', x[0]);
+  expectRank(op, 'w', x[1], 2);
+  expectShape(op, 'w', x[1], [x[1].shape[0], x[0].shape[1]]);
+  expectShape(op, 'labels', x[2], [x[0].shape[0]]);
+  expectDtype(op, 'labels', x[2], 'i32');
+  numberOf(op, a, 'logit_scale');
+  numberOf(op, a, 'softcap');
+  numberOf(op, a, 'chunk');
+  return x[0].shape[0];
+}
+
+const perToken = (t: number): TensorType => ({ shape: [t], dtype: 'f32' });
+
+const linearCrossEntropyDef: OpDef = {
+  name: 'linear_cross_entropy',
+  optionalOutputs: [1, 2],
+  infer(x, a) {
+    expectCount('linear_cross_entropy', x, 3);
+    const t = perToken(checkHead('linear_cross_entropy', x, a));
+    return [t, t, t];
+  },
+  vjp({ inputs: [x, w, labels], attributes, cotangents: [dnll, dCorrect, dEntropy] }) {
+    if (dCorrect || dEntropy) throw new LatheError('ERR_UNSUPPORTED', '[linear_cross_entropy] only the loss is differentiable, not accuracy or entropy');
+    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll!], { ...attributes, addend: 0 });
+    return [dx, dw, null];
+  },
+  reference: ([x, w, labels], a) => headReference(x, w, labels, a).slice(0, 3),
+  cost: (x) => ({ flops: 2 * x[0].shape[0] * x[1].shape[0] * x[1].shape[1], bytes: 2 * x[1].shape[0] * x[1].shape[1] }),
+  scratchBytes: (x, a, d) => lossScratchBytes(x, a, d, false),
+  memoryClass: 'logits',
+};
+
+const linearCrossEntropyGradDef: OpDef = {
+  name: 'linear_cross_entropy_grad',
+  optionalOutputs: [1, 2, 4],
+  infer(x, a) {
+    expectCount('linear_cross_entropy_grad', x, 4 + (a.addend as number));
+    const t = perToken(checkHead('linear_cross_entropy_grad', x, a));
+    expectShape('linear_cross_entropy_grad', 'dnll', x[3], t.shape);
+    return [t, t, t, x[0], { shape: x[1].shape, dtype: 'f32' }];
+  },
+  reference: ([x, w, labels, dnll, addend], a) => headReference(x, w, labels, a, dnll, addend),
+  cost: (x) => ({ flops: 4 * x[0].shape[0] * x[1].shape[0] * x[1].shape[1], bytes: 4 * x[1].shape[0] * x[1].shape[1] }),
+  scratchBytes: (x, a, d) => lossScratchBytes(x, a, d, true),
+  mayAlias: (a) => (a.addend ? [[4, 4]] : []),
+  memoryClass: 'logits',
+};
+
+function headReference(x: NdArray, w: NdArray, labels: NdArray, a: Attributes, dnll?: NdArray, addend?: NdArray): NdArray[] {
+  const [t, d] = x.shape;
+  const v = w.shape[0];
+  const { logit_scale, softcap } = a as Record<string, number>;
+  const [nll, correct, entropy, dx] = [ndArray([t]), ndArray([t]), ndArray([t]), ndArray(x.shape)];
+  const dw = ndArray(w.shape, (i) => addend?.data[i] ?? 0);
+  for (let i = 0; i < t; i++) {
+    const label = labels.data[i];
+    if (label === IGNORE) continue;
+    const logits = new Float64Array(v);
+    const slope = new Float64Array(v);
+    for (let c = 0; c < v; c++) {
+      let s = 0;
+      for (let j = 0; j < d; j++) s += x.data[i * d + j] * w.data[c * d + j];
+      s *= logit_scale;
+      logits[c] = softcap > 0 ? softcap * Math.tanh(s / softcap) : s;
+      slope[c] = logit_scale * (softcap > 0 ? 1 - (logits[c] / softcap) ** 2 : 1);
+    }
+    const max = logits.reduce((m, z) => Math.max(m, z), -Infinity);
+    const total = logits.reduce((s, z) => s + Math.exp(z - max), 0);
+    const lse = max + Math.log(total);
+    nll.data[i] = lse - logits[label];
+    correct.data[i] = logits.indexOf(max) === label ? 1 : 0;
+    entropy.data[i] = lse - logits.reduce((s, z) => s + Math.exp(z - lse) * z, 0);
+    if (!dnll) continue;
+    for (let c = 0; c < v; c++) {
+      const g = (Math.exp(logits[c] - lse) - (c === label ? 1 : 0)) * dnll.data[i] * slope[c];
+      for (let j = 0; j < d; j++) {
+        dx.data[i * d + j] += g * w.data[c * d + j];
+        dw.data[c * d + j] += g * x.data[i * d + j];
+      }
+    }
+  }
+  return [nll, correct, entropy, dx, dw];
+}
+
+/** Restates native/cpu/loss.cpp. */
+function lossScratchBytes(x: readonly TensorType[], a: Attributes, d: DeviceSpec, grad: boolean): number {
+  void x;
+  void a;
+  void d;
+  void grad;
+  return 0;
+}
+
+const crossEntropyDef: OpDef = {
+  name: 'cross_entropy',
+  optionalOutputs: [1],
+  infer(x) {
+    expectCount('cross_entropy', x, 2);
+    expectRank('cross_entropy', 'logits', x[0], 2);
+    expectShape('cross_entropy', 'labels', x[1], [x[0].shape[0]]);
+    const t = perToken(x[0].shape[0]);
+    return [t, t];
+  },
+  vjp: ({ inputs: [logits, labels], cotangents: [dnll] }) => [apply(crossEntropyGradDef, [logits, labels, dnll!])[0], null],
+  reference([logits, labels]) {
+    const c = logits.shape[1];
+    const nll = ndArray([logits.shape[0]]);
+    const correct = ndArray([logits.shape[0]]);
+    labels.data.forEach((label, i) => {
+      if (label === IGNORE) return;
+      const row = logits.data.subarray(i * c, (i + 1) * c);
+      const max = Math.max(...row);
+      nll.data[i] = max + Math.log(row.reduce((s, z) => s + Math.exp(z - max), 0)) - row[label];
+      correct.data[i] = row.indexOf(max) === label ? 1 : 0;
+    });
+    return [nll, correct];
+  },
+  cost: (x) => streamCost(x, [], 6),
+};
+
+const crossEntropyGradDef: OpDef = {
+  name: 'cross_entropy_grad',
+  infer(x) {
+    expectCount('cross_entropy_grad', x, 3);
+    return [x[0]];
+  },
+  reference([logits, labels, dnll]) {
+    const c = logits.shape[1];
+    return [
+      ndArray(logits.shape, (i) => {
+        const r = Math.floor(i / c);
+        if (labels.data[r] === IGNORE) return 0;
+        const row = logits.data.subarray(r * c, (r + 1) * c);
+        const max = Math.max(...row);
+        const p = Math.exp(logits.data[i] - max) / row.reduce((s, z) => s + Math.exp(z - max), 0);
+        return (p - (i % c === labels.data[r] ? 1 : 0)) * dnll.data[r];
+      }),
+    ];
+  },
+  cost: (x) => streamCost(x, [x[0]], 8),
+};
+
+export const lossOps = {
+  linear_cross_entropy: linearCrossEntropyDef,
+  linear_cross_entropy_grad: linearCrossEntropyGradDef,
+  cross_entropy: crossEntropyDef,
+  cross_entropy_grad: crossEntropyGradDef,
+};
+
+export interface TokenLoss {
+  /** Negative log-likelihood, f32 `[T]`, 0 where the label is -100. */
+  nll: Tensor;
+  /** 1 where the most likely token is the label. */
+  correct: Tensor;
+  /** Entropy of the predicted distribution, nats. */
+  entropy: Tensor;
+}
+
+/** Loss of logits x w^T without the logits: x `[T, D]`, w `[V, D]`, labels i32 `[T]` (-100 = ignored). */
+export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Tensor, o: { logitScale?: number; softcap?: number; chunk?: number } = {}): TokenLoss {
+  const [nll, correct, entropy] = apply(linearCrossEntropyDef, [x, w, labels], {
+    logit_scale: o.logitScale ?? 1,
+    softcap: o.softcap ?? 0,
+    chunk: Math.min(o.chunk ?? LOGITS_CHUNK, x.shape[0]),
+  });
+  return { nll, correct, entropy };
+}
+
+/** Loss of materialised logits `[T, C]`, for small C. */
+export function crossEntropy(logits: Tensor, labels: Tensor): { nll: Tensor; correct: Tensor } {
+  const [nll, correct] = apply(crossEntropyDef, [logits, labels]);
+  return { nll, correct };
+}

@@ -1,0 +1,235 @@
+/**
+ * matmul: C = alpha * sum_i op(a_i) op(b_i) + bias + addend, one GEMM over the concatenated K of its terms.
+ *
+ * LoRA rides as a second term (extra K columns), the gradients of several projections of one input are one
+ * matmul with several terms, gradient accumulation is the addend. A 4-bit weight stays packed: `fuse` replaces
+ * a `dequantize_4bit` operand by its parts, and the backend dequantises while it packs.
+ *
+ * A weight is stored `[out, in]`, so a forward linear has trans_b = 1. Sources: LoRA (arXiv 2106.09685), QLoRA
+ * (arXiv 2305.14314), BLIS (Van Zee and van de Geijn, 2015) for the packing idea.
+ */
+import { LatheError } from '../errors';
+import type { DType } from '../graph/dtype';
+import { apply } from '../graph/trace';
+import type { NdArray, OpDef } from '../graph/op-def';
+import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
+import { expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
+import { cast, scale } from './elementwise';
+import { sumRows } from './reduce';
+import { dequantizeParts, QUANT_PARTS } from './quant';
+
+export type Compute = 'f32' | 'bf16';
+
+/** Where one term's operands sit among the inputs, and the stored shape of b. */
+export interface MatmulTerm {
+  a: number;
+  b: number;
+  transA: boolean;
+  transB: boolean;
+  /** Index into QUANT_PARTS: 0 dense, 1 nf4, 2 nf4 nested, 3 fp4, 4 fp4 nested. */
+  quant: number;
+  rows: number;
+  cols: number;
+}
+
+export interface MatmulLayout {
+  terms: MatmulTerm[];
+  bias: number;
+  addend: number;
+}
+
+/** Input positions, derived from the attributes. */
+export function matmulLayout(a: Attributes): MatmulLayout {
+  const quant = listOf('matmul', a, 'quant');
+  const [transA, transB, rows, cols] = ['trans_a', 'trans_b', 'rows', 'cols'].map((key) => listOf('matmul', a, key));
+  let next = 0;
+  const terms = quant.map((q, i) => {
+    const term = { a: next, b: next + 1, transA: transA[i] === 1, transB: transB[i] === 1, quant: q, rows: rows[i], cols: cols[i] };
+    next += 1 + QUANT_PARTS[q];
+    return term;
+  });
+  const bias = a.bias === 1 ? next++ : -1;
+  const addend = a.addend === 1 ? next++ : -1;
+  return { terms, bias, addend };
+}
+
+function termSize(x: readonly TensorType[], t: MatmulTerm): { m: number; k: number; n: number } {
+  const [ar, ac] = x[t.a].shape;
+  const m = t.transA ? ac : ar;
+  const k = t.transA ? ar : ac;
+  const [kb, n] = t.transB ? [t.cols, t.rows] : [t.rows, t.cols];
+  if (k !== kb) throw shapeError('matmul', `inner dimensions to agree`, `op(a) [${m}, ${k}] and op(b) [${kb}, ${n}]`);
+  return { m, k, n };
+}
+
+function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
+  const layout = matmulLayout(a);
+  let m = -1;
+  let n = -1;
+  for (const t of layout.terms) {
+    expectRank('matmul', 'a', x[t.a], 2);
+    if (t.quant === 0) expectShape('matmul', 'b', x[t.b], [t.rows, t.cols]);
+    else expectShape('matmul', 'packed b', x[t.b], [Math.ceil((t.rows * t.cols) / 2)]);
+    const size = termSize(x, t);
+    if (m >= 0 && (m !== size.m || n !== size.n)) throw shapeError('matmul', `every term to give [${m}, ${n}]`, `[${size.m}, ${size.n}]`);
+    ({ m, n } = size);
+  }
+  if (layout.bias >= 0) expectShape('matmul', 'bias', x[layout.bias], [n]);
+  const type: TensorType = { shape: [m, n], dtype: a.dtype as DType };
+  if (layout.addend >= 0) {
+    expectShape('matmul', 'addend', x[layout.addend], type.shape);
+    if (x[layout.addend].dtype !== type.dtype) throw new LatheError('ERR_DTYPE', `[matmul] expected addend of type ${type.dtype}, received ${x[layout.addend].dtype}`);
+  }
+  return [type];
+}
+
+/** b of a term as one tensor: itself, or the dequantised parts (folded back by `fuse`). */
+function operandB(inputs: readonly Tensor[], t: MatmulTerm, dtype: DType): Tensor {
+  if (t.quant === 0) return inputs[t.b];
+  return dequantizeParts(inputs.slice(t.b, t.b + QUANT_PARTS[t.quant]), t.quant, t.rows, t.cols, dtype);
+}
+
+const gradientDtype = (t: Tensor): DType => (t.node.kind === 'state' ? 'f32' : t.dtype);
+
+const matmulDef: OpDef = {
+  name: 'matmul',
+  infer,
+  vjp({ inputs, attributes, cotangents, needs }) {
+    const layout = matmulLayout(attributes);
+    const compute = attributes.compute as Compute;
+    const grads: (Tensor | null)[] = inputs.map(() => null);
+    const g = cotangents[0]!;
+    const scaled = scale(g, numberOf('matmul', attributes, 'alpha'));
+    for (const t of layout.terms) {
+      if (needs(t.a)) {
+        const b = operandB(inputs, t, inputs[t.a].dtype);
+        const dtype = gradientDtype(inputs[t.a]);
+        grads[t.a] = t.transA
+          ? matmul(b, scaled, { transA: t.transB, transB: true, compute, dtype })
+          : matmul(scaled, b, { transB: !t.transB, compute, dtype });
+      }
+      if (needs(t.b)) {
+        if (t.quant !== 0) throw new LatheError('ERR_UNSUPPORTED', '[matmul] a 4-bit weight has no gradient');
+        const a = inputs[t.a];
+        const dtype = gradientDtype(inputs[t.b]);
+        grads[t.b] = t.transB
+          ? matmul(scaled, a, { transA: true, transB: t.transA, compute, dtype })
+          : matmul(a, scaled, { transA: !t.transA, compute, dtype });
+      }
+    }
+    if (layout.bias >= 0 && needs(layout.bias)) grads[layout.bias] = cast(sumRows(g), gradientDtype(inputs[layout.bias]));
+    if (layout.addend >= 0) grads[layout.addend] = g;
+    return grads;
+  },
+  reference(x, a, [type]) {
+    const layout = matmulLayout(a);
+    const [m, n] = type.shape;
+    const out = ndArray([m, n]);
+    for (const t of layout.terms) {
+      if (t.quant !== 0) throw new LatheError('ERR_UNSUPPORTED', '[matmul] the reference takes dense operands; dequantise first');
+      accumulate(out, x[t.a], t.transA, x[t.b], t.transB);
+    }
+    const alpha = a.alpha as number;
+    for (let i = 0; i < out.data.length; i++) {
+      out.data[i] *= alpha;
+      if (layout.bias >= 0) out.data[i] += x[layout.bias].data[i % n];
+      if (layout.addend >= 0) out.data[i] += x[layout.addend].data[i];
+    }
+    return [out];
+  },
+  cost(x, a) {
+    let flops = 0;
+    let bytes = 0;
+    for (const t of matmulLayout(a).terms) {
+      const { m, k, n } = termSize(x, t);
+      flops += 2 * m * k * n;
+    }
+    for (const t of x) bytes += typeBytes(t);
+    return { flops, bytes: bytes + typeBytes(infer(x, a)[0]) };
+  },
+  // The formula of native/cpu/gemm/gemm.h.
+  scratchBytes: (x, a, device) => {
+    const layout = matmulLayout(a);
+    const [m, n] = infer(x, a)[0].shape;
+    const totalK = layout.terms.reduce((k, t) => k + termSize(x, t).k, 0);
+    return gemmScratchBytes(m, n, totalK, layout.terms.length, device.threads);
+  },
+  mayAlias: (a, n) => (a.addend === 1 ? [[0, n - 1]] : []),
+  typeAttributes: ['dtype'],
+};
+
+function accumulate(out: NdArray, a: NdArray, transA: boolean, b: NdArray, transB: boolean): void {
+  const [m, n] = out.shape;
+  const k = transA ? a.shape[0] : a.shape[1];
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < n; j++) {
+      let s = 0;
+      for (let p = 0; p < k; p++) {
+        s += a.data[transA ? p * a.shape[1] + i : i * a.shape[1] + p] * b.data[transB ? j * b.shape[1] + p : p * b.shape[1] + j];
+      }
+      out.data[i * n + j] += s;
+    }
+  }
+}
+
+const up = (x: number, y: number): number => y * Math.ceil(x / y);
+
+/** Scratch of one GEMM on the CPU; restates native/cpu/gemm/gemm.h. `totalK` sums the terms' inner dimensions. */
+export function gemmScratchBytes(m: number, n: number, totalK: number, terms: number, threads: number): number {
+  void n;
+  const kA = totalK + 16 * terms;
+  const rowsA = Math.min(up(m, 6), Math.max(96, 6 * Math.floor(2 ** 23 / (24 * kA))));
+  const worker = 256 * Math.min(totalK, 512) + 256 * Math.min(up(m, 6), 1008);
+  return 4 * rowsA * kA + threads * worker + 64 * (2 * threads + 2);
+}
+
+export const matmulOps = { matmul: matmulDef };
+
+export interface MatmulOptions {
+  transA?: boolean;
+  transB?: boolean;
+  alpha?: number;
+  /** `[N]`, added to every row. */
+  bias?: Tensor;
+  /** `[M, N]` of the output's type. */
+  addend?: Tensor;
+  compute: Compute;
+  dtype: DType;
+  /** More terms of the same sum, e.g. LoRA's low-rank pair. */
+  extra?: readonly { a: Tensor; b: Tensor; transA?: boolean; transB?: boolean }[];
+}
+
+/** op(a) op(b) (+ extra terms) times alpha, plus bias and addend. */
+export function matmul(a: Tensor, b: Tensor, o: MatmulOptions): Tensor {
+  const terms = [{ a, b, transA: o.transA, transB: o.transB }, ...(o.extra ?? [])];
+  const inputs = terms.flatMap((t) => [t.a, t.b]);
+  if (o.bias) inputs.push(o.bias);
+  if (o.addend) inputs.push(o.addend);
+  return apply(matmulDef, inputs, {
+    trans_a: terms.map((t) => (t.transA ? 1 : 0)),
+    trans_b: terms.map((t) => (t.transB ? 1 : 0)),
+    quant: terms.map(() => 0),
+    rows: terms.map((t) => t.b.shape[0]),
+    cols: terms.map((t) => t.b.shape[1]),
+    alpha: o.alpha ?? 1,
+    bias: o.bias ? 1 : 0,
+    addend: o.addend ? 1 : 0,
+    compute: o.compute,
+    dtype: o.dtype,
+  })[0];
+}
+
+/** x `[T, in]` times a weight `[out, in]` transposed: `[T, out]` in x's dtype. */
+export function linear(x: Tensor, weight: Tensor, o: { bias?: Tensor; addend?: Tensor; extra?: MatmulOptions['extra'] } = {}): Tensor {
+  return matmul(x, weight, { ...o, transB: true, compute: computeOf(x), dtype: x.dtype });
+}
+
+/** The GEMM precision that goes with an activation's dtype. */
+export function computeOf(x: Tensor): Compute {
+  return x.dtype === 'bf16' ? 'bf16' : 'f32';
+}
+
+/** FLOPs of one matmul node; used by reports. */
+export function matmulFlops(m: number, n: number, k: number): number {
+  return 2 * elementCount([m, n, k]);
+}

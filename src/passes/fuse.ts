@@ -1,0 +1,164 @@
+/**
+ * Fusion. Forward nodes are only changed in ways that keep every bit (a 4-bit weight is folded into the GEMM that
+ * packs it; the loss is taken from the gradient op that computes it anyway), so recomputation reproduces them; sums in
+ * the backward pass become terms and addends of one matmul.
+ *
+ * | rule | before | after |
+ * |---|---|---|
+ * | dequantise | matmul(a, dequantize_4bit(parts)) | matmul(a, parts) |
+ * | loss | linear_cross_entropy beside its grad | the grad's outputs |
+ * | scale | scale(matmul) | matmul with alpha |
+ * | terms | add(matmul, matmul) | matmul with more terms |
+ * | addend | add(f(...), t), f has an `addend` attribute | f(..., t) |
+ */
+import type { Graph } from '../graph/trace';
+import { sameType, type Node, type Tensor } from '../graph/tensor';
+import { matmulLayout } from '../ops/matmul';
+import { QUANT_PARTS, quantCode, type QuantType } from '../ops/quant';
+import { countUses, nodeLike, Rewriter } from './rewrite';
+
+export function fuse(graph: Graph): Graph {
+  let fused = fuseLoss(foldDequantize(graph));
+  // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend. Each round works on a
+  // consistent graph; a chain of sums of n terms takes n rounds at most.
+  for (const rule of [intoTerms, intoAddend]) {
+    for (let next = fuseSums(fused, rule); next; next = fuseSums(fused, rule)) fused = next;
+  }
+  return fused;
+}
+
+function foldDequantize(graph: Graph): Graph {
+  const rewriter = new Rewriter();
+  for (const node of graph.nodes) {
+    if (node.op?.name !== 'matmul') continue;
+    const layout = matmulLayout(node.attributes);
+    const folds = layout.terms.map((t) => t.quant === 0 && node.inputs[t.b].node.op?.name === 'dequantize_4bit');
+    if (!folds.includes(true)) continue;
+    const inputs: Tensor[] = [];
+    const quant: number[] = [];
+    layout.terms.forEach((t, i) => {
+      inputs.push(node.inputs[t.a]);
+      if (folds[i]) {
+        const weight = node.inputs[t.b].node;
+        inputs.push(...weight.inputs);
+        quant.push(quantCode(weight.attributes.type as QuantType, weight.attributes.nested === 1));
+      } else {
+        inputs.push(...node.inputs.slice(t.b, t.b + QUANT_PARTS[t.quant]));
+        quant.push(t.quant);
+      }
+    });
+    if (layout.bias >= 0) inputs.push(node.inputs[layout.bias]);
+    if (layout.addend >= 0) inputs.push(node.inputs[layout.addend]);
+    rewriter.replaceAll(node, nodeLike(node, node.op, inputs, { ...node.attributes, quant }));
+  }
+  return rewriter.finish(graph);
+}
+
+/** Where a loss and its gradient are both computed, the gradient op gives the loss too. */
+function fuseLoss(graph: Graph): Graph {
+  const key = (n: Node): string => n.inputs.slice(0, 3).map((t) => `${t.node.id}.${t.index}`).join();
+  const grads = new Map(graph.nodes.filter((n) => n.op?.name === 'linear_cross_entropy_grad').map((n) => [key(n), n]));
+  const rewriter = new Rewriter();
+  for (const node of graph.nodes) {
+    const grad = node.op?.name === 'linear_cross_entropy' ? grads.get(key(node)) : undefined;
+    // The cotangent must not depend on the loss itself: it does not for a sum, it does for a preference loss.
+    if (grad && !dependsOn(grad.inputs[3].node, node)) node.outputs.forEach((t, i) => rewriter.replace(t, grad.outputs[i]));
+  }
+  return rewriter.finish(graph);
+}
+
+function dependsOn(node: Node, target: Node): boolean {
+  const seen = new Set<Node>();
+  const stack = [node];
+  while (stack.length) {
+    const n = stack.pop()!;
+    if (n === target) return true;
+    // A node is made after its inputs, so ids below the target's cannot depend on it.
+    if (n.id < target.id || seen.has(n)) continue;
+    seen.add(n);
+    for (const t of n.inputs) stack.push(t.node);
+  }
+  return false;
+}
+
+type SumRule = (node: Node, uses: ReadonlyMap<Tensor, number>) => Rewrite | null;
+
+/** One round of a sum rule; null when nothing applied. A node takes part in one rewrite per round. */
+function fuseSums(graph: Graph, rule: SumRule): Graph | null {
+  const uses = countUses(graph);
+  const rewriter = new Rewriter();
+  const touched = new Set<Node>();
+  for (const node of graph.nodes) {
+    if (node.phase !== 'backward' && node.phase !== 'update') continue;
+    if (touched.has(node) || node.inputs.some((t) => touched.has(t.node))) continue;
+    const rewrite = rule(node, uses);
+    if (!rewrite) continue;
+    touched.add(node);
+    for (const old of rewrite.absorbed) touched.add(old);
+    touched.add(rewrite.node);
+    rewriter.replace(node.outputs[0], rewrite.node.outputs[rewrite.output]);
+    for (const old of rewrite.absorbed) {
+      if (old.outputs.length === rewrite.node.outputs.length) old.outputs.forEach((t, i) => i !== rewrite.output && rewriter.replace(t, rewrite.node.outputs[i]));
+    }
+  }
+  return touched.size > 0 ? rewriter.finish(graph) : null;
+}
+
+interface Rewrite {
+  node: Node;
+  /** Which output of `node` stands for the sum. */
+  output: number;
+  /** Nodes that `node` replaces, besides the sum itself. */
+  absorbed: Node[];
+}
+
+function isSingle(t: Tensor, uses: ReadonlyMap<Tensor, number>): boolean {
+  return uses.get(t) === 1 && t.node.phase === 'backward';
+}
+
+function scaleIntoMatmul(node: Node, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
+  const [x] = node.inputs;
+  const inner = x.node;
+  if (!isSingle(x, uses) || inner.op?.name !== 'matmul' || inner.attributes.bias || inner.attributes.addend) return null;
+  const alpha = (inner.attributes.alpha as number) * (node.attributes.factor as number);
+  return { node: nodeLike(inner, inner.op, inner.inputs, { ...inner.attributes, alpha }), output: 0, absorbed: [inner] };
+}
+
+function intoTerms(node: Node, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
+  if (node.op?.name === 'scale') return scaleIntoMatmul(node, uses);
+  if (node.op?.name !== 'add') return null;
+  const [a, b] = node.inputs;
+  if (a === b || !isSingle(a, uses) || !isSingle(b, uses)) return null;
+  const merged = mergeTerms(a, b);
+  return merged && { node: merged, output: 0, absorbed: [a.node, b.node] };
+}
+
+function intoAddend(node: Node, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
+  if (node.op?.name !== 'add') return null;
+  const [a, b] = node.inputs;
+  return a === b ? null : (withAddend(a, b, uses) ?? withAddend(b, a, uses));
+}
+
+function mergeTerms(a: Tensor, b: Tensor): Node | null {
+  const [x, y] = [a.node, b.node];
+  if (x.op?.name !== 'matmul' || y.op?.name !== 'matmul' || !sameType(a.type, b.type)) return null;
+  const [p, q] = [x.attributes, y.attributes];
+  if (p.alpha !== 1 || q.alpha !== 1 || p.bias || q.bias || p.addend || q.addend || p.compute !== q.compute) return null;
+  const lists = Object.fromEntries(['trans_a', 'trans_b', 'quant', 'rows', 'cols'].map((key) => [key, [...(p[key] as number[]), ...(q[key] as number[])]]));
+  const later = x.order > y.order ? x : y;
+  return nodeLike(later, later.op!, [...x.inputs, ...y.inputs], { ...p, ...lists });
+}
+
+/** The output that an op's addend is added to; -1 when it takes none. */
+function addendOutput(node: Node): number {
+  if (node.attributes.addend !== 0) return -1;
+  return node.op!.name === 'linear_cross_entropy_grad' ? 4 : 0;
+}
+
+function withAddend(x: Tensor, addend: Tensor, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
+  if (!isSingle(x, uses) || addendOutput(x.node) !== x.index || !sameType(x.type, addend.type)) return null;
+  if (addend.node !== x.node && dependsOn(addend.node, x.node)) return null;
+  if (addend.node === x.node) return null;
+  const node = nodeLike(x.node, x.node.op!, [...x.node.inputs, addend], { ...x.node.attributes, addend: 1 });
+  return { node, output: x.index, absorbed: [x.node] };
+}

@@ -1,0 +1,185 @@
+/**
+ * Storage assignment: which tensors share bytes.
+ *
+ * A `Storage` is a piece of memory that holds one value at a time: an arena interval, a state slot, a file range or a
+ * constant. An op may write over an input that dies there (`mayAlias`); an update is written straight into its slot when
+ * no reader of the old value comes later, otherwise a copy is appended. `verify` replays the result and proves it.
+ */
+import { elementwiseOps } from '../ops/elementwise';
+import { makeNode, type Graph } from '../graph/trace';
+import { typeBytes, type Node, type StateSlot, type Tensor } from '../graph/tensor';
+
+export interface Storage {
+  readonly kind: 'arena' | 'state' | 'external' | 'constant';
+  readonly bytes: number;
+  readonly slot?: StateSlot;
+  readonly constant?: Uint8Array;
+  /** Schedule positions between which the bytes are in use; -1 = from the start, `schedule.length` = to the end. */
+  first: number;
+  last: number;
+  /** The tensor whose value it was made for; names it in reports. */
+  readonly owner: Tensor;
+}
+
+export interface Placed {
+  /** Nodes that run, in order; views are resolved and do not appear. */
+  readonly schedule: readonly Node[];
+  readonly storage: ReadonlyMap<Tensor, Storage>;
+  /** Optional outputs that nobody reads. */
+  readonly absent: ReadonlySet<Tensor>;
+  readonly graph: Graph;
+}
+
+export function inplace(graph: Graph): Placed {
+  return new Placer(graph).place();
+}
+
+class Placer {
+  private readonly schedule: Node[];
+  private readonly storage = new Map<Tensor, Storage>();
+  private readonly lastUse = new Map<Tensor, number>();
+  private readonly absent = new Set<Tensor>();
+  /** The value each storage holds now; its last use decides when the storage may be overwritten. */
+  private readonly content = new Map<Storage, Tensor>();
+  private readonly slots = new Map<string, Storage>();
+  private readonly target = new Map<Tensor, StateSlot>();
+  private readonly copies: { slot: StateSlot; value: Tensor }[] = [];
+
+  constructor(private readonly graph: Graph) {
+    this.schedule = graph.nodes.filter((n) => n.kind === 'op' && !n.op!.view);
+  }
+
+  place(): Placed {
+    this.planCopies();
+    this.findLastUses();
+    this.placeLeaves();
+    this.schedule.forEach((node, i) => this.placeOutputs(node, i));
+    return { schedule: this.schedule, storage: this.storage, absent: this.absent, graph: this.graph };
+  }
+
+  /** The tensor whose bytes a view shows. */
+  private base(t: Tensor): Tensor {
+    let current = t;
+    while (current.node.kind === 'op' && current.node.op!.view) current = current.node.inputs[0];
+    return current;
+  }
+
+  /** Decides which updates can be written in place; the rest become copies at the end of the schedule. */
+  private planCopies(): void {
+    const position = new Map(this.schedule.map((n, i) => [n, i]));
+    const lastRead = new Map<string, number>();
+    this.schedule.forEach((node, i) => {
+      for (const t of node.inputs) {
+        const slot = this.base(t).node.slot;
+        if (slot) lastRead.set(slot.name, i);
+      }
+    });
+    const outputs = new Set([...this.graph.outputs.values()].map((t) => this.base(t)));
+    for (const { slot, value } of this.graph.updates) {
+      const base = this.base(value);
+      const at = base === value ? position.get(value.node) : undefined;
+      const read = lastRead.get(slot.name) ?? -1;
+      const alias = at === read && this.aliasInputs(value).some((t) => this.base(t).node.slot?.name === slot.name);
+      const readByOutput = [...outputs].some((t) => t.node.slot?.name === slot.name);
+      const direct = at !== undefined && !this.target.has(value) && !readByOutput && (read < at || (alias && this.readsOnce(value.node, slot)));
+      if (direct) this.target.set(value, slot);
+      else if (base.node.slot?.name !== slot.name) this.copies.push({ slot, value });
+    }
+    for (const { slot, value } of this.copies) {
+      const node = makeNode({
+        kind: 'op', op: elementwiseOps.copy, inputs: [value], attributes: {}, types: [value.type],
+        where: slot.name, phase: 'update', block: '',
+      });
+      this.schedule.push(node);
+      this.target.set(node.outputs[0], slot);
+    }
+  }
+
+  private readsOnce(node: Node, slot: StateSlot): boolean {
+    return node.inputs.filter((t) => this.base(t).node.slot?.name === slot.name).length === 1;
+  }
+
+  private aliasInputs(t: Tensor): Tensor[] {
+    const pairs = t.node.op?.mayAlias?.(t.node.attributes, t.node.inputs.length) ?? [];
+    return pairs.filter(([out]) => out === t.index).map(([, i]) => t.node.inputs[i]);
+  }
+
+  private findLastUses(): void {
+    this.schedule.forEach((node, i) => {
+      for (const t of node.inputs) this.lastUse.set(this.base(t), i);
+    });
+    for (const t of this.graph.outputs.values()) this.lastUse.set(this.base(t), this.schedule.length);
+  }
+
+  private placeLeaves(): void {
+    const leaves = this.graph.nodes.filter((n) => n.kind !== 'op');
+    for (const node of leaves) {
+      const t = node.outputs[0];
+      if (node.kind === 'state') this.hold(t, this.slotStorage(node.slot!, t));
+      else if (node.kind === 'constant') this.hold(t, { kind: 'constant', bytes: typeBytes(t.type), constant: node.constant, first: -1, last: this.schedule.length, owner: t });
+      else if (node.input!.external) this.hold(t, { kind: 'external', bytes: typeBytes(t.type), first: -1, last: this.schedule.length, owner: t });
+      else this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), first: -1, last: this.lastUse.get(t) ?? -1, owner: t });
+    }
+  }
+
+  private slotStorage(slot: StateSlot, owner: Tensor): Storage {
+    let s = this.slots.get(slot.name);
+    if (!s) {
+      s = { kind: 'state', bytes: typeBytes(slot), slot, first: -1, last: this.schedule.length, owner };
+      this.slots.set(slot.name, s);
+    }
+    return s;
+  }
+
+  private hold(t: Tensor, s: Storage): void {
+    this.storage.set(t, s);
+    this.content.set(s, t);
+  }
+
+  private placeOutputs(node: Node, i: number): void {
+    const taken = new Set<Storage>();
+    for (const t of node.outputs) {
+      const slot = this.target.get(t);
+      if (slot) {
+        const s = this.slotStorage(slot, t);
+        taken.add(s);
+        this.hold(t, s);
+      }
+    }
+    for (const t of node.outputs) {
+      if (this.target.has(t)) continue;
+      const last = this.lastUse.get(t);
+      if (last === undefined && node.op!.optionalOutputs?.includes(t.index)) {
+        this.absent.add(t);
+        continue;
+      }
+      const reuse = this.reusable(t, i, taken);
+      if (reuse) {
+        taken.add(reuse);
+        reuse.last = Math.max(reuse.last, last ?? i);
+        this.hold(t, reuse);
+      } else {
+        this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), first: i, last: last ?? i, owner: t });
+      }
+    }
+  }
+
+  /** The storage of an input that dies at node `i` and may be overwritten by `t`. */
+  private reusable(t: Tensor, i: number, taken: ReadonlySet<Storage>): Storage | undefined {
+    for (const x of this.aliasInputs(t)) {
+      const base = this.base(x);
+      const s = this.storage.get(base)!;
+      if (s.kind !== 'arena' || taken.has(s) || s.bytes !== typeBytes(t.type)) continue;
+      const readTwice = t.node.inputs.filter((y) => this.storage.get(this.base(y)) === s).length > 1;
+      if (!readTwice && this.content.get(s) === base && this.lastUse.get(base) === i) return s;
+    }
+    return undefined;
+  }
+}
+
+/** The storage behind a tensor, through views. */
+export function storageOf(placed: Placed, t: Tensor): Storage {
+  let current = t;
+  while (current.node.kind === 'op' && current.node.op!.view) current = current.node.inputs[0];
+  return placed.storage.get(current)!;
+}

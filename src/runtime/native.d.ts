@@ -1,0 +1,87 @@
+/**
+ * The typed boundary: exactly what the C++ addon exports (native/addon). Nothing but `binding.ts` and `session.ts`
+ * imports this. Synchronous methods throw, promises reject, with an Error whose `code` is one of our ErrorCodes.
+ */
+import type { DType } from '../graph/dtype';
+
+export interface NativePort {
+  name: string;
+  dtype: DType;
+  shape: number[];
+}
+
+/** Bytes of a file, mapped read-only. */
+export interface NativeFileRange {
+  path: string;
+  offset: number;
+  byteLength: number;
+}
+
+export type NativeArray = Float32Array | Int32Array | Uint8Array | Uint16Array;
+
+export interface NativeProgram {
+  id: number;
+  name: string;
+  arenaBytes: number;
+  scratchBytes: number;
+  nodes: number;
+  inputs: NativePort[];
+  outputs: NativePort[];
+}
+
+export interface NativeProfileRow {
+  program: string;
+  op: string;
+  where: string;
+  calls: number;
+  ns: number;
+}
+
+export interface NativeStats {
+  device: string;
+  threads: number;
+  stateBytes: number;
+  arenaBytes: number;
+  arenaHighWaterBytes: number;
+  scratchBytes: number;
+  constantBytes: number;
+  mappedBytes: number;
+  states: number;
+  programs: number;
+  runs: number;
+  pending: number;
+}
+
+export interface NativeSession {
+  defineState(slots: readonly NativePort[]): void;
+  dropState(names: readonly string[]): void;
+  states(): NativePort[];
+  loadProgram(bytes: Uint8Array, name?: string): NativeProgram;
+  releaseProgram(id: number): void;
+  /** Typed arrays are copied before this returns. */
+  run(
+    id: number,
+    bindings: Record<string, NativeArray | NativeFileRange>,
+    checkFinite: boolean,
+  ): Promise<Record<string, NativeArray>>;
+  readState(name: string, offset?: number, byteLength?: number): Promise<Uint8Array>;
+  writeState(name: string, data: NativeArray, offset?: number): Promise<void>;
+  releaseFiles(): void;
+  setProfiling(on: boolean): void;
+  profile(): NativeProfileRow[];
+  resetProfile(): void;
+  stats(): NativeStats;
+  /** Resolves when what was queued has run and the memory is free. */
+  close(): Promise<void>;
+}
+
+export interface NativeAddon {
+  Session: new (options: { device: string; threads?: number }) => NativeSession;
+  isa(): { arch: string; features: string[] };
+  /** LATHE_THREADS, else the number of cores in the affinity mask. */
+  defaultThreads(): number;
+  devices(): { device: string; name: string; memoryBytes: number }[];
+  memory(): { usedBytes: number; limitBytes: number };
+  /** The ops that the CPU backend has kernels for. */
+  kernels(): string[];
+}

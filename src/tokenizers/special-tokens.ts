@@ -1,0 +1,88 @@
+/**
+ * Special tokens: the named ones (bos, eos, unk, sep, pad, cls, mask, and a model's own `*_token` keys) and the
+ * unnamed "extra" ones.
+ *
+ * The files say the same thing in three ways (a string, an AddedToken object, a list), in two generations. This file
+ * turns them into one table, and back into the keys that transformers 5 writes. Precedence as in transformers 5: a
+ * config with `added_tokens_decoder` is complete; without it, special_tokens_map.json overrides the config's keys.
+ */
+import type { AddedTokenEntry, TokenizerConfig, TokenizerFiles } from './tokenizer-files';
+
+export const NAMED_SPECIAL_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'] as const;
+
+export type SpecialTokenName = (typeof NAMED_SPECIAL_TOKENS)[number];
+
+/** What a tokenizer's files say about special tokens. */
+export interface SpecialTokenTable {
+  /** 'eos_token' -> '</s>', in the order of NAMED_SPECIAL_TOKENS, then the model's own names. */
+  named: Map<string, string>;
+  extra: string[];
+  /** Tokens with more than a text (lstrip, normalized...), by content; used when a token has to be added. */
+  entries: Map<string, AddedTokenEntry>;
+}
+
+/** Gathers the special tokens of a tokenizer's files. */
+export function readSpecialTokens(files: TokenizerFiles): SpecialTokenTable {
+  const table: SpecialTokenTable = { named: new Map(), extra: [], entries: new Map() };
+  const decoder = addedTokensDecoder(files.config);
+  for (const entry of decoder) table.entries.set(entry.content, entry);
+  const source: TokenizerConfig =
+    decoder.length === 0 && files.specialTokensMap ? { ...files.config, ...files.specialTokensMap } : files.config;
+
+  for (const name of NAMED_SPECIAL_TOKENS) setNamed(table, name, source[name]);
+  for (const [key, value] of Object.entries(source)) {
+    if (key.endsWith('_token') && !table.named.has(key) && isToken(value)) setNamed(table, key, value);
+  }
+  const extra = source.extra_special_tokens ?? source.additional_special_tokens;
+  if (Array.isArray(extra)) {
+    for (const value of extra) {
+      const content = tokenContent(value, table);
+      if (content !== undefined && !table.extra.includes(content)) table.extra.push(content);
+    }
+  } else if (typeof extra === 'object' && extra !== null) {
+    for (const [key, value] of Object.entries(extra)) setNamed(table, key, value);
+  }
+  return table;
+}
+
+/** The entries of a transformers 4 `added_tokens_decoder`, by ascending id. */
+export function addedTokensDecoder(config: TokenizerConfig): AddedTokenEntry[] {
+  const decoder = config.added_tokens_decoder;
+  if (typeof decoder !== 'object' || decoder === null) return [];
+  return Object.entries(decoder as Record<string, AddedTokenEntry>)
+    .map(([id, entry]) => ({ ...entry, id: Number(id) }))
+    .filter((entry) => typeof entry.content === 'string')
+    .sort((a, b) => a.id - b.id);
+}
+
+/**
+ * The config in today's format: special tokens inline as strings, `extra_special_tokens`, no `added_tokens_decoder`,
+ * `additional_special_tokens` or `chat_template` (those live in tokenizer.json and .jinja files).
+ */
+export function currentConfig(config: TokenizerConfig, table: SpecialTokenTable): TokenizerConfig {
+  const result: TokenizerConfig = { ...config };
+  for (const key of ['added_tokens_decoder', 'additional_special_tokens', 'extra_special_tokens', 'chat_template']) delete result[key];
+  for (const name of NAMED_SPECIAL_TOKENS) delete result[name];
+  for (const [name, content] of table.named) result[name] = content;
+  if (table.extra.length) result.extra_special_tokens = [...table.extra];
+  result.tokenizer_class ??= 'PreTrainedTokenizerFast';
+  result.backend ??= 'tokenizers';
+  return result;
+}
+
+function isToken(value: unknown): boolean {
+  return typeof value === 'string' || (typeof value === 'object' && value !== null && typeof (value as AddedTokenEntry).content === 'string');
+}
+
+function setNamed(table: SpecialTokenTable, name: string, value: unknown): void {
+  const content = tokenContent(value, table);
+  if (content !== undefined) table.named.set(name, content);
+}
+
+function tokenContent(value: unknown, table: SpecialTokenTable): string | undefined {
+  if (typeof value === 'string') return value;
+  if (!isToken(value)) return undefined;
+  const entry = value as AddedTokenEntry;
+  if (!table.entries.has(entry.content)) table.entries.set(entry.content, { ...entry, special: true });
+  return entry.content;
+}

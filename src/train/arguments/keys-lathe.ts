@@ -1,0 +1,43 @@
+/** Our own keys. Each has a default with which a file written for TRL keeps its meaning. */
+
+import { z } from 'zod';
+import { supported } from './key';
+import { choice, either, flag, integer, nullable, structured, text, textList } from './value-types';
+
+const scalar = z.union([z.string(), z.number(), z.boolean(), z.null()]);
+const condition = z.union([scalar, z.array(scalar), z.strictObject({ not: z.union([scalar, z.array(scalar)]) })]);
+
+/** column -> the value it must have, a list of allowed values, or {not: ...}; all columns must match. */
+export type RowFilter = Record<string, z.output<typeof condition>>;
+
+const L = 'lathe';
+
+// prettier-ignore
+export const latheKeys = {
+  adapter_name_or_path: supported(nullable(text()), null, L, 'PEFT adapter folder to go on from; implies use_peft, and its own r, alpha and target modules are used.'),
+  tokenizer_name_or_path: supported(nullable(text()), null, L, 'Tokenizer folder, if not the model\'s.'),
+  added_special_tokens: supported(textList(), [], L, 'Special tokens added to the tokenizer; the embeddings are resized to match. With use_peft, name embed_tokens (and lm_head when untied) in lora_modules_to_save to train the new rows.'),
+  resize_to_multiple_of: supported(nullable(integer({ min: 1 })), null, L, 'Round the resized vocabulary up to a multiple of this.'),
+
+  dataset_format: supported(choice(['auto', 'text', 'prompt_completion', 'messages', 'alpaca', 'tokens']), 'auto', L, 'What a row is. auto goes by the columns; alpaca makes a prompt of instruction and input with the Alpaca template and takes output as the completion (loss on the completion only, unless completion_only_loss: false).'),
+  formatting: supported(nullable(either(text(), structured(z.strictObject({ prompt: z.string(), completion: z.string() }), 'a mapping with prompt and completion'))), null, L, 'Template with {column} placeholders that makes each row a text, or {prompt: ..., completion: ...} templates; {{ and }} stand for braces.'),
+  system_prompt: supported(nullable(text()), null, L, 'System message for conversations that have none.'),
+  instruction_template: supported(nullable(text()), null, L, 'Text that opens an instruction. With response_template: loss between each response and the next instruction.'),
+  response_template: supported(nullable(text()), null, L, 'Text that opens a response: loss only after it (after its last occurrence when there is no instruction_template).'),
+  row_filter: supported(
+    nullable(structured<RowFilter>(z.record(z.string(), condition) as unknown as z.ZodType<RowFilter>, 'a mapping from column to a value, a list of values or {not: ...}')),
+    null,
+    L,
+    'Keep only rows whose columns match: {input: ""} keeps rows with an empty input; a list means any of; {not: ...} the opposite.',
+  ),
+  split_seed: supported(nullable(integer({ min: 0 })), null, L, 'Seed of the split that test_split_size makes; null: seed.'),
+  max_train_samples: supported(nullable(integer({ min: 1 })), null, L, 'Use only the first so many training rows (after filter and split).'),
+  max_eval_samples: supported(nullable(integer({ min: 1 })), null, L, 'Use only the first so many test rows.'),
+
+  logging_dir: supported(nullable(text()), null, L, 'Folder of the TensorBoard files; null: output_dir/runs.'),
+  device: supported(text(), 'auto', L, 'auto, cpu, cuda or cuda:N. auto takes a GPU when there is one.'),
+  threads: supported(nullable(integer({ min: 1 })), null, L, 'CPU threads; null: LATHE_THREADS, else all cores of the process. Results do not depend on it.'),
+  plan_policy: supported(choice(['auto', 'none', 'block', 'smart']), 'auto', L, 'What the backward pass recomputes: none, smart (keeps attention outputs), block (keeps only block inputs). auto takes the fastest that fits when gradient_checkpointing is on, else none.'),
+  memory_limit: supported(nullable(either(integer({ min: 1 }), text())), null, L, 'Most memory the plan may use, in bytes or as 12GiB; null: what the device has free.'),
+  plan_only: supported(flag(), false, L, 'Print the plan and stop.'),
+} as const;

@@ -1,0 +1,184 @@
+/**
+ * The value types of configuration keys: what a key accepts, how a value from YAML or a flag is brought into that
+ * form, and how it is described in an error or in the JSON Schema.
+ *
+ * A value may arrive as a YAML scalar, as text from the command line, or as a JavaScript value from the API. `coerce`
+ * accepts the spellings that argparse and PyYAML accept (`"1e-4"`, `yes`, a JSON object in a string) and leaves anything
+ * else alone for `schema` to refuse. Invariant: `coerce` never throws, and coercing twice changes nothing.
+ */
+
+import { parse as parseYaml } from 'yaml';
+import { z } from 'zod';
+
+export interface ValueType<T> {
+  readonly schema: z.ZodType<T>;
+  /** `a number >= 0`: completes the sentence "expected ...". */
+  readonly expected: string;
+  /** true: takes several arguments on the command line (`--key a b c`). */
+  readonly isList: boolean;
+  /** true: `--key` alone means true and `--no-key` false. */
+  readonly isFlag: boolean;
+  coerce(raw: unknown): unknown;
+}
+
+export type ValueOf<V> = V extends ValueType<infer T> ? T : never;
+
+const NUMBER = /^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$/;
+// prettier-ignore
+const WORDS: Readonly<Record<string, boolean>> = {
+  true: true, yes: true, on: true, y: true, t: true, '1': true,
+  false: false, no: false, off: false, n: false, f: false, '0': false,
+};
+
+function coerceNumber(raw: unknown): unknown {
+  return typeof raw === 'string' && NUMBER.test(raw.trim()) ? Number(raw.trim().replaceAll('_', '')) : raw;
+}
+
+interface Range {
+  min?: number;
+  /** The minimum itself is refused. */
+  above?: number;
+  max?: number;
+  below?: number;
+}
+
+function rangeText(range: Range): string {
+  const parts = [
+    range.min === undefined ? '' : `>= ${range.min}`,
+    range.above === undefined ? '' : `> ${range.above}`,
+    range.max === undefined ? '' : `<= ${range.max}`,
+    range.below === undefined ? '' : `< ${range.below}`,
+  ].filter((part) => part !== '');
+  return parts.length === 0 ? '' : ` ${parts.join(' and ')}`;
+}
+
+function withRange(schema: z.ZodNumber, range: Range): z.ZodNumber {
+  let result = schema;
+  if (range.min !== undefined) result = result.gte(range.min);
+  if (range.above !== undefined) result = result.gt(range.above);
+  if (range.max !== undefined) result = result.lte(range.max);
+  if (range.below !== undefined) result = result.lt(range.below);
+  return result;
+}
+
+export function number(range: Range = {}): ValueType<number> {
+  const schema = withRange(z.number(), range);
+  return { schema, expected: `a number${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber };
+}
+
+export function integer(range: Range = {}): ValueType<number> {
+  const schema = withRange(z.int(), range);
+  return { schema, expected: `an integer${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber };
+}
+
+export function flag(): ValueType<boolean> {
+  return {
+    schema: z.boolean(),
+    expected: 'true or false',
+    isList: false,
+    isFlag: true,
+    coerce(raw) {
+      const word = typeof raw === 'string' ? raw.toLowerCase() : typeof raw === 'number' ? String(raw) : '';
+      return Object.hasOwn(WORDS, word) ? WORDS[word] : raw;
+    },
+  };
+}
+
+/** Text. A bare number in YAML (`run_name: 42`) is text too. */
+export function text(): ValueType<string> {
+  return {
+    schema: z.string(),
+    expected: 'text',
+    isList: false,
+    isFlag: false,
+    coerce: (raw) => (typeof raw === 'number' ? String(raw) : raw),
+  };
+}
+
+/** One of a few words. YAML 1.1 readers turn a bare `no` into false; where `no` is a choice it means `no`. */
+export function choice<const T extends string>(values: readonly T[]): ValueType<T> {
+  const words: readonly string[] = values;
+  return {
+    schema: z.enum(values as readonly [T, ...T[]]) as unknown as z.ZodType<T>,
+    expected: `one of ${values.join(', ')}`,
+    isList: false,
+    isFlag: false,
+    coerce: (raw) => (raw === false && words.includes('no') ? 'no' : raw),
+  };
+}
+
+/** A list of text. One word alone is a list of one; on the command line items follow each other or are joined by commas. */
+export function textList(): ValueType<string[]> {
+  return {
+    schema: z.array(z.string()),
+    expected: 'a list of text',
+    isList: true,
+    isFlag: false,
+    coerce(raw) {
+      const parsed = fromFlowText(raw);
+      if (Array.isArray(parsed)) return parsed.map((item: unknown) => (typeof item === 'number' ? String(item) : item));
+      return typeof parsed === 'string' ? parsed.split(',').map((item) => item.trim()) : parsed;
+    },
+  };
+}
+
+/** A mapping with free keys; a string holding JSON (as TRL's flags take it) is read as one. */
+export function dictionary(): ValueType<Record<string, unknown>> {
+  return {
+    schema: z.record(z.string(), z.unknown()),
+    expected: 'a mapping',
+    isList: false,
+    isFlag: false,
+    coerce: fromFlowText,
+  };
+}
+
+/** A structured value given by its own schema. */
+export function structured<T>(schema: z.ZodType<T>, expected: string): ValueType<T> {
+  return { schema, expected, isList: false, isFlag: false, coerce: fromFlowText };
+}
+
+export function nullable<T>(inner: ValueType<T>): ValueType<T | null> {
+  return {
+    schema: inner.schema.nullable(),
+    expected: `${inner.expected}, or null`,
+    isList: inner.isList,
+    isFlag: inner.isFlag,
+    coerce: (raw) => (raw === null ? null : inner.coerce(raw)),
+  };
+}
+
+/** The first of two types that takes the value. */
+export function either<A, B>(first: ValueType<A>, second: ValueType<B>): ValueType<A | B> {
+  return {
+    schema: z.union([first.schema, second.schema]),
+    expected: `${first.expected}, or ${second.expected}`,
+    isList: first.isList || second.isList,
+    isFlag: first.isFlag || second.isFlag,
+    coerce(raw) {
+      const value = first.coerce(raw);
+      return first.schema.safeParse(value).success ? value : second.coerce(raw);
+    },
+  };
+}
+
+/** `[a, b]` and `{"a": 1}` arriving as text are read as YAML flow collections (a superset of JSON). */
+function fromFlowText(raw: unknown): unknown {
+  if (typeof raw !== 'string' || !/^\s*[[{]/.test(raw)) return raw;
+  try {
+    return parseYaml(raw) as unknown;
+  } catch {
+    return raw;
+  }
+}
+
+/** `text "fast"`, `a list of 2`, `null`: the "received ..." half of an error. */
+export function describeValue(value: unknown): string {
+  if (value === null) return 'null';
+  if (value === undefined) return 'nothing';
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  if (typeof value === 'object') return `a mapping with ${Object.keys(value).length} keys`;
+  if (typeof value === 'string')
+    return `text ${JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value)}`;
+  return `${typeof value} ${String(value)}`;
+}
