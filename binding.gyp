@@ -10,7 +10,7 @@
           'action_name': 'cmake_js',
           'inputs': ['CMakeLists.txt'],
           'outputs': ['<(PRODUCT_DIR)/lathe.node'],
-          'action': ['node', 'scripts/build-addon.js', '--out', 'build-gyp', '--copy-to', '<(PRODUCT_DIR)/lathe.node'],
+          'action': ['node', 'scripts/build-addon.js', '--out', 'build/gyp-cmake', '--copy-to', '<(PRODUCT_DIR)/lathe.node'],
           'message': 'building the addon with cmake-js',
         },
       ],

@@ -90,13 +90,14 @@ Status prepare_head(NodeView& node, const DeviceSpec& device, KernelPlan* plan, 
   const int64_t t = x.shape[0];
   if (!is(node.inputs[2], DType::I32, t)) return node.fail("expected labels to be i32 [T]");
   for (int i = 0; i < 3; i++)
-    if (!is(node.outputs[i], DType::F32, t)) return node.fail("expected nll, correct and entropy to be f32 [T]");
+    if (node.output_present[i] && !is(node.outputs[i], DType::F32, t)) return node.fail("expected nll, correct and entropy to be f32 [T]");
   if (grad) {
     if (!is(node.inputs[3], DType::F32, t)) return node.fail("expected dnll to be f32 [T]");
     if (addend && !is(node.inputs[4], DType::F32, w.shape[0], w.shape[1]))
       return node.fail("expected the addend to be f32 [V, D]");
     if (!is(node.outputs[3], x.dtype, t, x.shape[1])) return node.fail("expected dx to have the type of x");
-    if (!is(node.outputs[4], DType::F32, w.shape[0], w.shape[1])) return node.fail("expected dw to be f32 [V, D]");
+    if (node.output_present[4] && !is(node.outputs[4], DType::F32, w.shape[0], w.shape[1]))
+      return node.fail("expected dw to be f32 [V, D]");
     if (addend) plan->allow_alias(4, 4);
   }
   if (chunk < 1) return node.fail("expected chunk >= 1, received " + std::to_string(chunk));

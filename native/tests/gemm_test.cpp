@@ -357,6 +357,33 @@ void check_row_independence(const Spec& spec, Isa isa) {
   }
 }
 
+// The identity times a 4-bit weight is the weight: dequantised in fp32 and rounded at most once.
+void check_exact_decoding(Isa isa) {
+  for (Form form : {Form::kNf4, Form::kNf4Nested, Form::kFp4Block128}) {
+    for (int flags = 0; flags < 4; ++flags) {
+      const bool transposed = (flags & 1) != 0;
+      const bool bf16 = (flags & 2) != 0;
+      for (int64_t n : {192, 90}) {
+        Problem p = build({128, n, {128}, {Form::kF32}, {form}, false, transposed, bf16, DType::F32, false, false, false,
+                           1.0f, 0});
+        for (int64_t i = 0; i < 128 * 128; ++i) {
+          const float x = i / 128 == i % 128 ? 1.0f : 0.0f;
+          std::memcpy(p.a[0].bytes.data() + 4 * i, &x, 4);
+        }
+        const std::vector<uint8_t> c = run(p, pool_of(2));
+        bool same = true;
+        for (int64_t i = 0; i < 128; ++i) {
+          for (int64_t j = 0; j < n; ++j) {
+            const float want = static_cast<float>(at(p.b[0], i, j, bf16));
+            same = same && read_c(p.spec, c, i * n + j) == want;
+          }
+        }
+        check(same, std::string(isa_name(isa)) + " decodes " + name_of(form) + " exactly, flags " + std::to_string(flags));
+      }
+    }
+  }
+}
+
 Form pick(const std::vector<Form>& forms) { return forms[g_random() % forms.size()]; }
 
 void test_variant(Isa isa, bool quick) {
@@ -417,6 +444,7 @@ void test_variant(Isa isa, bool quick) {
            (flags & 4) != 0, flags % 3 == 0 ? DType::BF16 : DType::F32, true, true, false, 1.0f, 2};
     check_row_independence(s, isa);
   }
+  check_exact_decoding(isa);
   check_spec({5, 7, {0}, {Form::kF32}, {Form::kF32}, false, false, false, DType::F32, true, true, false, 1, 2}, isa);
 }
 

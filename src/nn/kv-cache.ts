@@ -16,11 +16,13 @@ export interface KvCacheShape {
   /** kv_heads * head_dim. */
   readonly width: number;
   readonly dtype: DType;
+  /** Prefix of the slots' names, to tell apart caches that a session holds at the same time. Default 'kv_cache'. */
+  readonly name?: string;
 }
 
 /** Slots of one layer's keys and values. */
 export function cacheSlots(shape: KvCacheShape, layer: number): { k: StateSlot; v: StateSlot } {
-  const slot = (part: string): StateSlot => ({ name: `kv_cache.${layer}.${part}`, shape: [shape.batch * shape.length, shape.width], dtype: shape.dtype, role: 'kv_cache' });
+  const slot = (part: string): StateSlot => ({ name: `${shape.name ?? 'kv_cache'}.${layer}.${part}`, shape: [shape.batch * shape.length, shape.width], dtype: shape.dtype, role: 'kv_cache' });
   return { k: slot('k'), v: slot('v') };
 }
 

@@ -5,11 +5,13 @@
  * Sources: Liger Kernel's fused linear cross-entropy (arXiv 2410.10989), Cut Cross-Entropy (arXiv 2411.09009).
  */
 import { LatheError } from '../errors';
+import { dtypeBytes } from '../graph/dtype';
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { DeviceSpec } from '../graph/device';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import { expectCount, expectDtype, expectFloat, expectRank, expectShape, ndArray, numberOf, streamCost } from './expect';
+import { gemmScratchBytes } from './matmul';
 
 /** Rows of logits that exist at a time. */
 export const LOGITS_CHUNK = 256;
@@ -104,11 +106,14 @@ function headReference(x: NdArray, w: NdArray, labels: NdArray, a: Attributes, d
 
 /** Restates native/cpu/loss.cpp. */
 function lossScratchBytes(x: readonly TensorType[], a: Attributes, d: DeviceSpec, grad: boolean): number {
-  void x;
-  void a;
-  void d;
-  void grad;
-  return 0;
+  const [t, width] = x[0].shape;
+  const v = x[1].shape[0];
+  const c = Math.min(a.chunk as number, t);
+  const up = (bytes: number): number => 64 * Math.ceil(bytes / 64);
+  const gemm = (m: number, n: number, k: number): number => gemmScratchBytes(m, n, k, 1, d.threads);
+  const chunk = up(c * width * dtypeBytes(x[0].dtype));
+  const rows = up(4 * t) + up(4 * c * v) + chunk;
+  return grad ? rows + chunk + Math.max(gemm(c, v, width), gemm(c, width, v), gemm(v, width, c) + 2 ** 23) : rows + gemm(c, v, width);
 }
 
 const crossEntropyDef: OpDef = {

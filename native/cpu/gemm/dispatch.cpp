@@ -17,12 +17,15 @@ constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512bf16"};
 Isa supported() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) return Isa::kAvx512Bf16;
-  if (avx512) return Isa::kAvx512;
-  if (avx2) return Isa::kAvx2;
+  // A table is null where the build left the variant out.
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (bf16 && avx512bf16_kernels() != nullptr && avx512_kernels(false) != nullptr) return Isa::kAvx512Bf16;
+  if (avx512 && avx512_kernels(false) != nullptr) return Isa::kAvx512;
+  if (avx2 && avx2_kernels(false) != nullptr) return Isa::kAvx2;
 #endif
   return Isa::kPortable;
 }

@@ -25,7 +25,7 @@ constexpr int64_t kSmallPanelUnits = 64;   // with few rows a panel is used once
 constexpr int64_t kCodeAlignment = 64;
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kMaxJobRows = 1008;      // bounds the carried sums of a job
-constexpr int64_t kPackedRowsBytes = 8 << 20;
+constexpr int64_t kPackedRowsBytes = 4 << 20;  // stays in L3 while every panel reads it
 constexpr int64_t kMinPackedRows = 96;
 constexpr int64_t kRowPadding = 16;        // units between packed rows, so that rows do not share cache sets
 constexpr int64_t kRowsPerPackChunk = 96;
@@ -213,9 +213,9 @@ int64_t row_parts(int64_t rows, int64_t panels, int64_t threads) {
 
 void Product::multiply_row_block(int64_t row0, int64_t rows) {
   const int64_t parts = row_parts(rows, panels_, inline_ ? 1 : pool_.threads());
-  // Jobs on the same columns stand next to each other: threads then share what they read of op(b).
+  // One run of rows after the other: what all panels read of op(a) meanwhile stays in the shared cache.
   for_each(panels_ * parts, [&](int64_t chunk, int worker) {
-    job(row0, part_of(rows, parts, chunk % parts), chunk / parts, worker);
+    job(row0, part_of(rows, parts, chunk / panels_), chunk % panels_, worker);
   });
 }
 

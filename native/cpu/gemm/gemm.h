@@ -55,7 +55,7 @@ inline constexpr int kGemmMaxTerms = 8;
  * elsewhere is right here too. With K = sum of the terms' k and up(x, y) = y * ceil(x / y):
  *
  *   kA     = K + 16 * terms
- *   rowsA  = min(up(m, 6), max(96, 6 * floor(8 MiB / (24 * kA))))
+ *   rowsA  = min(up(m, 6), max(96, 6 * floor(4 MiB / (24 * kA))))
  *   shared = 4 * rowsA * kA                            op(a), packed, for rowsA rows at a time
  *   worker = 256 * min(K, 512)                         one 64-column panel of op(b)
  *          + 256 * min(up(m, 6), 1008)                 fp32 sums carried between K blocks

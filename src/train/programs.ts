@@ -1,0 +1,84 @@
+/**
+ * The programs of a training run (DESIGN.md 4): `micro` adds a micro-batch's gradients into gradient state, `apply`
+ * clips, steps the optimizer and clears the gradients, `eval` measures. Learning rate, step and loss scale are inputs,
+ * so nothing is compiled again as training goes on; shapes come from a small set of buckets.
+ */
+import { gradients } from '../autodiff/grad';
+import { compile } from '../compile/compile';
+import type { Program } from '../compile/program';
+import type { CheckpointPolicy } from '../autodiff/checkpoint';
+import type { DeviceSpec } from '../graph/device';
+import { inPhase, input, output, readState, trace, updateState } from '../graph/trace';
+import type { CausalLm } from '../models/causal-lm';
+import { add, clipCoefficient, fill, scaleBy } from '../ops/elementwise';
+import { globalNorm } from '../ops/reduce';
+import { traceOptimizerStep, type OptimizedParameter, type OptimizerKind } from '../optim/optimizer';
+import type { BatchTensors, Loss } from './losses/loss';
+
+/** Flat shape of a micro-batch. */
+export interface BatchShape {
+  /** T. */
+  readonly tokens: number;
+  /** S, capacity of cu_seqlens. */
+  readonly documents: number;
+}
+
+export interface OptimizerSettings {
+  readonly kind: OptimizerKind;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  /** 0 = no clipping. */
+  readonly maxGradNorm: number;
+}
+
+function batchInputs(shape: BatchShape, training: boolean): BatchTensors {
+  const { tokens, documents } = shape;
+  return {
+    inputIds: input('input_ids', [tokens], 'i32'),
+    positionIds: input('position_ids', [tokens], 'i32'),
+    labels: input('labels', [tokens], 'i32'),
+    cuSeqlens: input('cu_seqlens', [documents + 1], 'i32'),
+    rng: training ? input('rng', [4], 'i32') : null,
+  };
+}
+
+/** Forward and backward of one micro-batch; adds into the gradient slots. Outputs the loss sum and metric sums. */
+export function microProgram(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, device: DeviceSpec, policy: CheckpointPolicy): Program {
+  const graph = trace('micro', () => {
+    const { lossSum, metricSums } = loss(model, batchInputs(shape, true));
+    const scaled = scaleBy(lossSum, input('loss_scale', [1], 'f32'));
+    const grads = gradients(
+      scaled,
+      parameters.map((p) => readState(p.slot)),
+    );
+    inPhase('update', () => parameters.forEach((p, i) => updateState(p.gradient, add(grads[i], readState(p.gradient)))));
+    output('loss_sum', lossSum);
+    for (const [name, value] of Object.entries(metricSums)) output(name, value);
+  });
+  return compile(graph, { device, checkpoint: policy });
+}
+
+/** Clips by global norm, steps the optimizer, clears the gradients. Outputs grad_norm before clipping. */
+export function applyProgram(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, device: DeviceSpec): Program {
+  const graph = trace('apply', () =>
+    inPhase('update', () => {
+      const norm = globalNorm(parameters.map((p) => readState(p.gradient)));
+      const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: clipCoefficient(norm, settings.maxGradNorm) };
+      traceOptimizerStep(settings.kind, parameters, inputs, settings);
+      for (const p of parameters) updateState(p.gradient, fill(p.gradient, 0));
+      output('grad_norm', norm);
+    }),
+  );
+  return compile(graph, { device });
+}
+
+/** Loss and metric sums of a batch, without gradients. */
+export function evalProgram(model: CausalLm, loss: Loss, shape: BatchShape, device: DeviceSpec): Program {
+  const graph = trace('eval', () => {
+    const { lossSum, metricSums } = loss(model, batchInputs(shape, false));
+    output('loss_sum', lossSum);
+    for (const [name, value] of Object.entries(metricSums)) output(name, value);
+  });
+  return compile(graph, { device });
+}
