@@ -74,7 +74,10 @@ Status check_ports(const Program& program, const std::vector<PortSpec>& ports, b
 
 Status check_node(const Program& program, size_t index) {
   const NodeSpec& node = program.nodes[index];
-  if (node.outputs.empty()) return node_error(program, index, "has no outputs");
+  // Kernels check their optional outputs; a node whose outputs are all absent should not be in a program.
+  if (std::all_of(node.outputs.begin(), node.outputs.end(), [](uint32_t buffer) { return buffer == kAbsentBuffer; })) {
+    return node_error(program, index, "has no outputs");
+  }
   if (node.scratch_bytes > program.scratch_bytes) {
     return node_error(program, index, "wants " + std::to_string(node.scratch_bytes) + " bytes of scratch, the program has " +
                                           std::to_string(program.scratch_bytes));

@@ -1,8 +1,12 @@
 /**
- * LoraConfig in PEFT's names and defaults (peft/tuners/lora/config.py). Options of PEFT that change the mathematics and
- * are not implemented are refused by name, never ignored.
+ * LoraConfig in PEFT's names and defaults (peft/tuners/lora/config.py), and which modules it means.
+ *
+ * Module matching follows PEFT to the letter, because a saved adapter's keys depend on it: a list matches the end of a
+ * path at a dot, a string is a regular expression over the whole path, `modules_to_save` matches the plain end of a path
+ * and wins over `target_modules`. The JSON form lives in adapter-json.ts.
  */
 import { LatheError, nearest } from '../errors';
+import { adapterConfigJson, parseAdapterConfig, type RawAdapterConfig } from './adapter-json';
 
 export interface LoraOptions {
   r?: number;
@@ -21,6 +25,8 @@ export interface LoraOptions {
   layersToTransform?: readonly number[] | number | null;
   layersPattern?: readonly string[] | string | null;
   fanInFanOut?: boolean;
+  /** Keeps a tied embedding and head one tensor when modules_to_save names either; PEFT's default trains two copies. */
+  ensureWeightTying?: boolean;
 }
 
 export class LoraConfig {
@@ -39,24 +45,36 @@ export class LoraConfig {
   readonly layersToTransform: readonly number[] | null;
   readonly layersPattern: readonly string[] | null;
   readonly fanInFanOut: boolean;
+  readonly ensureWeightTying: boolean;
 
   constructor(o: LoraOptions = {}) {
     this.r = o.r ?? 8;
     this.loraAlpha = o.loraAlpha ?? 8;
     this.loraDropout = o.loraDropout ?? 0;
-    this.targetModules = o.targetModules ?? null;
-    this.excludeModules = o.excludeModules ?? null;
+    this.targetModules = allLinear(o.targetModules ?? null);
+    this.excludeModules = o.excludeModules?.length ? o.excludeModules : null;
     this.bias = o.bias ?? 'none';
-    this.taskType = o.taskType ?? 'CAUSAL_LM';
+    this.taskType = o.taskType === undefined ? 'CAUSAL_LM' : o.taskType;
     this.modulesToSave = o.modulesToSave?.length ? o.modulesToSave : null;
     this.useRslora = o.useRslora ?? false;
     this.initLoraWeights = o.initLoraWeights ?? true;
     this.rankPattern = o.rankPattern ?? {};
     this.alphaPattern = o.alphaPattern ?? {};
-    this.layersToTransform = typeof o.layersToTransform === 'number' ? [o.layersToTransform] : (o.layersToTransform ?? null);
-    this.layersPattern = typeof o.layersPattern === 'string' ? [o.layersPattern] : (o.layersPattern ?? null);
+    this.layersToTransform = typeof o.layersToTransform === 'number' ? [o.layersToTransform] : o.layersToTransform?.length ? o.layersToTransform : null;
+    this.layersPattern = typeof o.layersPattern === 'string' && o.layersPattern ? [o.layersPattern] : o.layersPattern?.length ? (o.layersPattern as readonly string[]) : null;
     this.fanInFanOut = o.fanInFanOut ?? false;
+    this.ensureWeightTying = o.ensureWeightTying ?? false;
     this.validate();
+  }
+
+  /** From the object of an adapter_config.json. @throws LatheError ERR_FORMAT / ERR_UNSUPPORTED naming the key */
+  static fromJson(raw: RawAdapterConfig, at = 'adapter_config.json'): LoraConfig {
+    return new LoraConfig(parseAdapterConfig(raw, at).options);
+  }
+
+  /** The object of an adapter_config.json, without a base model. */
+  toJson(): Record<string, unknown> {
+    return adapterConfigJson(this, { baseModel: null, revision: null });
   }
 
   private validate(): void {
@@ -67,6 +85,12 @@ export class LoraConfig {
     if (!(this.loraAlpha > 0)) bad('lora_alpha', 'a positive number', this.loraAlpha);
     if (!(this.loraDropout >= 0 && this.loraDropout < 1)) bad('lora_dropout', 'a number in [0, 1)', this.loraDropout);
     if (!['none', 'all', 'lora_only'].includes(this.bias)) bad('bias', 'none, all or lora_only', this.bias);
+    if (![true, false, 'gaussian'].includes(this.initLoraWeights)) bad('init_lora_weights', 'true, false or gaussian', this.initLoraWeights);
+    for (const [pattern, r] of Object.entries(this.rankPattern)) if (!Number.isInteger(r) || r <= 0) bad(`rank_pattern '${pattern}'`, 'a positive integer', r);
+    for (const [pattern, alpha] of Object.entries(this.alphaPattern)) if (!(alpha > 0)) bad(`alpha_pattern '${pattern}'`, 'a positive number', alpha);
+    // Broken patterns fail here and not at the first module.
+    for (const pattern of [...Object.keys(this.rankPattern), ...Object.keys(this.alphaPattern)]) patternOf(pattern);
+    for (const spec of [this.targetModules, this.excludeModules]) if (typeof spec === 'string') fullMatch(spec);
   }
 
   /** alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA (arXiv 2312.03732), for one module. */
@@ -75,26 +99,74 @@ export class LoraConfig {
     const alpha = patternValue(this.alphaPattern, path) ?? this.loraAlpha;
     return { r, alpha, scaling: this.useRslora ? alpha / Math.sqrt(r) : alpha / r };
   }
+
+  /** True when a module is trained and saved in full: PEFT compares the plain end of its path. */
+  savesModule(path: string): boolean {
+    return this.modulesToSave?.some((name) => path.endsWith(name)) ?? false;
+  }
+
+  /** True when a linear module gets a LoRA pair; 'all-linear' leaves the output head to the caller. */
+  targets(path: string, defaults: readonly string[]): boolean {
+    const spec = this.targetModules ?? defaults;
+    if (this.excludeModules && matchesModule(this.excludeModules, path)) return false;
+    if (this.modulesToSave?.some((name) => new RegExp(`^(?:.*\\.)?(?:${name})(?:\\.|$)`).test(path))) return false;
+    if (typeof spec === 'string') return spec === ALL_LINEAR || matchesModule(spec, path);
+    if (spec.includes(path)) return true;
+    return matchesModule(spec, path) && this.inLayers(path);
+  }
+
+  /** Layer filters look at the first numbered segment of the path. */
+  private inLayers(path: string): boolean {
+    if (!this.layersToTransform) return true;
+    const patterns = this.layersPattern ? this.layersPattern.map((p) => `(?:^|.*?\\.)${p}`) : ['.*?\\.[^.]*'];
+    for (const pattern of patterns) {
+      const index = new RegExp(`^${pattern}\\.(\\d+)\\.`).exec(path)?.[1];
+      if (index !== undefined) return this.layersToTransform.includes(Number(index));
+    }
+    return false;
+  }
 }
+
+const ALL_LINEAR = 'all-linear';
+
+/** Command lines and YAML give lists: a list of the one word means the word. */
+function allLinear(spec: readonly string[] | string | null): readonly string[] | string | null {
+  return Array.isArray(spec) && spec.length === 1 && spec[0] === ALL_LINEAR ? ALL_LINEAR : spec;
+}
+
+function compilePattern(source: string, text: string): RegExp {
+  try {
+    return new RegExp(source);
+  } catch (cause) {
+    throw new LatheError('ERR_CONFIG', `[LoraConfig] '${text}' is not a regular expression: ${(cause as Error).message}`, {
+      remedy: "use JavaScript's syntax, or list the module names",
+      cause,
+    });
+  }
+}
+
+const fullMatch = (spec: string): RegExp => compilePattern(`^(?:${spec})$`, spec);
+
+const patternOf = (pattern: string): RegExp => compilePattern(`^(?:.*\\.)?(?:${pattern})$`, pattern);
 
 /** PEFT's rule: a pattern matches the end of the path at a dot, or the whole path, as a regular expression. */
 function patternValue(patterns: Readonly<Record<string, number>>, path: string): number | undefined {
-  for (const [pattern, value] of Object.entries(patterns)) if (new RegExp(`^(.*\\.)?(${pattern})$`).test(path)) return value;
+  for (const [pattern, value] of Object.entries(patterns)) if (patternOf(pattern).test(path)) return value;
   return undefined;
 }
 
 /** True when `path` ends with one of `names` at a dot, or matches the whole-path regular expression. */
 export function matchesModule(spec: readonly string[] | string, path: string): boolean {
-  if (typeof spec === 'string') return new RegExp(`^(?:${spec})$`).test(path);
+  if (typeof spec === 'string') return fullMatch(spec).test(path);
   return spec.some((name) => path === name || path.endsWith(`.${name}`));
 }
 
 /** A name that no module has, with the nearest that exist. */
-export function unknownTarget(spec: readonly string[] | string, existing: Iterable<string>): LatheError {
-  const names = new Set([...existing].map((p) => p.slice(p.lastIndexOf('.') + 1)));
+export function unknownTarget(spec: readonly string[] | string, existing: Iterable<string>, key = 'target_modules'): LatheError {
+  const names = new Set([...existing].map((p) => p.slice(p.lastIndexOf('.') + 1)).filter((name) => name !== '' && !/^\d+$/.test(name)));
   const wanted = typeof spec === 'string' ? spec : spec.join(', ');
   const guess = typeof spec === 'string' ? undefined : spec.map((s) => nearest(s, names)).find(Boolean);
-  return new LatheError('ERR_CONFIG', `[LoraConfig] target_modules '${wanted}' match no linear module`, {
+  return new LatheError('ERR_CONFIG', `[LoraConfig] ${key} '${wanted}' match no ${key === 'target_modules' ? 'linear ' : ''}module`, {
     remedy: `use names among ${[...names].join(', ')}${guess ? ` (did you mean '${guess}'?)` : ''}`,
   });
 }

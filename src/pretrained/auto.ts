@@ -1,7 +1,8 @@
 /** AutoModelForCausalLM: from a folder, a GGUF file or a config, in the names people know. */
 import { LatheError } from '../errors';
-import { buildModel } from '../models/registry';
+import type { BuildOptions, CausalLm } from '../models/causal-lm';
 import type { RawConfig } from '../models/config-reader';
+import { buildModel } from '../models/registry';
 import { quantizeModel, type BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { openModel } from './open';
 import { PreTrainedModel, type ModelOptions } from './model';
@@ -35,22 +36,36 @@ export const AutoModelForCausalLM = {
     const open = await openModel(path);
     const { quantization_config: _stored, ...config } = open.config;
     const dtype = resolveDtype(o.dtype, configDtype(config) ?? open.storedDtype);
-    const module = buildModel(config, { dtype, weightDtype: o.weightDtype }, `${path}/config.json`);
-    const quantization = open.quantization ?? o.quantizationConfig ?? null;
-    if (quantization) quantizeModel(module, quantization);
+    const quantization = storedOrAsked(open.quantization, o.quantizationConfig, path);
+    const rebuild = builder({ dtype, weightDtype: o.weightDtype }, quantization, `${path}/config.json`);
     const { device, threads, seed } = o;
-    return new PreTrainedModel(module, config, open.sources, { path, generationConfig: open.generationConfig, quantization }, { device, threads, seed });
+    return new PreTrainedModel(rebuild(config), config, open.sources, { path, generationConfig: open.generationConfig, quantization, rebuild }, { device, threads, seed });
   },
 
   /** A model with random weights from a config.json object. */
   fromConfig(config: RawConfig, o: FromPretrainedOptions = {}): PreTrainedModel {
-    const module = buildModel(config, { dtype: resolveDtype(o.dtype, configDtype(config) ?? 'f32'), weightDtype: o.weightDtype });
     const quantization = o.quantizationConfig ?? null;
-    if (quantization) quantizeModel(module, quantization);
+    const rebuild = builder({ dtype: resolveDtype(o.dtype, configDtype(config) ?? 'f32'), weightDtype: o.weightDtype }, quantization, 'config.json');
     const { device, threads, seed } = o;
-    return new PreTrainedModel(module, config, new Map(), { path: '', generationConfig: null, quantization }, { device, threads, seed });
+    return new PreTrainedModel(rebuild(config), config, new Map(), { path: '', generationConfig: null, quantization, rebuild }, { device, threads, seed });
   },
 };
+
+function builder(options: BuildOptions, quantization: BitsAndBytesConfig | null, at: string): (config: RawConfig) => CausalLm {
+  return (config) => {
+    const module = buildModel(config, options, at);
+    if (quantization) quantizeModel(module, quantization);
+    return module;
+  };
+}
+
+/** A 4-bit checkpoint says how it is stored; a request for something else would be ignored, so it is refused. */
+function storedOrAsked(stored: BitsAndBytesConfig | null, asked: BitsAndBytesConfig | undefined, path: string): BitsAndBytesConfig | null {
+  if (!stored) return asked?.loadIn4bit ? asked : null;
+  const differs = asked && (!asked.loadIn4bit || asked.bnb4bitQuantType !== stored.bnb4bitQuantType || asked.bnb4bitUseDoubleQuant !== stored.bnb4bitUseDoubleQuant);
+  if (!differs) return stored;
+  throw new LatheError('ERR_CONFIG', `the checkpoint is stored as ${stored.describe()}, asked was ${asked.describe()}`, { at: path, remedy: 'leave quantizationConfig out, or open the dense model' });
+}
 
 function configDtype(config: RawConfig): 'f32' | 'bf16' | undefined {
   const name = config.dtype ?? config.torch_dtype;

@@ -2,10 +2,8 @@
  * Turns descriptions into bytes: for every parameter one small program that reads its source (or draws its initial
  * value), transforms it and updates its slots. One tensor at a time, so a full-precision model never sits in memory.
  */
-import { compile } from '../compile/compile';
-import { deviceSpec } from '../compile/devices';
 import { LatheError } from '../errors';
-import { trace, updateState, constant } from '../graph/trace';
+import { updateState, constant } from '../graph/trace';
 import type { Tensor, TensorType } from '../graph/tensor';
 import type { Parameter } from '../nn/module';
 import { cast, fill, scale } from '../ops/elementwise';
@@ -15,7 +13,8 @@ import { quantize4bit, quantizeAbsmax } from '../ops/quant';
 import { randomNormal, randomUniform } from '../ops/random';
 import { sumRows } from '../ops/reduce';
 import type { Session } from '../runtime/session';
-import { checkShape, traceRaw, traceSource, type FileBindings, type WeightSource } from './weights';
+import { runOnce } from './run-once';
+import { checkShape, formatOf, sourcePath, traceDense, traceParts, type FileBindings, type PartsSource, type WeightSource } from './weights';
 
 export interface MaterializeOptions {
   /** Seed of random initial values. */
@@ -23,6 +22,8 @@ export interface MaterializeOptions {
   /** Rows that a source has when the parameter was resized after it was saved. */
   sourceRows?: ReadonlyMap<string, number>;
   meanResizing?: boolean;
+  /** Parameters that start as another one's random initial value: a head that was untied from its embedding. */
+  sameStart?: ReadonlyMap<string, string>;
 }
 
 /** Defines and fills the slots of `parameters`. */
@@ -34,24 +35,18 @@ export async function materialize(
 ): Promise<void> {
   const list = [...parameters];
   session.defineState(list.flatMap(([, p]) => p.slots()));
-  const device = deviceSpec('cpu', 1);
-  for (const [name, p] of list) {
-    const bindings: FileBindings = {};
-    const graph = trace(`load ${name}`, () => store(p, name, sources.get(name), bindings, options));
-    const program = session.loadProgram(compile(graph, { device: { ...device, threads: session.stats().threads } }).bytes);
-    await session.run(program, bindings);
-    session.releaseProgram(program);
-  }
+  for (const [name, p] of list) await runOnce(session, `load ${name}`, (bindings) => store(p, name, sources.get(name), bindings, options));
   session.releaseFiles();
 }
 
 function store(p: Parameter, name: string, source: WeightSource | undefined, bindings: FileBindings, o: MaterializeOptions): void {
   const slots = p.slots();
-  if (source?.kind === 'parts') {
-    slots.forEach((slot, i) => updateState(slot, i === 3 ? fill(slot, source.nestedOffset ?? 0) : traceRaw(source.parts[i].source, slot, bindings)));
+  if (source?.kind === 'parts' && p.quant) {
+    checkFormat(p, name, source);
+    traceParts(source, name, bindings).forEach(({ value }, i) => updateState(slots[i], value));
     return;
   }
-  const value = source ? loaded(p, name, source, bindings, o) : initial(p, name, o.seed);
+  const value = source ? loaded(p, name, source, bindings, o) : initial(p, name, o);
   if (!p.quant) {
     updateState(slots[0], cast(value, p.dtype));
     return;
@@ -62,15 +57,29 @@ function store(p: Parameter, name: string, source: WeightSource | undefined, bin
   [packed, ...scales].forEach((part, i) => updateState(slots[i], part));
 }
 
-function loaded(p: Parameter, name: string, source: Extract<WeightSource, { kind: 'tensor' }>, bindings: FileBindings, o: MaterializeOptions): Tensor {
+/** Codes of one format cannot become codes of another without a loss. */
+function checkFormat(p: Parameter, name: string, source: PartsSource): void {
+  checkShape(name, source, p.shape);
+  const stored = formatOf(source);
+  const text = (q: { type: string; nested: boolean }): string => `${q.type}${q.nested ? ' with double quantisation' : ''}`;
+  if (stored.type === p.quant!.type && stored.nested === p.quant!.nested) return;
+  throw new LatheError('ERR_CHECKPOINT', `tensor '${name}' expected ${text(p.quant!)}, received ${text(stored)}`, {
+    at: sourcePath(source),
+    remedy: "config.json's quantization_config and the weights are not of the same save",
+  });
+}
+
+function loaded(p: Parameter, name: string, source: WeightSource, bindings: FileBindings, o: MaterializeOptions): Tensor {
   const rows = o.sourceRows?.get(name);
-  checkShape(name, source.source, rows === undefined ? p.shape : [rows, ...p.shape.slice(1)]);
-  const value = traceSource(source, name, bindings);
+  checkShape(name, source, rows === undefined ? p.shape : [rows, ...p.shape.slice(1)]);
+  const value = traceDense(source, name, bindings);
   return rows === undefined || rows === p.shape[0] ? value : resized(value, p, name, o);
 }
 
 /** The initial value of a parameter without a source. */
-export function initial(p: Parameter, name: string, seed: number): Tensor {
+export function initial(p: Parameter, name: string, o: MaterializeOptions): Tensor {
+  const { seed } = o;
+  const site = o.sameStart?.get(name) ?? name;
   const type: TensorType = { shape: p.shape, dtype: p.quant ? 'f32' : p.dtype };
   switch (p.init.kind) {
     case 'zeros':
@@ -78,9 +87,9 @@ export function initial(p: Parameter, name: string, seed: number): Tensor {
     case 'ones':
       return fill(type, 1);
     case 'normal':
-      return randomNormal(type, 0, p.init.std, seed, name);
+      return randomNormal(type, 0, p.init.std, seed, site);
     case 'uniform':
-      return randomUniform(type, -p.init.bound, p.init.bound, seed, name);
+      return randomUniform(type, -p.init.bound, p.init.bound, seed, site);
   }
 }
 
@@ -97,21 +106,31 @@ function resized(old: Tensor, p: Parameter, name: string, o: MaterializeOptions)
   const kept = Math.min(before, after);
   let out = cacheWrite(fill(type, 0), value, rowIndices(before, 0, kept));
   if (after <= before) return out;
-  const added = after - before;
-  let fresh: Tensor;
-  if (o.meanResizing === false) {
-    const std = p.init.kind === 'normal' ? p.init.std : 0.02;
-    fresh = randomNormal({ shape: [added, width], dtype: 'f32' }, 0, std, o.seed, `${name}.resize`);
-  } else {
-    const z = randomNormal({ shape: [added, before], dtype: 'f32' }, 0, 1, o.seed, `${name}.resize`);
-    const mean = scale(sumRows(value), 1 / before);
-    const c = Math.sqrt(1e-9 / before);
-    const ones = fill({ shape: [before, 1], dtype: 'f32' }, 1);
-    const zSum = matmul(z, ones, { compute: 'f32', dtype: 'f32', alpha: -1 });
-    fresh = matmul(z, value, { compute: 'f32', dtype: 'f32', alpha: c, bias: mean, extra: [{ a: zSum, b: reshape(mean, [1, width]) }] });
+  const site = `${o.sameStart?.get(name) ?? name}.resize`;
+  const chunk = Math.max(1, Math.floor(DRAW_ELEMENTS / before));
+  for (let row = before; row < after; row += chunk) {
+    const added = Math.min(chunk, after - row);
+    const fresh = o.meanResizing === false ? freshRows(added, width, p, o.seed, `${site}.${row}`) : meanRows(added, value, o.seed, `${site}.${row}`);
+    out = cacheWrite(out, cast(fresh, value.dtype), rowIndices(added, row, after));
   }
-  out = cacheWrite(out, cast(fresh, value.dtype), rowIndices(added, before, after));
   return out;
+}
+
+/** Random numbers drawn at a time for new rows: 256 MiB. */
+const DRAW_ELEMENTS = 1 << 26;
+
+function freshRows(added: number, width: number, p: Parameter, seed: number, site: string): Tensor {
+  return randomNormal({ shape: [added, width], dtype: 'f32' }, 0, p.init.kind === 'normal' ? p.init.std : 0.02, seed, site);
+}
+
+function meanRows(added: number, old: Tensor, seed: number, site: string): Tensor {
+  const [before, width] = old.shape;
+  const z = randomNormal({ shape: [added, before], dtype: 'f32' }, 0, 1, seed, site);
+  const mean = scale(sumRows(old), 1 / before);
+  const ones = fill({ shape: [before, 1], dtype: 'f32' }, 1);
+  const zSum = matmul(z, ones, { compute: 'f32', dtype: 'f32', alpha: -1 });
+  const alpha = Math.sqrt(1e-9 / before);
+  return matmul(z, old, { compute: 'f32', dtype: 'f32', alpha, bias: mean, extra: [{ a: zSum, b: reshape(mean, [1, width]) }] });
 }
 
 /** Row numbers from..to for `count` source rows; those past `to` are -1 (dropped). */

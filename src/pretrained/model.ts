@@ -10,12 +10,13 @@ import type { StateSlot } from '../graph/tensor';
 import type { CausalLm } from '../models/causal-lm';
 import type { RawConfig } from '../models/config-reader';
 import type { Parameter } from '../nn/module';
-import { getPeftModel, adapterParameters, type PeftModel } from '../peft/inject';
+import { ADAPTER_PREFIX, adapterParameters, getPeftModel, needsUntiedHead, trainableParameters, type PeftModel } from '../peft/inject';
 import type { LoraConfig } from '../peft/lora-config';
 import type { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { Session } from '../runtime/session';
 import { checkNames, materialize } from './materialize';
-import type { WeightSource } from './weights';
+import { saveModelFiles, type ModelSaved, type SaveOptions } from './save';
+import { checkShape, sourceShape, type WeightSource } from './weights';
 
 export interface ModelOptions {
   device?: string;
@@ -24,26 +25,47 @@ export interface ModelOptions {
   seed?: number;
 }
 
+/** Where a model comes from. */
+export interface ModelOrigin {
+  /** Folder or GGUF file; empty for a model from a config object. */
+  readonly path: string;
+  readonly generationConfig: RawConfig | null;
+  /** 4-bit storage of the linear weights; null for a dense model. */
+  readonly quantization: BitsAndBytesConfig | null;
+  /** Builds the same description from another config. */
+  readonly rebuild?: (config: RawConfig) => CausalLm;
+}
+
+const HEAD = 'lm_head.weight';
+
 export class PreTrainedModel {
   /** Set by `addAdapter` or by loading one. */
   peft: PeftModel | null = null;
+  /** Base model that a loaded adapter names; null for a new adapter. */
+  adapterBase: string | null = null;
   /** Vocabulary rows of the files, when resized. */
   private sourceRows = new Map<string, number>();
   private meanResizing = true;
+  private sameStart = new Map<string, string>();
   private adapterSources = new Map<string, WeightSource>();
   private session: Session | null = null;
   private loading: Promise<Session> | null = null;
+  private merged = false;
 
   constructor(
-    readonly module: CausalLm,
+    private description: CausalLm,
     /** config.json as it will be saved. */
     public config: RawConfig,
     /** Empty for a model with random weights. */
     private sources: ReadonlyMap<string, WeightSource>,
-    readonly origin: { path: string; generationConfig: RawConfig | null; quantization: BitsAndBytesConfig | null },
+    public origin: ModelOrigin,
     readonly options: ModelOptions = {},
   ) {
-    if (sources.size) checkNames(module.parameters().keys(), sources.keys(), origin.path, isIgnorable(module));
+    if (sources.size) checkNames(description.parameters().keys(), sources.keys(), origin.path, isIgnorable(description));
+  }
+
+  get module(): CausalLm {
+    return this.description;
   }
 
   get generationConfig(): RawConfig | null {
@@ -71,21 +93,51 @@ export class PreTrainedModel {
   addAdapter(config: LoraConfig, name = 'default'): PeftModel {
     this.beforeWeights('add an adapter');
     if (this.peft) throw new LatheError('ERR_CONFIG', `the model already has an adapter named '${this.peft.adapterName}'`);
-    this.peft = getPeftModel(this.module, config, name);
+    const untie = needsUntiedHead(this.module, config);
+    if (untie) this.untieHead();
+    this.peft = getPeftModel(this.module, config, name, untie);
     return this.peft;
   }
 
-  /** Values of a saved adapter, by PEFT's keys; every key must be there and none too many. */
+  /** Gives the head a tensor of its own that starts as the embedding, as PEFT does when it copies one of a tied pair. */
+  private untieHead(): void {
+    if (!this.origin.rebuild) throw new LatheError('ERR_CONFIG', 'this model cannot untie its head', { remedy: 'set ensure_weight_tying: true' });
+    const from = this.module.embedding.name;
+    this.config = { ...this.config, tie_word_embeddings: false };
+    this.description = this.origin.rebuild(this.config);
+    const source = this.sources.get(from);
+    if (source) this.sources = new Map([...this.sources, [HEAD, source]]);
+    const rows = this.sourceRows.get(from);
+    if (rows !== undefined) this.sourceRows.set(HEAD, rows);
+    this.sameStart.set(HEAD, from);
+  }
+
+  /**
+   * Values of a saved adapter, by PEFT's keys; every key must be there and none too many. A whole embedding of another size
+   * resizes the vocabulary: the adapter was trained with it.
+   */
   setAdapterSources(sources: ReadonlyMap<string, WeightSource>, at: string): void {
     if (!this.peft) throw new LatheError('ERR_CONFIG', 'the model has no adapter to load');
-    checkNames(adapterParameters(this.peft).keys(), sources.keys(), at);
-    this.adapterSources = new Map(sources);
+    this.beforeWeights('load an adapter');
+    const embeddingKey = ADAPTER_PREFIX + this.module.embedding.name;
+    const embedding = sources.get(embeddingKey);
+    const expected = adapterParameters(this.peft, { embeddings: embedding !== undefined && !this.peft.saved.has(this.module.embedding.name) });
+    checkNames(expected.keys(), sources.keys(), at);
+    if (embedding) this.adoptRows(sourceShape(embedding)[0]);
+    for (const [key, p] of expected) checkShape(key, sources.get(key)!, p.shape);
+    this.adapterSources = new Map([...expected].map(([key, p]) => [p.name, sources.get(key)!]));
+  }
+
+  private adoptRows(rows: number): void {
+    if (rows !== this.vocabSize) this.resizeTokenEmbeddings(rows);
   }
 
   /** Makes every parameter trainable; for full fine-tuning and pretraining. */
   trainAll(): void {
     for (const p of this.module.parameters().values()) {
       if (p.quant) throw new LatheError('ERR_CONFIG', 'a 4-bit model cannot be trained in full', { remedy: 'use an adapter (use_peft: true) or load it without load_in_4bit' });
+      // Trained in full precision whatever the activations are: GEMMs round operands as they pack them.
+      p.dtype = 'f32';
       p.trainable = true;
     }
   }
@@ -93,6 +145,7 @@ export class PreTrainedModel {
   /** Changes the vocabulary to `rows`; new rows follow the distribution of the old ones unless meanResizing is false. */
   resizeTokenEmbeddings(rows: number, o: { padToMultipleOf?: number; meanResizing?: boolean } = {}): number {
     this.beforeWeights('resize the embeddings');
+    if (!Number.isInteger(rows) || rows <= 0) throw new LatheError('ERR_CONFIG', `[resizeTokenEmbeddings] rows expected a positive integer, received ${rows}`);
     const multiple = o.padToMultipleOf ?? 1;
     const size = Math.ceil(rows / multiple) * multiple;
     this.meanResizing = o.meanResizing ?? true;
@@ -108,6 +161,13 @@ export class PreTrainedModel {
     return this.module.embedding.shape[0];
   }
 
+  /** True when the embedding no longer has the rows of the base model's files, or an adapter brought its own. */
+  get vocabularyResized(): boolean {
+    const { name } = this.module.embedding;
+    const rows = this.sourceRows.get(name);
+    return (rows !== undefined && rows !== this.vocabSize) || (this.adapterSources.has(name) && !this.peft?.saved.has(name));
+  }
+
   private beforeWeights(action: string): void {
     if (this.session) throw new LatheError('ERR_CONFIG', `cannot ${action} after the weights were loaded`, { remedy: 'do it right after fromPretrained' });
   }
@@ -119,18 +179,39 @@ export class PreTrainedModel {
   }
 
   private async load(): Promise<Session> {
+    if (this.merged) throw new LatheError('ERR_CONFIG', 'the merged weights were freed by close()', { remedy: 'save them with savePretrained before closing, then open that folder' });
     const { device, threads, seed = 42 } = this.options;
     const session = (this.session = Session.create({ device, threads }));
-    const sources = new Map(this.sources);
-    for (const [key, source] of this.adapterSources) sources.set(this.slotNameOf(key), source);
-    await materialize(session, this.parameters(), sources, { seed, sourceRows: this.sourceRows, meanResizing: this.meanResizing });
+    const sources = new Map([...this.sources, ...this.adapterSources]);
+    const sourceRows = new Map([...this.sourceRows].filter(([name]) => !this.adapterSources.has(name)));
+    const { meanResizing, sameStart } = this;
+    await materialize(session, this.parameters(), sources, { seed, sourceRows, meanResizing, sameStart });
     return session;
   }
 
-  /** An adapter file's key as a slot name: LoRA keys are slots of their own, saved modules are the base's. */
-  private slotNameOf(key: string): string {
-    const saved = [...this.peft!.saved.keys()].find((name) => key === `base_model.model.${name}`);
-    return saved ?? key;
+  /**
+   * Saves what transformers' save_pretrained would: the adapter folder when the model carries an adapter, else a model
+   * folder, dense or in bitsandbytes' 4-bit form. @throws LatheError ERR_CHECKPOINT for the disk
+   */
+  savePretrained(dir: string, o: SaveOptions = {}): Promise<ModelSaved> {
+    return saveModelFiles(this, dir, o);
+  }
+
+  /** PEFT's line on how many parameters are trained. */
+  printTrainableParameters(): string {
+    if (!this.peft) throw new LatheError('ERR_CONFIG', 'the model has no adapter', { remedy: 'add one with getPeftModel' });
+    const { text } = trainableParameters(this.peft);
+    console.log(text);
+    return text;
+  }
+
+  /** Called by mergeAndUnload when the session holds dense, merged weights: the description says so from here on. */
+  adoptMerged(): void {
+    const { quantization_config: _dropped, ...config } = this.config;
+    this.config = config;
+    this.origin = { ...this.origin, quantization: null };
+    this.peft = null;
+    this.merged = true;
   }
 
   /** Frees everything native; the description stays. */
@@ -144,5 +225,5 @@ export class PreTrainedModel {
 
 /** Tensors a checkpoint may hold beyond the parameters: a copy of the tied head, rotary tables of old versions. */
 function isIgnorable(module: CausalLm): (name: string) => boolean {
-  return (name) => (name === 'lm_head.weight' && module.config.tieWordEmbeddings) || name.endsWith('rotary_emb.inv_freq');
+  return (name) => (name === HEAD && module.config.tieWordEmbeddings) || name.endsWith('rotary_emb.inv_freq');
 }

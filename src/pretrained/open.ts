@@ -10,7 +10,9 @@ import { mapGgufModel } from '../io/gguf/llama';
 import { openGguf } from '../io/gguf/reader';
 import { readTensorBytes, type TensorSource } from '../io/tensor-source';
 import type { RawConfig } from '../models/config-reader';
+import type { QuantType } from '../ops/quant';
 import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
+import { BNB_PARTS, bnbStateOwner, checkQuantMap, decodeBnbState, nestedQuantMap, quantMap } from '../quantization/bnb-state';
 import { fromGguf, fromSafetensors, type WeightSource } from './weights';
 
 export interface OpenModel {
@@ -61,7 +63,18 @@ async function openGgufModel(path: string): Promise<OpenModel> {
   const file = await openGguf(path);
   const { config, tensors } = await mapGgufModel(file);
   const sources = new Map([...tensors].map(([name, t]) => [name, fromGguf(t)]));
-  return { path, config, generationConfig: null, sources, quantization: null, storedDtype: 'bf16', gguf: file.metadata };
+  return { path, config, generationConfig: ggufGeneration(file.metadata), sources, quantization: null, storedDtype: 'bf16', gguf: file.metadata };
+}
+
+/** generation_config.json out of a GGUF's metadata: generation stops at the ends of text, turn and message. */
+function ggufGeneration(metadata: ReadonlyMap<string, unknown>): RawConfig {
+  const id = (key: string): number | undefined => {
+    const value = metadata.get(`tokenizer.ggml.${key}_token_id`);
+    return typeof value === 'number' ? value : undefined;
+  };
+  const stops = [...new Set(['eos', 'eot', 'eom'].map(id).filter((token) => token !== undefined))];
+  const fields = { bos_token_id: id('bos'), eos_token_id: stops.length > 1 ? stops : stops[0], pad_token_id: id('padding') };
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
 }
 
 /** config.json of a folder, without opening weights. */
@@ -89,36 +102,36 @@ async function openFolder(path: string): Promise<OpenModel> {
   };
 }
 
-const STATE_KEY = /^(.*\.weight)\.quant_state\.bitsandbytes__(nf4|fp4)$/;
-
 async function weightSources(tensors: ReadonlyMap<string, TensorSource>): Promise<Map<string, WeightSource>> {
+  const quantised = new Map<string, WeightSource>();
+  const parts = new Set<string>();
+  for (const [key, source] of tensors) {
+    const owner = bnbStateOwner(key);
+    if (!owner) continue;
+    quantised.set(owner.name, await bitsAndBytesParts(owner.name, owner.type, source, tensors));
+    for (const suffix of Object.values(BNB_PARTS)) parts.add(owner.name + suffix);
+    parts.add(key);
+  }
   const sources = new Map<string, WeightSource>();
-  const quantised = new Map<string, TensorSource>();
-  for (const [name, source] of tensors) {
-    const base = STATE_KEY.exec(name)?.[1];
-    if (base) quantised.set(base, source);
-  }
-  for (const [name, source] of tensors) {
-    if (quantised.has(name) || [...partSuffixes].some((suffix) => name.endsWith(suffix)) || STATE_KEY.test(name)) continue;
-    sources.set(name, fromSafetensors(source));
-  }
-  for (const [name, state] of quantised) sources.set(name, await bitsAndBytesParts(name, state, tensors));
+  for (const [name, source] of tensors) if (!parts.has(name)) sources.set(name, quantised.get(name) ?? fromSafetensors(source));
   return sources;
 }
 
-const partSuffixes = ['.weight.absmax', '.weight.quant_map', '.weight.nested_absmax', '.weight.nested_quant_map'];
-
-async function bitsAndBytesParts(name: string, state: TensorSource, tensors: ReadonlyMap<string, TensorSource>): Promise<WeightSource> {
+async function bitsAndBytesParts(name: string, type: QuantType, state: TensorSource, tensors: ReadonlyMap<string, TensorSource>): Promise<WeightSource> {
   const part = (suffix: string): TensorSource => {
     const found = tensors.get(name + suffix);
     if (!found) throw new LatheError('ERR_CHECKPOINT', `missing tensor '${name}${suffix}'`, { at: state.path, remedy: 'the 4-bit checkpoint is incomplete' });
     return found;
   };
-  const json = JSON.parse(Buffer.from(await readTensorBytes(state)).toString('utf8')) as Record<string, unknown>;
-  if (json.blocksize !== 64) {
-    throw new LatheError('ERR_UNSUPPORTED', `'${name}' uses blocks of ${String(json.blocksize)}, only 64 is supported`, { at: state.path });
-  }
-  const nested = json.nested_offset !== undefined;
-  const parts = [part(''), part('.absmax'), ...(nested ? [part('.nested_absmax')] : [])].map((source) => ({ source }));
-  return { kind: 'parts', parts, nestedOffset: nested ? Number(json.nested_offset) : null };
+  const table = async (suffix: string, expected: Float32Array): Promise<void> => {
+    const source = part(suffix);
+    if (source.dtype !== 'F32') throw new LatheError('ERR_CHECKPOINT', `tensor '${source.name}' expected F32, received ${source.dtype}`, { at: source.path });
+    checkQuantMap(new Float32Array((await readTensorBytes(source)).buffer), expected, source.name, source.path);
+  };
+  const decoded = decodeBnbState(await readTensorBytes(state), name, type, state.path);
+  const nested = decoded.nestedOffset !== null;
+  await table(BNB_PARTS.map, quantMap(type));
+  if (nested) await table(BNB_PARTS.nestedMap, nestedQuantMap());
+  const parts = [part(''), part(BNB_PARTS.absmax), ...(nested ? [part(BNB_PARTS.nestedAbsmax)] : [])].map((source) => ({ source }));
+  return { kind: 'parts', parts, state: decoded };
 }

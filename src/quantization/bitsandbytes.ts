@@ -36,6 +36,11 @@ export class BitsAndBytesConfig {
     }
   }
 
+  /** `nf4 with double quantisation`, for messages. */
+  describe(): string {
+    return this.loadIn4bit ? `4-bit ${this.bnb4bitQuantType}${this.bnb4bitUseDoubleQuant ? ' with double quantisation' : ''}` : 'dense';
+  }
+
   /** From config.json's `quantization_config`. */
   static fromJson(raw: Readonly<Record<string, unknown>>): BitsAndBytesConfig {
     if (raw.load_in_8bit) throw new LatheError('ERR_UNSUPPORTED', '8-bit bitsandbytes checkpoints are not supported', { remedy: 'use a 4-bit or a dense checkpoint' });

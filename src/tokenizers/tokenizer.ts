@@ -137,6 +137,11 @@ export class Tokenizer {
     return encodings.map((encoding, i) => new LazyEncoding(texts[i], encoding));
   }
 
+  /** The text as the normalizer leaves it (NFC, lower case...), before it is cut into words. */
+  normalize(text: string): string {
+    return this.backend.getNormalizer()?.normalizeString(text) ?? text;
+  }
+
   // --- ids to text -------------------------------------------------------------------------------------------
 
   /** Text of ids; ids outside the vocabulary are left out, as in the reference. */

@@ -1,5 +1,5 @@
 /**
- * StepRunner: the programs of a run, loaded into the model's session, as three calls: micro, apply, evaluate.
+ * StepRunner: the programs of a run, loaded into the model's session, as three calls: micro, update, evaluate.
  *
  * Everything is compiled before anything is allocated, so `plans` can be shown and refused first. Kernels never
  * allocate: after `start` a step touches only the arena that the plan announced.
@@ -36,10 +36,12 @@ export interface BatchSums {
   readonly metricSums: Readonly<Record<string, number>>;
 }
 
+type ShapeKind = 'micro' | 'eval';
+
 export class StepRunner {
   readonly parameters: readonly OptimizedParameter[];
-  /** Compiled programs: micro per shape, apply, eval per shape. */
-  readonly programs: { readonly micro: ReadonlyMap<number, Program>; readonly apply: Program; readonly evaluate: ReadonlyMap<number, Program> };
+  readonly apply: Program;
+  private readonly compiled: Record<ShapeKind, Map<number, Program>> = { micro: new Map(), eval: new Map() };
   private session: Session | null = null;
   private readonly loaded = new Map<Program, ProgramHandle>();
 
@@ -55,16 +57,48 @@ export class StepRunner {
       weightDecay: options.weightDecayOf(p),
       isEmbedding: p === model.module.embedding,
     }));
-    const { loss, device, checkpoint } = options;
-    this.programs = {
-      micro: new Map(options.trainShapes.map((s) => [s.tokens, microProgram(model.module, loss, this.parameters, s, device, checkpoint)])),
-      apply: applyProgram(this.parameters, options.optimizer, device),
-      evaluate: new Map(options.evalShapes.map((s) => [s.tokens, evalProgram(model.module, loss, s, device)])),
-    };
+    this.apply = applyProgram(this.parameters, options.optimizer, options.device);
+    // The largest shapes decide the plan; smaller ones are compiled when the first batch of theirs comes.
+    for (const kind of ['micro', 'eval'] as const) {
+      const shapes = this.shapesOf(kind);
+      if (shapes.length) this.program(kind, Math.max(...shapes.map((s) => s.tokens)));
+    }
   }
 
-  allPrograms(): Program[] {
-    return [...this.programs.micro.values(), this.programs.apply, ...this.programs.evaluate.values()];
+  private shapesOf(kind: ShapeKind): readonly BatchShape[] {
+    return kind === 'micro' ? this.options.trainShapes : this.options.evalShapes;
+  }
+
+  /** The program for batches of `tokens` rows, compiled once. */
+  private program(kind: ShapeKind, tokens: number): Program {
+    const known = this.compiled[kind].get(tokens);
+    if (known) return known;
+    const shape = this.shapesOf(kind).find((s) => s.tokens === tokens);
+    if (!shape) {
+      throw new LatheError('ERR_PROGRAM', `no program for a batch of ${tokens} tokens; shapes are ${this.shapesOf(kind).map((s) => s.tokens).join(', ')}`, {
+        remedy: 'give every shape of the loader to the runner',
+      });
+    }
+    const { loss, device, checkpoint } = this.options;
+    const { module } = this.model;
+    const program = kind === 'micro' ? microProgram(module, loss, this.parameters, shape, device, checkpoint) : evalProgram(module, loss, shape, device);
+    this.compiled[kind].set(tokens, program);
+    return program;
+  }
+
+  /** Programs compiled so far: the largest of each kind, and those that batches asked for. */
+  programs(): Program[] {
+    return [...this.compiled.micro.values(), this.apply, ...this.compiled.eval.values()];
+  }
+
+  /** Floating-point operations of one micro-batch. */
+  microFlops(tokens: number): number {
+    return this.program('micro', tokens).flops;
+  }
+
+  /** Slots of weights and training state, for the plan. */
+  allSlots(): StateSlot[] {
+    return [...this.model.slots(), ...this.trainingSlots()];
   }
 
   /** Gradient and optimizer slots. */
@@ -80,42 +114,34 @@ export class StepRunner {
   async start(): Promise<Session> {
     const session = await this.model.ready();
     session.defineState(this.trainingSlots());
-    for (const program of this.allPrograms()) this.loaded.set(program, session.loadProgram(program.bytes, program.name));
+    for (const program of this.programs()) this.loaded.set(program, session.loadProgram(program.bytes, program.name));
     this.session = session;
     return session;
   }
 
   /** Adds the gradients of `batch`, its loss divided by `labels` (those of the whole step). `step` counts from 1. */
   async micro(batch: Batch, labels: number, step: number, microIndex: number): Promise<BatchSums> {
-    const { seed } = this.options;
-    const rng = Int32Array.from([seed >>> 0, Math.floor(seed / 2 ** 32), step, microIndex].map((v) => v | 0));
-    return this.runBatch(this.programFor(this.programs.micro, batch), batch, { rng, loss_scale: Float32Array.of(1 / labels) });
+    return this.runBatch(this.program('micro', batch.tokens), batch, { rng: this.rng(step, microIndex), loss_scale: Float32Array.of(1 / labels) });
   }
 
   /** One optimizer step over the accumulated gradients; the norm is the one before clipping. */
-  async apply(learningRate: number, step: number): Promise<{ gradNorm: number }> {
-    const out = await this.run(this.programs.apply, { lr: Float32Array.of(learningRate), step: Int32Array.of(step) });
+  async update(learningRate: number, step: number): Promise<{ gradNorm: number }> {
+    const out = await this.run(this.apply, { lr: Float32Array.of(learningRate), step: Int32Array.of(step) });
     return { gradNorm: (out.grad_norm as Float32Array)[0] };
   }
 
   async evaluate(batch: Batch): Promise<BatchSums> {
-    return this.runBatch(this.programFor(this.programs.evaluate, batch), batch, {});
+    return this.runBatch(this.program('eval', batch.tokens), batch, {});
   }
 
   /** Runs a micro-batch again with every value checked; rejects with ERR_NONFINITE naming the first bad node. */
   async diagnose(batch: Batch, step: number, microIndex: number): Promise<void> {
-    const { seed } = this.options;
-    const rng = Int32Array.from([seed >>> 0, Math.floor(seed / 2 ** 32), step, microIndex].map((v) => v | 0));
-    const program = this.programFor(this.programs.micro, batch);
-    const known = new Set(program.inputs.map((i) => i.name));
-    const bindings = Object.fromEntries(Object.entries({ ...tensorsOf(batch), rng, loss_scale: Float32Array.of(1) }).filter(([name]) => known.has(name)));
-    await this.session!.run(this.loaded.get(program)!, bindings, { checkFinite: true });
+    await this.run(this.program('micro', batch.tokens), { ...tensorsOf(batch), rng: this.rng(step, microIndex), loss_scale: Float32Array.of(1) }, true);
   }
 
-  private programFor(programs: ReadonlyMap<number, Program>, batch: Batch): Program {
-    const program = programs.get(batch.tokens);
-    if (program) return program;
-    throw new LatheError('ERR_PROGRAM', `no program for a batch of ${batch.tokens} tokens; compiled for ${[...programs.keys()].join(', ')}`, { remedy: 'give the shape to the runner before it starts' });
+  private rng(step: number, microIndex: number): Int32Array {
+    const { seed } = this.options;
+    return Int32Array.from([seed >>> 0, Math.floor(seed / 2 ** 32), step, microIndex].map((v) => v | 0));
   }
 
   private async runBatch(program: Program, batch: Batch, extra: Record<string, Int32Array | Float32Array>): Promise<BatchSums> {
@@ -125,11 +151,14 @@ export class StepRunner {
     return { lossSum: (out.loss_sum as Float32Array)[0], metricSums };
   }
 
-  private run(program: Program, bindings: Record<string, Int32Array | Float32Array>): ReturnType<Session['run']> {
-    if (!this.session) throw new LatheError('ERR_PROGRAM', 'the runner was not started');
+  private run(program: Program, bindings: Record<string, Int32Array | Float32Array>, checkFinite = false): ReturnType<Session['run']> {
+    const { session } = this;
+    if (!session) throw new LatheError('ERR_PROGRAM', 'the runner was not started');
+    let handle = this.loaded.get(program);
+    if (!handle) this.loaded.set(program, (handle = session.loadProgram(program.bytes, program.name)));
     // An input that the program does not use (dropout's key without dropout) is not part of it.
     const known = new Set(program.inputs.map((i) => i.name));
-    return this.session.run(this.loaded.get(program)!, Object.fromEntries(Object.entries(bindings).filter(([name]) => known.has(name))));
+    return session.run(handle, Object.fromEntries(Object.entries(bindings).filter(([name]) => known.has(name))), { checkFinite });
   }
 }
 

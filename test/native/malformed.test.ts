@@ -100,6 +100,7 @@ const rules: [rule: string, edit: Edit, message: RegExp][] = [
   ['buffer index of an output', (p) => (p.outputs = [['y', 99]]), /buffer 99 does not exist/],
   ['absent input', (p) => (p.nodes[1].inputs = [1, ABSENT]), /does not exist/],
   ['no outputs', (p) => (p.nodes[1].outputs = []), /has no outputs/],
+  ['only absent outputs', (p) => p.nodes.push({ op: 'add', inputs: [3, 3], outputs: [ABSENT] }), /has no outputs/],
   ['scratch', (p) => (p.nodes[1].scratchBytes = 65), /wants 65 bytes of scratch/],
   ['operand types', (p) => (p.buffers[1].dtype = 'i32'), /add/],
 ];

@@ -84,7 +84,7 @@ export async function runRecipe(runner: StepRunner, o: RecipeOptions = {}): Prom
     let loss = 0;
     for (const [i, b] of batches.entries()) loss += (await runner.micro(b, labels, step + 1, i)).lossSum;
     run.losses.push(loss / labels);
-    run.grad_norms.push((await runner.apply(schedule(step), step + 1)).gradNorm);
+    run.grad_norms.push((await runner.update(schedule(step), step + 1)).gradNorm);
   }
   return run;
 }

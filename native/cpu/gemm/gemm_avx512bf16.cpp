@@ -90,6 +90,17 @@ struct Bf16Pairs {
     return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
   }
 
+  static void two_along_lanes(const char* p, int64_t row_bytes, Reg* low, Reg* high) {
+    const __m512i even = _mm512_loadu_si512(p);
+    const __m512i odd = _mm512_loadu_si512(p + row_bytes);
+    // 16-bit element 2i comes from lane i of `even`, 2i + 1 from lane i of `odd` (indices from 32 up).
+    const __m512i first = _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b, 0x002a000a,
+                                           0x00290009, 0x00280008, 0x00270007, 0x00260006, 0x00250005, 0x00240004,
+                                           0x00230003, 0x00220002, 0x00210001, 0x00200000);
+    *low = _mm512_permutex2var_epi16(even, first, odd);
+    *high = _mm512_permutex2var_epi16(even, _mm512_add_epi16(first, _mm512_set1_epi16(16)), odd);
+  }
+
   static void expand64(const uint8_t* bytes, float scale, const float* table, Code* out) {
     const __m256i values = NarrowBf16::to_bf16(_mm512_mul_ps(_mm512_loadu_ps(table), _mm512_set1_ps(scale)));
     // Twice, because the permute looks at five bits of an index and only four are meant.

@@ -10,7 +10,8 @@
  * `S` supplies: Reg, kWidth (units per vector), kPerUnit (k per unit), kUnit, Code (what 4-bit codes expand
  * to: an element of DType kCodeType), panel_width(lanes), zero(), store(), store_part(), transpose(Reg*),
  * along_k<DType>(p, valid) reading kWidth units of one lane, along_lanes<DType>(p0, p1, valid) reading one
- * unit of kWidth lanes (p1: the second k of a pair, or null), and expand64(bytes, scale, table, out).
+ * unit of kWidth lanes (p1: the second k of a pair, or null), two_along_lanes(p, row_bytes, lo, hi) the same for
+ * 2 kWidth lanes of bf16 pairs, and expand64(bytes, scale, table, out).
  *
  * Templates with internal linkage only: included by the per-ISA translation units.
  */
@@ -59,10 +60,19 @@ struct Packer {
   template <DType D>
   static constexpr int64_t kElement = D == DType::F32 ? 4 : 2;
 
+  // Pairs of 16-bit elements: 2 W lanes fill a cache line, which is then read once.
+  template <DType D>
+  static constexpr bool kWholeLines = P == 2 && D == DType::BF16;
+
+  template <DType D>
+  static const char* row_at(const Source& s, int64_t unit, int64_t lane) {
+    return s.data + unit * P * s.row_bytes + lane * kElement<D>;
+  }
+
   // One unit of W lanes from stored rows along k.
   template <DType D>
   static Reg lanes_at(const Source& s, int64_t unit, int64_t k, int64_t lane, int64_t lanes) {
-    const char* p0 = s.data + unit * P * s.row_bytes + lane * kElement<D>;
+    const char* p0 = row_at<D>(s, unit, lane);
     const char* p1 = P == 2 && unit * 2 + 1 < k ? p0 + s.row_bytes : nullptr;
     return S::template along_lanes<D>(p0, p1, lanes - lane);
   }
@@ -87,7 +97,19 @@ struct Packer {
       for (int64_t row = 0; row < W * P; ++row, ahead += s.row_bytes) {
         for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
       }
-      for (int64_t lane = 0; lane < lanes; lane += W) {
+      int64_t lane = 0;
+      if constexpr (kWholeLines<D>) {
+        for (; u * P + W * P <= k && lane + 2 * W <= lanes; lane += 2 * W) {
+          Reg low[W], high[W];
+#pragma GCC unroll 16
+          for (int64_t i = 0; i < W; ++i) S::two_along_lanes(row_at<D>(s, u + i, lane), s.row_bytes, &low[i], &high[i]);
+          S::transpose(low);
+          for (int64_t j = 0; j < W; ++j) S::store(out + (lane + j) * stride + u, low[j]);
+          S::transpose(high);
+          for (int64_t j = 0; j < W; ++j) S::store(out + (lane + W + j) * stride + u, high[j]);
+        }
+      }
+      for (; lane < lanes; lane += W) {
         Reg block[W];
         if (units - u >= W) {
 #pragma GCC unroll 16
@@ -150,7 +172,16 @@ struct Packer {
       for (int64_t row = 0; row < P; ++row, ahead += s.row_bytes) {
         for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
       }
-      for (int64_t lane = 0; lane < lanes; lane += W) {
+      int64_t lane = 0;
+      if constexpr (kWholeLines<D>) {
+        for (; (u + 1) * P <= k && lane + 2 * W <= lanes; lane += 2 * W) {
+          Reg low, high;
+          S::two_along_lanes(row_at<D>(s, u, lane), s.row_bytes, &low, &high);
+          S::store(groups[lane / W] + u * panel.width, low);
+          S::store(groups[lane / W + 1] + u * panel.width, high);
+        }
+      }
+      for (; lane < lanes; lane += W) {
         S::store(groups[lane / W] + u * panel.width, lanes_at<D>(s, u, k, lane, lanes));
       }
     }

@@ -1,0 +1,124 @@
+/**
+ * Checkpoints: `checkpoint-N/` folders that a run resumes from bit for bit, laid out like transformers'.
+ *
+ * A folder is built under a temporary name, flushed, checksummed and renamed, so one that exists is whole. Resuming
+ * verifies the checksums and falls back to the one before when a folder was damaged. Optimizer moments are stored as they
+ * are in memory (codes and scales for 8-bit), never dequantised.
+ */
+import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { LatheError } from '../errors';
+import type { DType } from '../graph/dtype';
+import type { StateSlot } from '../graph/tensor';
+import { verifyDirectory, withDirectoryCommit, writeJsonAtomic } from '../io/atomic-file';
+import { openSafetensors, writeSafetensors } from '../io/safetensors';
+import { readTensorBytes } from '../io/tensor-source';
+import { readJsonObject } from '../pretrained/open';
+import type { Session } from '../runtime/session';
+import { stateFromJson, type TrainerState } from './state';
+
+const NAMES: Record<DType, 'F32' | 'BF16' | 'F16' | 'I32' | 'U8'> = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32', u8: 'U8' };
+
+export interface CheckpointContents {
+  readonly session: Session;
+  /** Trained parameters, as they are in memory. */
+  readonly parameters: readonly StateSlot[];
+  readonly optimizer: readonly StateSlot[];
+  readonly stateJson: Record<string, unknown>;
+  readonly schedulerJson: Record<string, unknown>;
+  readonly rngJson: Record<string, unknown>;
+  /** The echoed configuration. */
+  readonly argsJson: Record<string, unknown>;
+  /** Writes the model or adapter and the tokenizer into the folder. */
+  readonly saveModel: (dir: string) => Promise<void>;
+}
+
+/** Writes `outputDir/checkpoint-<step>`; returns its path. */
+export async function saveCheckpoint(outputDir: string, step: number, c: CheckpointContents): Promise<string> {
+  const path = join(outputDir, `checkpoint-${step}`);
+  await withDirectoryCommit(
+    path,
+    async (dir) => {
+      await c.saveModel(dir);
+      await writeSafetensors(join(dir, 'optimizer.safetensors'), slotTensors(c.session, [...c.parameters, ...c.optimizer]));
+      await writeJsonAtomic(join(dir, 'scheduler.json'), c.schedulerJson);
+      await writeJsonAtomic(join(dir, 'rng_state.json'), c.rngJson);
+      await writeJsonAtomic(join(dir, 'training_args.json'), c.argsJson);
+      await writeJsonAtomic(join(dir, 'trainer_state.json'), c.stateJson);
+    },
+    { replace: true },
+  );
+  return path;
+}
+
+function slotTensors(session: Session, slots: readonly StateSlot[]): { name: string; dtype: (typeof NAMES)[DType]; shape: readonly number[]; data: () => Promise<Uint8Array> }[] {
+  return slots.map((s) => ({ name: s.name, dtype: NAMES[s.dtype], shape: [...s.shape], data: () => session.readState(s.name) }));
+}
+
+export interface LoadedCheckpoint {
+  readonly path: string;
+  readonly state: TrainerState;
+  /** Puts parameters and optimizer state back, bit for bit. */
+  restore(session: Session, slots: readonly StateSlot[]): Promise<void>;
+}
+
+/** Checkpoints of a folder by step, newest first. */
+export function listCheckpoints(outputDir: string): { step: number; path: string }[] {
+  if (!existsSync(outputDir)) return [];
+  return readdirSync(outputDir)
+    .map((name) => /^checkpoint-(\d+)$/.exec(name))
+    .filter((m): m is RegExpExecArray => m !== null)
+    .map((m) => ({ step: Number(m[1]), path: join(outputDir, m[0]) }))
+    .sort((a, b) => b.step - a.step);
+}
+
+/**
+ * Opens the checkpoint to resume from: a path, or true for the newest whole one of `outputDir`.
+ * Damaged folders are reported through `warn` and skipped.
+ */
+export async function findCheckpoint(which: string | true, outputDir: string, warn: (message: string) => void): Promise<LoadedCheckpoint | null> {
+  if (which !== true) return openCheckpointFolder(which);
+  for (const { path } of listCheckpoints(outputDir)) {
+    const problems = await verifyDirectory(path);
+    if (problems.length === 0) return openCheckpointFolder(path);
+    warn(`${path} is damaged (${problems[0].message}); trying the checkpoint before it`);
+  }
+  return null;
+}
+
+async function openCheckpointFolder(path: string): Promise<LoadedCheckpoint> {
+  const problems = existsSync(path) ? await verifyDirectory(path) : [{ message: 'no such folder' }];
+  if (problems.length) throw new LatheError('ERR_CHECKPOINT', `cannot resume: ${problems[0].message}`, { at: path, remedy: 'give an earlier checkpoint or resume_from_checkpoint: true' });
+  const state = stateFromJson(readJsonObject(join(path, 'trainer_state.json'), 'give an earlier checkpoint'));
+  return {
+    path,
+    state,
+    async restore(session, slots) {
+      const { tensors } = await openSafetensors(join(path, 'optimizer.safetensors'));
+      for (const slot of slots) {
+        const source = tensors.get(slot.name);
+        if (!source || source.shape.join() !== slot.shape.join() || source.dtype !== NAMES[slot.dtype]) {
+          throw new LatheError('ERR_CHECKPOINT', `the checkpoint ${source ? 'holds another shape or type' : 'lacks a tensor'} for '${slot.name}'`, {
+            at: path,
+            remedy: 'resume with the model, adapter and optimizer settings that the checkpoint was made with',
+          });
+        }
+      }
+      for (const slot of slots) await session.writeState(slot.name, await readTensorBytes(tensors.get(slot.name)!));
+    },
+  };
+}
+
+/** Deletes the oldest checkpoints beyond `limit`, never `keep`. */
+export function rotateCheckpoints(outputDir: string, limit: number | null, keep: string | null): void {
+  if (limit === null || limit <= 0) return;
+  const all = listCheckpoints(outputDir);
+  const newest = all[0]?.path;
+  const protectedPaths = new Set([newest, keep]);
+  const removable = all.filter((c) => !protectedPaths.has(c.path)).reverse();
+  let excess = all.length - limit;
+  for (const c of removable) {
+    if (excess-- <= 0) return;
+    rmSync(c.path, { recursive: true, force: true });
+  }
+}

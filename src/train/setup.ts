@@ -1,0 +1,129 @@
+/**
+ * From a resolved configuration to a trainer: tokenizer, rows, model, adapter, reporters. What `lathe train CONFIG` runs,
+ * and what other commands take parts of.
+ */
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { LatheError } from '../errors';
+import { loadDataset, type Dataset } from '../data';
+import { openGguf } from '../io/gguf/reader';
+import { readAdapter } from '../peft/load';
+import { AutoModelForCausalLM } from '../pretrained/auto';
+import type { PreTrainedModel } from '../pretrained/model';
+import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
+import { AutoTokenizer } from '../tokenizers/auto-tokenizer';
+import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
+import type { Tokenizer } from '../tokenizers/tokenizer';
+import { configToJson, type ResolvedConfig, type RowFilter } from './arguments';
+import type { TrainerCallback } from './events';
+import { CurveReporter, JsonlReporter, TensorBoardReporter } from './reporters';
+import { loraConfigOf, modelOptions, SFTTrainer } from './sft-trainer';
+
+export interface RunParts {
+  readonly trainer: SFTTrainer;
+  readonly model: PreTrainedModel;
+  readonly tokenizer: Tokenizer;
+  readonly train: Dataset;
+  readonly test: Dataset | null;
+}
+
+/** Builds everything a run needs; no weight is read and nothing is trained yet. */
+export async function setupSft(config: ResolvedConfig, o: { callbacks?: readonly TrainerCallback[]; warn?: (message: string) => void } = {}): Promise<RunParts> {
+  const tokenizer = await openTokenizer(config);
+  const { train, test } = await openData(config);
+  const model = await openModelFor(config, tokenizer);
+  const trainer = new SFTTrainer({
+    model,
+    args: config,
+    trainDataset: train,
+    evalDataset: test,
+    processingClass: tokenizer,
+    peftConfig: config.usePeft && !model.peft ? loraConfigOf(config) : null,
+    callbacks: [...reporters(config), ...(o.callbacks ?? [])],
+    warn: o.warn,
+  });
+  return { trainer, model, tokenizer, train, test };
+}
+
+function modelPath(config: ResolvedConfig): string {
+  if (config.modelNameOrPath) return config.modelNameOrPath;
+  throw new LatheError('ERR_CONFIG', 'expected model_name_or_path, received none', { remedy: 'name a local model folder or a .gguf file' });
+}
+
+/** The tokenizer of the model (or of tokenizer_name_or_path), with the configured tokens added. */
+export async function openTokenizer(config: ResolvedConfig): Promise<Tokenizer> {
+  const path = config.tokenizerNameOrPath ?? config.adapterNameOrPath ?? modelPath(config);
+  const from = existsSync(join(path, 'tokenizer.json')) || config.tokenizerNameOrPath ? path : modelPath(config);
+  const tokenizer = existsSync(from) && statSync(from).isFile() ? tokenizerFromGguf((await openGguf(from)).metadata, from) : await AutoTokenizer.fromPretrained(from);
+  if (config.eosToken) tokenizer.eosToken = config.eosToken;
+  if (config.padToken) tokenizer.padToken = config.padToken;
+  if (config.addedSpecialTokens.length) tokenizer.addSpecialTokens({ extraSpecialTokens: config.addedSpecialTokens });
+  return tokenizer;
+}
+
+/** Rows to train and to evaluate on, after filter, split and limits. */
+export async function openData(config: ResolvedConfig): Promise<{ train: Dataset; test: Dataset | null }> {
+  if (!config.datasetName) throw new LatheError('ERR_CONFIG', 'expected dataset_name, received none', { remedy: 'name a local file, or a folder with train and test files' });
+  const splits = await loadDataset(config.datasetName, config.datasetConfig ? { name: config.datasetConfig } : {});
+  let train: Dataset | undefined = splits[config.datasetTrainSplit];
+  if (!train) {
+    throw new LatheError('ERR_DATA', `split '${config.datasetTrainSplit}' is not in ${config.datasetName}`, { remedy: `set dataset_train_split to one of ${Object.keys(splits).join(', ')}` });
+  }
+  let test: Dataset | null = splits[config.datasetTestSplit] ?? null;
+  train = await filtered(train, config.rowFilter);
+  if (test) test = await filtered(test, config.rowFilter);
+  if (config.testSplitSize) ({ train, test } = split(train, config));
+  if (config.evalStrategy === 'no' && !config.evalOnStart) test = null;
+  else if (!test) throw new LatheError('ERR_CONFIG', `eval_strategy is ${config.evalStrategy}, but ${config.datasetName} has no split '${config.datasetTestSplit}'`, { remedy: 'set test_split_size, dataset_test_split, or eval_strategy: no' });
+  if (config.maxTrainSamples) train = train.take(config.maxTrainSamples);
+  if (config.maxEvalSamples && test) test = test.take(config.maxEvalSamples);
+  return { train, test };
+}
+
+function split(rows: Dataset, config: ResolvedConfig): { train: Dataset; test: Dataset } {
+  return rows.trainTestSplit({ testSize: config.testSplitSize!, seed: config.splitSeed ?? config.seed });
+}
+
+async function filtered(rows: Dataset, filter: RowFilter | null): Promise<Dataset> {
+  if (!filter) return rows;
+  for (const column of Object.keys(filter)) {
+    if (!rows.columnNames.includes(column)) {
+      throw new LatheError('ERR_CONFIG', `row_filter names the column '${column}', which the data does not have`, { remedy: `use one of ${rows.columnNames.join(', ')}` });
+    }
+  }
+  return rows.filter((row) => Object.entries(filter).every(([column, condition]) => matches(row[column], condition)));
+}
+
+function matches(value: unknown, condition: RowFilter[string]): boolean {
+  if (Array.isArray(condition)) return condition.some((c) => c === value);
+  if (typeof condition === 'object' && condition !== null) return !matches(value, condition.not as RowFilter[string]);
+  return value === condition || (condition === '' && (value === null || value === undefined));
+}
+
+/** The model as the configuration describes it: quantised, resized for added tokens, with a saved adapter. */
+export async function openModelFor(config: ResolvedConfig, tokenizer: Tokenizer | null): Promise<PreTrainedModel> {
+  const model = await AutoModelForCausalLM.fromPretrained(modelPath(config), {
+    ...modelOptions(config),
+    quantizationConfig: config.loadIn4bit
+      ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: config.bnb4bitQuantType, bnb4bitUseDoubleQuant: config.useBnbNestedQuant })
+      : undefined,
+  });
+  if (tokenizer && (tokenizer.vocabSize > model.vocabSize || config.resizeToMultipleOf)) {
+    model.resizeTokenEmbeddings(Math.max(tokenizer.vocabSize, model.vocabSize), { padToMultipleOf: config.resizeToMultipleOf ?? undefined });
+  }
+  if (config.adapterNameOrPath) {
+    const adapter = await readAdapter(config.adapterNameOrPath);
+    model.addAdapter(adapter.config);
+    model.setAdapterSources(adapter.sources as never, config.adapterNameOrPath);
+  }
+  return model;
+}
+
+function reporters(config: ResolvedConfig): TrainerCallback[] {
+  const title = `${config.modelNameOrPath ?? ''} on ${config.datasetName ?? ''}`;
+  const list: TrainerCallback[] = [new JsonlReporter(config.outputDir), new CurveReporter(config.outputDir, title)];
+  if (config.reportTo.some((name) => name === 'tensorboard' || name === 'all')) {
+    list.push(new TensorBoardReporter(config.outputDir, config.loggingDir, JSON.stringify(configToJson(config), null, 2)));
+  }
+  return list;
+}

@@ -1,0 +1,181 @@
+/**
+ * SFTTrainer: supervised fine-tuning in TRL's names. It prepares data (format, mask, doctor, pack or pad) and the model
+ * (adapter or full), and hands the rest to the Trainer.
+ */
+import { LatheError } from '../errors';
+import { assertHealthy, createLoader, formatFinding, inspectDataset, tokenizeDataset, type Finding, type Formatter, type Loader, type Row, type TextTokenizer, type TokenizedDataset } from '../data';
+import type { MemoryPlan, Remedy } from '../compile/plan';
+import { LoraConfig } from '../peft/lora-config';
+import { AutoModelForCausalLM } from '../pretrained/auto';
+import type { PreTrainedModel } from '../pretrained/model';
+import type { ResolvedConfig } from './arguments';
+import type { TrainerCallback, TrainEvent } from './events';
+import { sftLoss } from './losses/sft';
+import type { LogEntry, TrainerState } from './state';
+import { Trainer, type RunOptions } from './trainer';
+
+/** Rows with optional names; a `Dataset` is one. */
+export interface TrainRows extends Iterable<Row> {
+  describeRow?(i: number): string;
+}
+
+export type SavableTokenizer = TextTokenizer & { savePretrained(dir: string): void | Promise<void> };
+
+export interface SFTTrainerOptions {
+  /** A model or the folder of one. */
+  model: PreTrainedModel | string;
+  args: ResolvedConfig;
+  trainDataset: TrainRows;
+  evalDataset?: TrainRows | null;
+  /** The tokenizer. */
+  processingClass: SavableTokenizer;
+  /** New adapter; without one (and without an adapter on the model) all weights are trained. */
+  peftConfig?: LoraConfig | null;
+  formattingFunc?: Formatter;
+  callbacks?: readonly TrainerCallback[];
+  /** Findings of the doctor that the user accepts. */
+  allow?: readonly Finding['code'][];
+  warn?: (message: string) => void;
+}
+
+export class SFTTrainer {
+  private prepared: Promise<Trainer> | null = null;
+  private trainData: TokenizedDataset | null = null;
+
+  constructor(private readonly options: SFTTrainerOptions) {
+    if (options.args.lossType === 'dft') throw new LatheError('ERR_UNSUPPORTED', 'loss_type dft is not implemented', { remedy: 'use loss_type: nll' });
+  }
+
+  /** Tokenises, checks and packs the data and describes the model; nothing heavy is allocated. Idempotent. */
+  prepare(): Promise<Trainer> {
+    this.prepared ??= this.build();
+    return this.prepared;
+  }
+
+  private async build(): Promise<Trainer> {
+    const { options } = this;
+    const { args } = options;
+    const model = typeof options.model === 'string' ? await AutoModelForCausalLM.fromPretrained(options.model, modelOptions(args)) : options.model;
+    if (options.peftConfig) model.addAdapter(options.peftConfig);
+    else if (!model.peft) model.trainAll();
+    const train = (this.trainData = await this.tokenize(options.trainDataset, model));
+    const evaluation = options.evalDataset ? await this.tokenize(options.evalDataset, model) : null;
+    return new Trainer({
+      model,
+      args,
+      loss: sftLoss,
+      trainLoader: trainLoader(train, args),
+      evalLoader: evaluation && evalLoader(evaluation, args),
+      callbacks: options.callbacks,
+      tokenizer: options.processingClass,
+      warn: options.warn,
+    });
+  }
+
+  private async tokenize(rows: TrainRows, model: PreTrainedModel): Promise<TokenizedDataset> {
+    const { options } = this;
+    const data = await tokenizeDataset(rows, options.processingClass, { ...tokenizeOptions(options.args), ...(options.formattingFunc ? { formatting: options.formattingFunc } : {}) });
+    const findings = inspectDataset(data, { tokenizer: options.processingClass, embeddingRows: model.vocabSize, eosTokenIds: eosIds(model) });
+    for (const finding of findings.filter((f) => f.severity === 'warning')) (options.warn ?? process.emitWarning)(formatFinding(finding));
+    assertHealthy(findings, { allow: options.allow });
+    return data;
+  }
+
+  /** The tokenised training set, after `prepare`. */
+  get data(): TokenizedDataset | null {
+    return this.trainData;
+  }
+
+  async plan(): Promise<{ plan: MemoryPlan; policy: string; remedies: Remedy[] }> {
+    return (await this.prepare()).plan();
+  }
+
+  /** The run as events; see Trainer.run. */
+  async *run(o: RunOptions = {}): AsyncGenerator<TrainEvent, void, void> {
+    yield* (await this.prepare()).run(o);
+  }
+
+  async train(o: RunOptions = {}): Promise<LogEntry> {
+    return (await this.prepare()).train(o);
+  }
+
+  /** Loss and perplexity on the evaluation set; the run must have started. */
+  async evaluate(): Promise<LogEntry> {
+    return (await this.prepare()).evaluate();
+  }
+
+  async saveModel(dir?: string): Promise<void> {
+    await (await this.prepare()).saveModel(dir);
+  }
+
+  async state(): Promise<TrainerState> {
+    return (await this.prepare()).state;
+  }
+}
+
+/** How the configuration wants a model's numbers stored and computed. */
+export function modelOptions(args: ResolvedConfig): { dtype: 'auto' | 'f32' | 'bf16'; weightDtype?: 'f32' | 'bf16'; device: string; threads?: number; seed: number } {
+  const stored = args.dtype === 'float32' ? 'f32' : args.dtype === 'bfloat16' ? 'bf16' : 'auto';
+  const device = args.device === 'auto' ? 'cpu' : args.device;
+  const common = { device, threads: args.threads ?? undefined, seed: args.seed };
+  // bf16: true computes in bf16 whatever the weights are stored in, as autocast does.
+  if (args.bf16) return { dtype: 'bf16', weightDtype: stored === 'auto' ? undefined : stored, ...common };
+  return { dtype: stored, ...common };
+}
+
+export function loraConfigOf(args: ResolvedConfig): LoraConfig {
+  const targets = args.loraTargetModules;
+  return new LoraConfig({
+    r: args.loraR,
+    loraAlpha: args.loraAlpha,
+    loraDropout: args.loraDropout,
+    targetModules: targets?.length === 1 && targets[0] === 'all-linear' ? 'all-linear' : targets,
+    modulesToSave: args.loraModulesToSave,
+    taskType: args.loraTaskType,
+    useRslora: args.useRslora,
+  });
+}
+
+export function tokenizeOptions(args: ResolvedConfig): Parameters<typeof tokenizeDataset>[2] {
+  const kinds = { auto: undefined, alpaca: 'instruction', text: 'text', prompt_completion: 'prompt_completion', messages: 'messages', tokens: 'tokens' } as const;
+  // A packing strategy that cuts by itself must see whole rows.
+  const packingCuts = args.packing && args.packingStrategy !== 'bfd';
+  return {
+    kind: kinds[args.datasetFormat],
+    textColumn: args.datasetTextField,
+    formatting: args.formatting ?? undefined,
+    systemPrompt: args.systemPrompt ?? undefined,
+    maxLength: packingCuts ? null : args.maxLength,
+    truncation: args.truncationMode,
+    completionOnlyLoss: args.completionOnlyLoss ?? undefined,
+    assistantOnlyLoss: args.assistantOnlyLoss,
+    responseTemplate: args.responseTemplate ?? undefined,
+    instructionTemplate: args.instructionTemplate ?? undefined,
+  };
+}
+
+function trainLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
+  return createLoader(data.examples, {
+    batchSize: args.perDeviceTrainBatchSize,
+    gradientAccumulationSteps: args.gradientAccumulationSteps,
+    packing: args.packing ? args.packingStrategy : false,
+    maxLength: args.maxLength ?? undefined,
+    seed: args.dataSeed ?? args.seed,
+    samplingStrategy: args.trainSamplingStrategy as 'random',
+    dropLast: args.dataloaderDropLast,
+  });
+}
+
+function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
+  return createLoader(data.examples, {
+    batchSize: args.perDeviceEvalBatchSize,
+    packing: args.evalPacking ? args.packingStrategy : false,
+    maxLength: args.maxLength ?? undefined,
+    samplingStrategy: 'sequential',
+  });
+}
+
+function eosIds(model: PreTrainedModel): number[] | undefined {
+  const ids = [model.generationConfig?.eos_token_id, model.config.eos_token_id].flat().filter((id): id is number => typeof id === 'number');
+  return ids.length ? [...new Set(ids)] : undefined;
+}

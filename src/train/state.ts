@@ -1,0 +1,102 @@
+/**
+ * TrainerState: what trainer_state.json holds, with transformers' keys, and our own part that makes a resumed run the
+ * same run: the data position and the sums of the logging window that was open.
+ */
+import type { LoaderState } from '../data/loader';
+
+export type LogEntry = Record<string, number>;
+
+/** Sums since the last log. */
+export interface Window {
+  steps: number;
+  lossSum: number;
+  labels: number;
+  metricSums: Record<string, number>;
+}
+
+export interface TrainerState {
+  globalStep: number;
+  maxSteps: number;
+  epoch: number;
+  numTrainEpochs: number;
+  totalFlos: number;
+  /** Real tokens seen. */
+  numTokens: number;
+  /** Sum over steps of the step loss, for the final train_loss. */
+  totalLoss: number;
+  window: Window;
+  logHistory: LogEntry[];
+  bestMetric: number | null;
+  bestGlobalStep: number | null;
+  bestModelCheckpoint: string | null;
+  loader: LoaderState | null;
+}
+
+export const emptyWindow = (): Window => ({ steps: 0, lossSum: 0, labels: 0, metricSums: {} });
+
+export function initialState(maxSteps: number, numTrainEpochs: number): TrainerState {
+  return {
+    globalStep: 0, maxSteps, epoch: 0, numTrainEpochs, totalFlos: 0, numTokens: 0, totalLoss: 0,
+    window: emptyWindow(), logHistory: [], bestMetric: null, bestGlobalStep: null, bestModelCheckpoint: null, loader: null,
+  };
+}
+
+export interface StateSettings {
+  loggingSteps: number;
+  evalSteps: number;
+  saveSteps: number;
+  trainBatchSize: number;
+}
+
+/** trainer_state.json as transformers writes it: sorted keys; our keys lie under `lathe`. */
+export function stateToJson(s: TrainerState, settings: StateSettings): Record<string, unknown> {
+  const json: Record<string, unknown> = {
+    best_global_step: s.bestGlobalStep,
+    best_metric: s.bestMetric,
+    best_model_checkpoint: s.bestModelCheckpoint,
+    epoch: s.epoch,
+    eval_steps: settings.evalSteps,
+    global_step: s.globalStep,
+    is_hyper_param_search: false,
+    is_local_process_zero: true,
+    is_world_process_zero: true,
+    lathe: { loader: s.loader, numTokens: s.numTokens, totalLoss: s.totalLoss, window: s.window },
+    log_history: s.logHistory,
+    logging_steps: settings.loggingSteps,
+    max_steps: s.maxSteps,
+    num_input_tokens_seen: s.numTokens,
+    num_train_epochs: s.numTrainEpochs,
+    save_steps: settings.saveSteps,
+    stateful_callbacks: {
+      TrainerControl: {
+        args: { should_epoch_stop: false, should_evaluate: false, should_log: false, should_save: true, should_training_stop: s.globalStep >= s.maxSteps },
+        attributes: {},
+      },
+    },
+    total_flos: s.totalFlos,
+    train_batch_size: settings.trainBatchSize,
+    trial_name: null,
+    trial_params: null,
+  };
+  return json;
+}
+
+/** The inverse, for resuming. */
+export function stateFromJson(json: Readonly<Record<string, unknown>>): TrainerState {
+  const ours = (json.lathe ?? {}) as Partial<Pick<TrainerState, 'loader' | 'numTokens' | 'totalLoss' | 'window'>>;
+  return {
+    globalStep: Number(json.global_step),
+    maxSteps: Number(json.max_steps),
+    epoch: Number(json.epoch),
+    numTrainEpochs: Number(json.num_train_epochs),
+    totalFlos: Number(json.total_flos ?? 0),
+    numTokens: ours.numTokens ?? 0,
+    totalLoss: ours.totalLoss ?? 0,
+    window: ours.window ?? emptyWindow(),
+    logHistory: (json.log_history as LogEntry[] | undefined) ?? [],
+    bestMetric: (json.best_metric as number | null | undefined) ?? null,
+    bestGlobalStep: (json.best_global_step as number | null | undefined) ?? null,
+    bestModelCheckpoint: (json.best_model_checkpoint as string | null | undefined) ?? null,
+    loader: ours.loader ?? null,
+  };
+}
