@@ -24,7 +24,7 @@ export interface CompileOptions {
 
 /** The graph after all transforms, before memory is assigned. */
 export function optimize(graph: Graph, policy: CheckpointPolicy = 'none'): Graph {
-  return cse(checkpoint(fuse(cse(dce(graph))), policy));
+  return cse(checkpoint(fuse(dce(graph)), policy));
 }
 
 export function compile(graph: Graph, options: CompileOptions): Program {

@@ -42,11 +42,11 @@ let nextId = 0;
 
 /** Makes a node and its output tensors; passes use it to build replacements. */
 export function makeNode(fields: NodeFields): Node {
-  const { types, order, ...rest } = fields;
   const outputs: Tensor[] = [];
   const id = nextId++;
-  const node: Node = { ...rest, id, order: order ?? id, outputs };
-  types.forEach((type, index) => outputs.push(new Tensor(node, index, type)));
+  const { kind, op, inputs, attributes, where, phase, block, input: given, slot, constant: bytes, recompute } = fields;
+  const node: Node = { id, order: fields.order ?? id, kind, op, inputs, attributes, outputs, where, phase, block, input: given, slot, constant: bytes, recompute };
+  for (let i = 0; i < fields.types.length; i++) outputs.push(new Tensor(node, i, fields.types[i]));
   return node;
 }
 

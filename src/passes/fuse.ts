@@ -18,13 +18,9 @@ import { QUANT_PARTS, quantCode, type QuantType } from '../ops/quant';
 import { countUses, nodeLike, Rewriter } from './rewrite';
 
 export function fuse(graph: Graph): Graph {
-  let fused = fuseLoss(foldDequantize(graph));
-  // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend. Each round works on a
-  // consistent graph; a chain of sums of n terms takes n rounds at most.
-  for (const rule of [intoTerms, intoAddend]) {
-    for (let next = fuseSums(fused, rule); next; next = fuseSums(fused, rule)) fused = next;
-  }
-  return fused;
+  const folded = fuseLoss(foldDequantize(graph));
+  // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend.
+  return fuseSums(fuseSums(folded, intoTerms), intoAddend);
 }
 
 function foldDequantize(graph: Graph): Graph {
@@ -81,63 +77,59 @@ function dependsOn(node: Node, target: Node): boolean {
   return false;
 }
 
-type SumRule = (node: Node, uses: ReadonlyMap<Tensor, number>) => Rewrite | null;
+type SumRule = (node: Node, inputs: readonly Tensor[], uses: ReadonlyMap<Tensor, number>) => Rewrite | null;
 
-/** One round of a sum rule; null when nothing applied. A node takes part in one rewrite per round. */
-function fuseSums(graph: Graph, rule: SumRule): Graph | null {
+/** Applies a rule to every backward and update node in order; inputs are seen as rewritten so far, so chains collapse. */
+function fuseSums(graph: Graph, rule: SumRule): Graph {
   const uses = countUses(graph);
   const rewriter = new Rewriter();
-  const touched = new Set<Node>();
   for (const node of graph.nodes) {
     if (node.phase !== 'backward' && node.phase !== 'update') continue;
-    if (touched.has(node) || node.inputs.some((t) => touched.has(t.node))) continue;
-    const rewrite = rule(node, uses);
+    const rewrite = rule(node, node.inputs.map((t) => rewriter.resolve(t)), uses);
     if (!rewrite) continue;
-    touched.add(node);
-    for (const old of rewrite.absorbed) touched.add(old);
-    touched.add(rewrite.node);
-    rewriter.replace(node.outputs[0], rewrite.node.outputs[rewrite.output]);
-    for (const old of rewrite.absorbed) {
-      if (old.outputs.length === rewrite.node.outputs.length) old.outputs.forEach((t, i) => i !== rewrite.output && rewriter.replace(t, rewrite.node.outputs[i]));
-    }
+    const result = rewrite.node.outputs[rewrite.output];
+    uses.set(result, uses.get(node.outputs[0]) ?? 0);
+    rewriter.replace(node.outputs[0], result);
+    // The other outputs of a node that took an addend live on in its replacement.
+    rewrite.absorbed?.outputs.forEach((t, i) => {
+      if (i === rewrite.output) return;
+      uses.set(rewrite.node.outputs[i], uses.get(t) ?? 0);
+      rewriter.replace(t, rewrite.node.outputs[i]);
+    });
   }
-  return touched.size > 0 ? rewriter.finish(graph) : null;
+  return rewriter.finish(graph);
 }
 
 interface Rewrite {
   node: Node;
   /** Which output of `node` stands for the sum. */
   output: number;
-  /** Nodes that `node` replaces, besides the sum itself. */
-  absorbed: Node[];
+  /** The node with several outputs that `node` replaces. */
+  absorbed?: Node;
 }
 
 function isSingle(t: Tensor, uses: ReadonlyMap<Tensor, number>): boolean {
   return uses.get(t) === 1 && t.node.phase === 'backward';
 }
 
-function scaleIntoMatmul(node: Node, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
-  const [x] = node.inputs;
+function scaleIntoMatmul(node: Node, x: Tensor, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
   const inner = x.node;
   if (!isSingle(x, uses) || inner.op?.name !== 'matmul' || inner.attributes.bias || inner.attributes.addend) return null;
   const alpha = (inner.attributes.alpha as number) * (node.attributes.factor as number);
-  return { node: nodeLike(inner, inner.op, inner.inputs, { ...inner.attributes, alpha }), output: 0, absorbed: [inner] };
+  return { node: nodeLike(inner, inner.op, inner.inputs, { ...inner.attributes, alpha }), output: 0 };
 }
 
-function intoTerms(node: Node, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
-  if (node.op?.name === 'scale') return scaleIntoMatmul(node, uses);
-  if (node.op?.name !== 'add') return null;
-  const [a, b] = node.inputs;
-  if (a === b || !isSingle(a, uses) || !isSingle(b, uses)) return null;
+const intoTerms: SumRule = (node, [a, b], uses) => {
+  if (node.op?.name === 'scale') return scaleIntoMatmul(node, a, uses);
+  if (node.op?.name !== 'add' || a === b || !isSingle(a, uses) || !isSingle(b, uses)) return null;
   const merged = mergeTerms(a, b);
-  return merged && { node: merged, output: 0, absorbed: [a.node, b.node] };
-}
+  return merged && { node: merged, output: 0 };
+};
 
-function intoAddend(node: Node, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
-  if (node.op?.name !== 'add') return null;
-  const [a, b] = node.inputs;
-  return a === b ? null : (withAddend(a, b, uses) ?? withAddend(b, a, uses));
-}
+const intoAddend: SumRule = (node, [a, b], uses) => {
+  if (node.op?.name !== 'add' || a === b) return null;
+  return withAddend(a, b, uses) ?? withAddend(b, a, uses);
+};
 
 function mergeTerms(a: Tensor, b: Tensor): Node | null {
   const [x, y] = [a.node, b.node];
@@ -160,5 +152,5 @@ function withAddend(x: Tensor, addend: Tensor, uses: ReadonlyMap<Tensor, number>
   if (addend.node !== x.node && dependsOn(addend.node, x.node)) return null;
   if (addend.node === x.node) return null;
   const node = nodeLike(x.node, x.node.op!, [...x.node.inputs, addend], { ...x.node.attributes, addend: 1 });
-  return { node, output: x.index, absorbed: [x.node] };
+  return { node, output: x.index, absorbed: x.node };
 }

@@ -19,7 +19,8 @@ export class Rewriter {
     from.outputs.forEach((t, i) => this.replace(t, to.outputs[i]));
   }
 
-  private resolve(t: Tensor): Tensor {
+  /** What stands for `t` so far. */
+  resolve(t: Tensor): Tensor {
     let current = t;
     for (let next = this.replaced.get(current); next; next = this.replaced.get(current)) current = next;
     return current;
@@ -95,25 +96,39 @@ export function countUses(graph: Graph): Map<Tensor, number> {
 /** Nodes sorted so that inputs come before users, otherwise by `order`. */
 export function topological(nodes: Iterable<Node>): Node[] {
   const list = [...nodes].sort((a, b) => a.order - b.order || a.id - b.id);
-  const members = new Set(list);
+  const position = new Map<Node, number>();
+  list.forEach((node, i) => position.set(node, i));
+  const inOrder = list.every((node, i) => node.inputs.every((t) => (position.get(t.node) ?? -1) < i));
+  return inOrder ? list : sortByNeed(list, position);
+}
+
+/** Depth first from the roots in order: a node that is out of place comes just before its first user. */
+function sortByNeed(list: readonly Node[], members: ReadonlyMap<Node, number>): Node[] {
   const done = new Set<Node>();
   const out: Node[] = [];
-  const stack: { node: Node; next: number }[] = [];
+  const path: Node[] = [];
+  const next: number[] = [];
   for (const root of list) {
     if (done.has(root)) continue;
-    stack.push({ node: root, next: 0 });
-    while (stack.length) {
-      const top = stack[stack.length - 1];
-      if (done.has(top.node)) {
-        stack.pop();
-      } else if (top.next < top.node.inputs.length) {
-        const dep = top.node.inputs[top.next++].node;
-        if (!done.has(dep) && members.has(dep)) stack.push({ node: dep, next: 0 });
-      } else {
-        done.add(top.node);
-        out.push(top.node);
-        stack.pop();
+    path.push(root);
+    next.push(0);
+    while (path.length) {
+      const node = path[path.length - 1];
+      const i = next[next.length - 1]++;
+      if (i < node.inputs.length && !done.has(node)) {
+        const dep = node.inputs[i].node;
+        if (!done.has(dep) && members.has(dep)) {
+          path.push(dep);
+          next.push(0);
+        }
+        continue;
       }
+      if (!done.has(node)) {
+        done.add(node);
+        out.push(node);
+      }
+      path.pop();
+      next.pop();
     }
   }
   return out;

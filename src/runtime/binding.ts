@@ -84,10 +84,14 @@ function loadOverride(file: string): NativeAddon {
 function failure(attempts: Attempt[], remedy: string, cause: unknown): LatheError {
   const platform = `${process.platform}-${process.arch}, Node ${process.versions.node}`;
   const searched = attempts.map((attempt) => `\n  ${attempt.what}: ${attempt.problem}`).join('');
-  return new LatheError('ERR_NATIVE_LOAD', `the native addon for ${platform} cannot be loaded. Searched:${searched}\n`, {
-    remedy,
-    cause,
-  });
+  return new LatheError(
+    'ERR_NATIVE_LOAD',
+    `the native addon for ${platform} cannot be loaded. Searched:${searched}\n`,
+    {
+      remedy,
+      cause,
+    },
+  );
 }
 
 /** The folder of package.json, from src/runtime as from dist/runtime. */

@@ -95,7 +95,9 @@ export class Session {
    * All or nothing; throws ERR_PROGRAM (another type), ERR_PLAN_MEMORY.
    */
   defineState(slots: readonly TensorSpec[]): void {
-    convertErrors(() => this.#native.defineState(slots.map(({ name, dtype, shape }) => ({ name, dtype, shape: [...shape] }))));
+    convertErrors(() =>
+      this.#native.defineState(slots.map(({ name, dtype, shape }) => ({ name, dtype, shape: [...shape] }))),
+    );
   }
 
   /** Frees slots. Throws ERR_PROGRAM when a loaded program uses one, or when one does not exist. */

@@ -39,7 +39,9 @@ test('a wrong LATHE_ADDON_PATH is one clear error, and only at first use', () =>
 
 test('threads come from LATHE_THREADS when it is set', () => {
   const ask = (value: string) =>
-    evaluate('try { console.log(loadNative().defaultThreads()) } catch (e) { console.log(e.code) }', { LATHE_THREADS: value });
+    evaluate('try { console.log(loadNative().defaultThreads()) } catch (e) { console.log(e.code) }', {
+      LATHE_THREADS: value,
+    });
   expect(ask('3').stdout).toBe('3\n');
   expect(ask('many').stdout).toBe('ERR_CONFIG\n');
 });

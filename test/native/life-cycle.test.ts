@@ -93,7 +93,12 @@ test('the process exits by itself once nothing is pending, sessions open or not'
 
 test('process.exit with a run pending', () => {
   for (let i = 0; i < 5; i++) {
-    expect(runFixture('exit-while-running.js', 20_000)).toMatchObject({ status: 7, signal: null, stderr: '', stdout: 'exiting\n' });
+    expect(runFixture('exit-while-running.js', 20_000)).toMatchObject({
+      status: 7,
+      signal: null,
+      stderr: '',
+      stdout: 'exiting\n',
+    });
   }
 });
 
@@ -105,7 +110,10 @@ test('an uncaught error with a run pending', () => {
 
 test('workers that end in the middle of a run', () => {
   for (let i = 0; i < 3; i++) {
-    expect(runFixture('worker-exit.js', 20_000)).toMatchObject({ ...clean, stdout: 'workers gone\nmemory returned\nmain still works\n' });
+    expect(runFixture('worker-exit.js', 20_000)).toMatchObject({
+      ...clean,
+      stdout: 'workers gone\nmemory returned\nmain still works\n',
+    });
   }
 });
 

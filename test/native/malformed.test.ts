@@ -2,7 +2,14 @@
 import fc from 'fast-check';
 import { Session } from '../../src/runtime/session';
 import { hasCode } from '../../src/errors';
-import { ABSENT, doublingProgram, programBytes, withChecksum, type BufferSpec, type ProgramSpec } from './program-bytes';
+import {
+  ABSENT,
+  doublingProgram,
+  programBytes,
+  withChecksum,
+  type BufferSpec,
+  type ProgramSpec,
+} from './program-bytes';
 
 let session: Session;
 beforeAll(() => {
@@ -62,9 +69,17 @@ const rules: [rule: string, edit: Edit, message: RegExp][] = [
   ['unknown op', (p) => (p.nodes[1].op = 'no_such_op'), /node 1 no_such_op \(second\): no kernel/],
   ['unread attribute', (p) => (p.nodes[2].attributes!.bogus = 1), /attribute 'bogus' is not known/],
   ['missing attribute', (p) => (p.nodes[2].attributes = {}), /'factor' is missing/],
-  ['attribute of another kind', (p) => (p.nodes[2].attributes = { factor: 'x' }), /should be a number, received a string/],
+  [
+    'attribute of another kind',
+    (p) => (p.nodes[2].attributes = { factor: 'x' }),
+    /should be a number, received a string/,
+  ],
   ['read before written', (p) => (p.nodes[0].inputs = [2, 6]), /buffer 2 is read before it is written/],
-  ['unwritten output', (p) => p.outputs!.push(['z', 7 + p.buffers.push(arena(192)) - 8]), /output 'z': buffer 8 is read before/],
+  [
+    'unwritten output',
+    (p) => p.outputs!.push(['z', 7 + p.buffers.push(arena(192)) - 8]),
+    /output 'z': buffer 8 is read before/,
+  ],
   ['overwritten while live', (p) => (p.nodes[1].outputs = [1]), /node 2 scale.*buffer 2 is read before/],
   [
     'clobbered by a partial overlap',
@@ -108,7 +123,9 @@ const rules: [rule: string, edit: Edit, message: RegExp][] = [
 test.each(rules)('rejects: %s', (_, edit, message) => {
   const spec = valid();
   edit(spec);
-  expect(() => load(spec)).toThrow(expect.objectContaining({ code: 'ERR_PROGRAM', message: expect.stringMatching(message) }));
+  expect(() => load(spec)).toThrow(
+    expect.objectContaining({ code: 'ERR_PROGRAM', message: expect.stringMatching(message) }),
+  );
 });
 
 test('an output may not lie over an input unless the op says so', () => {
@@ -154,7 +171,11 @@ async function survive(bytes: Uint8Array): Promise<'loaded' | 'refused'> {
 const body = programBytes(valid()).subarray(0, -4);
 const mutation = fc.oneof(
   fc.record({ kind: fc.constant('set' as const), at: fc.nat(body.length - 1), value: fc.nat(255) }),
-  fc.record({ kind: fc.constant('word' as const), at: fc.nat(body.length - 4), value: fc.constantFrom(0, 1, 0x7fffffff, 0xffffffff, 0x80000000) }),
+  fc.record({
+    kind: fc.constant('word' as const),
+    at: fc.nat(body.length - 4),
+    value: fc.constantFrom(0, 1, 0x7fffffff, 0xffffffff, 0x80000000),
+  }),
   fc.record({ kind: fc.constant('cut' as const), at: fc.nat(body.length - 1), value: fc.nat(40) }),
   fc.record({ kind: fc.constant('repeat' as const), at: fc.nat(body.length - 1), value: fc.nat(40) }),
 );
@@ -189,7 +210,14 @@ test('names are UTF-8 without NUL', async () => {
   session.releaseProgram(named);
   for (const bad of ['\0', 'a\0b']) expect(() => load({ ...valid(), outputs: [[bad, 3]] })).toThrow(/not UTF-8 text/);
   const bytes = programBytes({ ...valid(), name: 'aaaa' });
-  for (const bad of [[0xff], [0xc0, 0x80], [0xe0, 0x80, 0x80], [0xed, 0xa0, 0x80], [0xf5, 0x80, 0x80, 0x80], [0x61, 0x61, 0x61, 0xc3]]) {
+  for (const bad of [
+    [0xff],
+    [0xc0, 0x80],
+    [0xe0, 0x80, 0x80],
+    [0xed, 0xa0, 0x80],
+    [0xf5, 0x80, 0x80, 0x80],
+    [0x61, 0x61, 0x61, 0xc3],
+  ]) {
     const copy = Uint8Array.from(bytes.subarray(0, -4));
     copy.set(bad, 12);
     expect(() => session.loadProgram(withChecksum(copy))).toThrow(/not UTF-8 text/);
@@ -198,7 +226,8 @@ test('names are UTF-8 without NUL', async () => {
 
 test('a wrong checksum, arbitrary bytes and every truncation are refused', () => {
   const bytes = programBytes(valid());
-  const refuse = (b: Uint8Array) => expect(() => session.loadProgram(b)).toThrow(expect.objectContaining({ code: 'ERR_PROGRAM' }));
+  const refuse = (b: Uint8Array) =>
+    expect(() => session.loadProgram(b)).toThrow(expect.objectContaining({ code: 'ERR_PROGRAM' }));
   const flipped = Uint8Array.from(bytes);
   flipped[40] ^= 1;
   expect(() => session.loadProgram(flipped)).toThrow(/checksum mismatch/);

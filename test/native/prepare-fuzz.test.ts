@@ -16,7 +16,9 @@ const SLOT = 1 << 16; // bytes of arena per operand: enough for every shape belo
 const extents = fc.constantFrom(0, 1, 2, 3, 4, 8, 16, 64);
 const tensors = fc.record({
   dtype: fc.constantFrom<DType>('f32', 'bf16', 'f16', 'i32', 'u8'),
-  shape: fc.array(extents, { minLength: 0, maxLength: 3 }).filter((s) => 4 * s.reduce<number>((a, b) => a * b, 1) <= SLOT),
+  shape: fc
+    .array(extents, { minLength: 0, maxLength: 3 })
+    .filter((s) => 4 * s.reduce<number>((a, b) => a * b, 1) <= SLOT),
 });
 const numbers = fc.oneof(
   fc.constantFrom<number>(0, 1, 2, 4, 8, -1, 0.5, 16, 64, 1e9, 2 ** 53, -(2 ** 31), 1e300, NaN, Infinity),
@@ -26,7 +28,10 @@ const lists = fc.array(fc.constantFrom(0, 1, 2, 3, 4, 16, 64, -1, 0.5, 1e9), { m
 const words = fc.constantFrom('silu', 'gelu', 'gelu_tanh', 'relu', 'nf4', 'fp4', 'f32', 'bf16', 'Q4_1', 'Q8_0', '');
 
 /** Adds the attributes that `prepare` asks for and drops those that it never reads, by reading its complaints. */
-function settleAttributes(spec: ProgramSpec, draw: (kind: string) => number | string | number[]): ReturnType<Session['loadProgram']> | undefined {
+function settleAttributes(
+  spec: ProgramSpec,
+  draw: (kind: string) => number | string | number[],
+): ReturnType<Session['loadProgram']> | undefined {
   const attributes: Record<string, number | string | number[]> = {};
   spec.nodes![0].attributes = attributes;
   for (let attempt = 0; attempt < 60; attempt++) {
@@ -73,10 +78,21 @@ test.each(loadNative().kernels())('%s', async (op) => {
           scratchBytes: 1 << 22,
           buffers,
           inputs: inputs.map((_, i) => [`x${i}`, i]),
-          nodes: [{ op, inputs: inputs.map((_, i) => i), outputs: outputs.map((o) => (o ? next++ : ABSENT)), scratchBytes: 1 << 22 }],
+          nodes: [
+            {
+              op,
+              inputs: inputs.map((_, i) => i),
+              outputs: outputs.map((o) => (o ? next++ : ABSENT)),
+              scratchBytes: 1 << 22,
+            },
+          ],
         };
         const program = settleAttributes(spec, (kind) =>
-          kind === 'a number' ? nextNumber.next().value! : kind === 'a string' ? nextWord.next().value! : nextList.next().value!,
+          kind === 'a number'
+            ? nextNumber.next().value!
+            : kind === 'a string'
+              ? nextWord.next().value!
+              : nextList.next().value!,
         );
         if (!program) return;
         accepted.add(op);

@@ -217,7 +217,9 @@ describe('misuse', () => {
 
   test('more memory than there is', () => {
     const before = session.stats();
-    expect(() => session.defineState([{ name: 'huge', dtype: 'u8', shape: [2 ** 45] }])).toThrow(code('ERR_PLAN_MEMORY'));
+    expect(() => session.defineState([{ name: 'huge', dtype: 'u8', shape: [2 ** 45] }])).toThrow(
+      code('ERR_PLAN_MEMORY'),
+    );
     const program = programBytes({ ...doublingProgram(4, 1), arenaBytes: 2 ** 46 });
     expect(() => session.loadProgram(program)).toThrow(code('ERR_PLAN_MEMORY'));
     expect(session.stats()).toEqual(before);

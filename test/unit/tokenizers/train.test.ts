@@ -25,7 +25,7 @@ function modelOf(json: string): { tokens: string[]; merges: string[] } {
 }
 
 describe('equals the tokenizers library', () => {
-  test.each(cases.filter((c) => c.vocabSize < 1000).map((c) => [`${c.vocabSize} tokens, pairs from ${c.minFrequency}`, c] as const))('%s', async (_name, c) => {
+  test.each(cases.map((c) => [`${c.vocabSize} tokens, pairs from ${c.minFrequency}`, c] as const))('%s', async (_name, c) => {
     const { tokenizer, stats } = await trainNewFromIterator(null, corpus, {
       native,
       vocabSize: c.vocabSize,
@@ -119,14 +119,22 @@ describe('statistics', () => {
   test('of one text, counted by hand', async () => {
     const text = 'the old zq\n';
     const ids = await tokenizer.encode(text);
-    const pieces = ids.map((id) => tokenizer.decode([id]));
-    expect(pieces.join('|')).toBe('the old| |z|q|\n'.replace('the old', pieces[0] === 'the' ? `the|${pieces.slice(1, pieces.indexOf(' ')).join('|')}` : pieces[0]));
-    const stats = await tokenizerStats(tokenizer, [text]);
-    expect(stats).toMatchObject({ texts: 1, characters: 11, bytes: 11, words: 3, tokens: ids.length, unknown: 0, dropped: 0 });
-    expect(stats.tokensPerWord).toBeCloseTo(ids.length / 3);
-    expect(stats.charactersPerToken).toBeCloseTo(11 / ids.length);
-    expect(stats.coverage).toBeCloseTo(new Set(ids).size / tokenizer.vocabSize);
-    expect(stats.continuedWords).toBeGreaterThanOrEqual(1 / 3);
+    expect(ids.map((id) => tokenizer.decode([id]))).toEqual(['the', ' old', ' ', 'z', 'q', '\n']);
+    expect(await tokenizerStats(tokenizer, [text])).toMatchObject({
+      texts: 1,
+      characters: 11,
+      bytes: 11,
+      words: 3,
+      tokens: 6,
+      tokensPerWord: 2,
+      fertility: 4 / 3, // the, old, z+q
+      continuedWords: 1 / 3,
+      charactersPerToken: 11 / 6,
+      bytesPerToken: 11 / 6,
+      coverage: 6 / tokenizer.vocabSize,
+      unknown: 0,
+      dropped: 0,
+    });
   });
 
   test('a text the vocabulary was made for needs fewer pieces', async () => {
