@@ -17,7 +17,9 @@ const path = require('node:path');
 
 const ROOT = path.resolve(__dirname, '..');
 // Whatever changes the result without changing a source file.
-const ENVIRONMENT = ['LATHE_NATIVE_TESTS', 'LATHE_SANITIZE', 'CC', 'CXX', 'CFLAGS', 'CXXFLAGS', 'LDFLAGS'];
+const OPTIONS = ['LATHE_NATIVE_TESTS', 'LATHE_SANITIZE'];
+// What CMake only looks at in an empty build folder.
+const TOOLCHAIN = ['CC', 'CXX', 'CFLAGS', 'CXXFLAGS', 'LDFLAGS'];
 
 class BuildError extends Error {}
 
@@ -74,14 +76,15 @@ function* sourceFiles(folder) {
   for (const entry of fs.readdirSync(folder, { withFileTypes: true })) {
     const file = path.join(folder, entry.name);
     if (entry.isDirectory()) yield* sourceFiles(file);
-    else if (/\.(cpp|h|inc|cu|cuh)$/.test(entry.name)) yield file;
+    else if (/\.(cpp|h|inc|map|cu|cuh)$/.test(entry.name)) yield file;
   }
 }
 
-/** What the configure step depends on, and that plus every source file's size and time. */
+/** What the cache depends on; that plus what the configure step does; that plus every source file's size and time. */
 function fingerprints(cmakeJs) {
-  const configure = createHash('sha256');
-  configure.update(JSON.stringify([ROOT, cmakeJs, ENVIRONMENT.map((name) => process.env[name] ?? '')]));
+  const values = (names) => names.map((name) => process.env[name] ?? '');
+  const toolchain = JSON.stringify([ROOT, cmakeJs, values(TOOLCHAIN)]);
+  const configure = createHash('sha256').update(toolchain).update(JSON.stringify(values(OPTIONS)));
   configure.update(fs.readFileSync(path.join(ROOT, 'CMakeLists.txt')));
   const configured = configure.digest('hex');
   const build = createHash('sha256').update(configured);
@@ -89,7 +92,7 @@ function fingerprints(cmakeJs) {
     const info = fs.statSync(file);
     build.update(`${file}\0${info.size}\0${info.mtimeMs}\n`);
   }
-  return { configured, built: build.digest('hex') };
+  return { toolchain, configured, built: build.digest('hex') };
 }
 
 function readJson(file) {
@@ -168,11 +171,12 @@ function build(options) {
     checkTools();
     const cache = path.join(options.out, 'CMakeCache.txt');
     if (options.clean || stamp.configured !== now.configured || !fs.existsSync(cache)) {
-      // Another generator or compiler cannot take over an old cache.
-      fs.rmSync(cache, { force: true });
-      fs.rmSync(path.join(options.out, 'CMakeFiles'), { recursive: true, force: true });
+      if (options.clean || stamp.toolchain !== now.toolchain) {
+        fs.rmSync(cache, { force: true });
+        fs.rmSync(path.join(options.out, 'CMakeFiles'), { recursive: true, force: true });
+      }
       runCmakeJs(cmakeJs, 'configure', options.out, []);
-      fs.writeFileSync(stampFile, JSON.stringify({ configured: now.configured }));
+      fs.writeFileSync(stampFile, JSON.stringify({ toolchain: now.toolchain, configured: now.configured }));
     }
     const jobs = Number(process.env.LATHE_BUILD_JOBS) || os.availableParallelism();
     runCmakeJs(cmakeJs, 'build', options.out, ['--parallel', String(jobs)]);

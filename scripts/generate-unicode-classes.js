@@ -12,16 +12,31 @@ const { join } = require('node:path');
 const { Tokenizer } = require('tokenizers');
 
 const everything = [];
-for (let code = 0; code < 0x110000; code++) if (code < 0xd800 || code > 0xdfff) everything.push(String.fromCodePoint(code));
+for (let code = 0; code < 0x110000; code++)
+  if (code < 0xd800 || code > 0xdfff) everything.push(String.fromCodePoint(code));
 const text = everything.join('');
 
 function pieces(preTokenizer, of) {
-  const json = { version: '1.0', added_tokens: [], normalizer: null, post_processor: null, decoder: null, pre_tokenizer: preTokenizer, model: { type: 'BPE', vocab: {}, merges: [] } };
-  return Tokenizer.fromString(JSON.stringify(json)).getPreTokenizer().preTokenizeString(of).map(([piece]) => piece);
+  const json = {
+    version: '1.0',
+    added_tokens: [],
+    normalizer: null,
+    post_processor: null,
+    decoder: null,
+    pre_tokenizer: preTokenizer,
+    model: { type: 'BPE', vocab: {}, merges: [] },
+  };
+  return Tokenizer.fromString(JSON.stringify(json))
+    .getPreTokenizer()
+    .preTokenizeString(of)
+    .map(([piece]) => piece);
 }
 
 function codesOf(regexClass) {
-  const kept = pieces({ type: 'Split', pattern: { Regex: `[^${regexClass}]+` }, behavior: 'Removed', invert: false }, text);
+  const kept = pieces(
+    { type: 'Split', pattern: { Regex: `[^${regexClass}]+` }, behavior: 'Removed', invert: false },
+    text,
+  );
   return kept.flatMap((piece) => Array.from(piece, (c) => c.codePointAt(0)));
 }
 

@@ -92,12 +92,15 @@ def tiny_folders():
     )
     save_json(folder / "special_tokens_map.json", {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
 
-    wp = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    # WordPieceTrainer's ids differ from run to run, so this vocabulary is put together by hand.
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted(set("".join(CORPUS).lower()) - set(" \t\r\n"))
+    words = "the old cat small engine stones grey watch ##es paint ##s night train isn said about every third student letter harbour ##ly slow rope ##ter ##ing cafe naive def return 12 ##14".split()
+    vocab = {token: i for i, token in enumerate(special + letters + ["##" + c for c in letters] + words)}
+    wp = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     wp.normalizer = normalizers.BertNormalizer(lowercase=True)
     wp.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     wp.decoder = decoders.WordPiece(prefix="##")
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    wp.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False))
     wp.post_processor = processors.TemplateProcessing(single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     fast = PreTrainedTokenizerFast(tokenizer_object=wp, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", clean_up_tokenization_spaces=True)
     fast.save_pretrained(str(FOLDER / "tiny-wordpiece"))

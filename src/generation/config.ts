@@ -67,8 +67,12 @@ export const DEFAULT_NEW_TOKENS = 20;
 
 type Check = { readonly expected: string; readonly ok: (value: unknown) => boolean };
 
-const number = (expected: string, ok: (n: number) => boolean): Check => ({ expected, ok: (v) => typeof v === 'number' && Number.isFinite(v) && ok(v) });
-const count = (low: number): Check => number(`an integer of at least ${low}`, (n) => Number.isSafeInteger(n) && n >= low);
+const number = (expected: string, ok: (n: number) => boolean): Check => ({
+  expected,
+  ok: (v) => typeof v === 'number' && Number.isFinite(v) && ok(v),
+});
+const count = (low: number): Check =>
+  number(`an integer of at least ${low}`, (n) => Number.isSafeInteger(n) && n >= low);
 const ids = (v: unknown): boolean => Array.isArray(v) && v.every((id) => Number.isSafeInteger(id) && id >= 0);
 const idList: Check = { expected: 'a list of token ids', ok: ids };
 
@@ -84,7 +88,10 @@ const CHECKS: Readonly<Record<keyof GenerationOptions, Check>> = {
   minP: number('a number from 0 to 1', (n) => n >= 0 && n <= 1),
   repetitionPenalty: number('a number above 0', (n) => n > 0),
   numReturnSequences: count(1),
-  stopStrings: { expected: 'a text or a list of texts, none empty', ok: (v) => [v].flat().every((s) => typeof s === 'string' && s !== '') },
+  stopStrings: {
+    expected: 'a text or a list of texts, none empty',
+    ok: (v) => [v].flat().every((s) => typeof s === 'string' && s !== ''),
+  },
   eosTokenId: { expected: 'a token id or a list of them', ok: (v) => ids([v].flat()) },
   bosTokenId: count(0),
   suppressTokens: idList,
@@ -121,11 +128,36 @@ const UNSUPPORTED: Readonly<Record<string, readonly unknown[]>> = {
 
 /** Settings without influence on what is generated here; length_penalty and its like act on beams only. */
 const IGNORED = new Set([
-  'transformers_version', '_from_model_config', 'use_cache', 'cache_implementation', 'cache_config', 'return_legacy_cache', 'pad_token_id',
-  'decoder_start_token_id', 'early_stopping', 'length_penalty', 'diversity_penalty', 'renormalize_logits', 'low_memory', 'output_attentions',
-  'output_hidden_states', 'output_scores', 'output_logits', 'return_dict_in_generate', 'prompt_lookup_num_tokens', 'max_matching_ngram_size',
-  'prefill_chunk_size', 'is_assistant', 'num_assistant_tokens', 'num_assistant_tokens_schedule', 'assistant_confidence_threshold',
-  'assistant_early_exit', 'assistant_lookbehind', 'target_lookbehind', 'compile_config', 'disable_compile',
+  'transformers_version',
+  '_from_model_config',
+  'use_cache',
+  'cache_implementation',
+  'cache_config',
+  'return_legacy_cache',
+  'pad_token_id',
+  'decoder_start_token_id',
+  'early_stopping',
+  'length_penalty',
+  'diversity_penalty',
+  'renormalize_logits',
+  'low_memory',
+  'output_attentions',
+  'output_hidden_states',
+  'output_scores',
+  'output_logits',
+  'return_dict_in_generate',
+  'prompt_lookup_num_tokens',
+  'max_matching_ngram_size',
+  'prefill_chunk_size',
+  'is_assistant',
+  'num_assistant_tokens',
+  'num_assistant_tokens_schedule',
+  'assistant_confidence_threshold',
+  'assistant_early_exit',
+  'assistant_lookbehind',
+  'target_lookbehind',
+  'compile_config',
+  'disable_compile',
 ]);
 
 const camel = (key: string): string => key.replace(/(?<=[a-z0-9])_([a-z])/g, (_, c: string) => c.toUpperCase());
@@ -135,23 +167,38 @@ const snake = (key: string): string => key.replace(/[A-Z]/g, (c) => `_${c.toLowe
  * Checks one source of settings and gives its non-null ones under their camelCase names.
  * Errors: ERR_CONFIG for a wrong value or (with `strict`) an unknown key, ERR_UNSUPPORTED for what is not implemented.
  */
-export function readSettings(source: Readonly<Record<string, unknown>>, at: string, strict: boolean): Partial<Record<keyof GenerationOptions, unknown>> {
+export function readSettings(
+  source: Readonly<Record<string, unknown>>,
+  at: string,
+  strict: boolean,
+): Partial<Record<keyof GenerationOptions, unknown>> {
   const found: Partial<Record<keyof GenerationOptions, unknown>> = {};
   for (const [key, value] of Object.entries(source)) {
     if (value === null || value === undefined) continue;
     const name = camel(key) as keyof GenerationOptions;
     if (Object.hasOwn(CHECKS, name)) {
-      if (!CHECKS[name].ok(value)) throw new LatheError('ERR_CONFIG', `${name} expected ${CHECKS[name].expected}, received ${JSON.stringify(value)}`, { at });
+      if (!CHECKS[name].ok(value))
+        throw new LatheError(
+          'ERR_CONFIG',
+          `${name} expected ${CHECKS[name].expected}, received ${JSON.stringify(value)}`,
+          { at },
+        );
       found[name] = value;
       continue;
     }
     const neutral = Object.hasOwn(UNSUPPORTED, snake(key)) ? UNSUPPORTED[snake(key)] : undefined;
     if (neutral && !neutral.includes(value)) {
-      throw new LatheError('ERR_UNSUPPORTED', `${key} = ${JSON.stringify(value)} is not supported`, { at, remedy: `leave ${key} out${neutral.length ? ` or set it to ${JSON.stringify(neutral[0])}` : ''}` });
+      throw new LatheError('ERR_UNSUPPORTED', `${key} = ${JSON.stringify(value)} is not supported`, {
+        at,
+        remedy: `leave ${key} out${neutral.length ? ` or set it to ${JSON.stringify(neutral[0])}` : ''}`,
+      });
     }
     if (strict && !neutral && !IGNORED.has(snake(key))) {
       const close = nearest(name, Object.keys(CHECKS));
-      throw new LatheError('ERR_CONFIG', `unknown generation setting '${key}'`, { at, remedy: close ? `did you mean '${close}'?` : `known are ${Object.keys(CHECKS).join(', ')}` });
+      throw new LatheError('ERR_CONFIG', `unknown generation setting '${key}'`, {
+        at,
+        remedy: close ? `did you mean '${close}'?` : `known are ${Object.keys(CHECKS).join(', ')}`,
+      });
     }
   }
   return found;
@@ -172,7 +219,9 @@ export function resolveGenerationConfig(
   // A length given in the call is meant, whatever kind of length the file holds.
   if (call.maxLength !== undefined) delete stored.maxNewTokens;
   const { eos_token_id: eosTokenId, bos_token_id: bosTokenId } = model;
-  const set = { ...readSettings({ eosTokenId, bosTokenId }, 'config.json', false), ...stored, ...call } as { [K in keyof GenerationOptions]: NonNullable<GenerationOptions[K]> };
+  const set = { ...readSettings({ eosTokenId, bosTokenId }, 'config.json', false), ...stored, ...call } as {
+    [K in keyof GenerationOptions]: NonNullable<GenerationOptions[K]>;
+  };
   const config: GenerationConfig = {
     maxNewTokens: set.maxNewTokens ?? null,
     maxLength: set.maxLength ?? null,
@@ -193,10 +242,17 @@ export function resolveGenerationConfig(
     seed: set.seed ?? 42,
   };
   if (config.doSample && config.temperature === 0) {
-    throw new LatheError('ERR_CONFIG', 'temperature 0 cannot be sampled from', { at: 'generation options', remedy: 'set doSample: false to take the most probable token' });
+    throw new LatheError('ERR_CONFIG', 'temperature 0 cannot be sampled from', {
+      at: 'generation options',
+      remedy: 'set doSample: false to take the most probable token',
+    });
   }
   if (!config.doSample && config.numReturnSequences > 1) {
-    throw new LatheError('ERR_CONFIG', `numReturnSequences ${config.numReturnSequences} would return the same greedy text each time`, { at: 'generation options', remedy: 'set doSample: true' });
+    throw new LatheError(
+      'ERR_CONFIG',
+      `numReturnSequences ${config.numReturnSequences} would return the same greedy text each time`,
+      { at: 'generation options', remedy: 'set doSample: true' },
+    );
   }
   return config;
 }

@@ -13,10 +13,24 @@ import { LatheError } from '../errors';
 import type { Graph } from '../graph/trace';
 import type { CausalLm } from '../models/causal-lm';
 import type { ProgramHandle, Session, TensorArray } from '../runtime/session';
-import { DEFAULT_NEW_TOKENS, resolveGenerationConfig, sampleParameters, type GenerationConfig, type GenerationOptions } from './config';
+import {
+  DEFAULT_NEW_TOKENS,
+  resolveGenerationConfig,
+  sampleParameters,
+  type GenerationConfig,
+  type GenerationOptions,
+} from './config';
 import { acquireLane, type Lane } from './lane';
 import { LogitsMask } from './logits-mask';
-import { adapterKey, bucketOf, decodeProgram, forkProgram, prefillProgram, withAdapters, type StepShape } from './programs';
+import {
+  adapterKey,
+  bucketOf,
+  decodeProgram,
+  forkProgram,
+  prefillProgram,
+  withAdapters,
+  type StepShape,
+} from './programs';
 import { Sequence, type FinishReason, type GeneratedSequence, type TextDecoder } from './sequence';
 
 /** What can generate: a description, its session and its generation_config.json. `PreTrainedModel` is one. */
@@ -74,7 +88,11 @@ export async function* generate(
 }
 
 /** The same without the stream. */
-export async function generateAll(target: GenerationTarget, prompts: readonly (readonly number[])[], options: GenerateOptions = {}): Promise<GeneratedSequence[]> {
+export async function generateAll(
+  target: GenerationTarget,
+  prompts: readonly (readonly number[])[],
+  options: GenerateOptions = {},
+): Promise<GeneratedSequence[]> {
   const stream = generate(target, prompts, options);
   for (;;) {
     const next = await stream.next();
@@ -98,7 +116,15 @@ class Generation {
   private step = 0;
 
   constructor(target: GenerationTarget, prompts: readonly (readonly number[])[], options: GenerateOptions) {
-    const { tokenizer = null, skipSpecialTokens = true, adapter = null, outputLogits = false, maxPrefillTokens = 4096, signal = null, ...settings } = options;
+    const {
+      tokenizer = null,
+      skipSpecialTokens = true,
+      adapter = null,
+      outputLogits = false,
+      maxPrefillTokens = 4096,
+      signal = null,
+      ...settings
+    } = options;
     const module = (this.module = target.module);
     const c = (this.config = resolveGenerationConfig(settings, target.generationConfig, module.config.raw));
     this.vocabulary = module.embedding.shape[0];
@@ -106,25 +132,44 @@ class Generation {
     this.outputLogits = outputLogits;
     this.maxPrefillTokens = maxPrefillTokens;
     this.signal = signal;
-    if (c.stopStrings.length && !tokenizer) throw new LatheError('ERR_CONFIG', 'stopStrings need a tokenizer', { at: 'generation options', remedy: 'pass { tokenizer }' });
+    if (c.stopStrings.length && !tokenizer)
+      throw new LatheError('ERR_CONFIG', 'stopStrings need a tokenizer', {
+        at: 'generation options',
+        remedy: 'pass { tokenizer }',
+      });
     if (adapter === false && target.peft?.saved.size) {
       const [name] = target.peft.saved.keys();
-      throw new LatheError('ERR_UNSUPPORTED', `the adapter replaced '${name}' as a whole, so the model without it is gone`, { at: 'adapter: false', remedy: 'load the base model apart' });
+      throw new LatheError(
+        'ERR_UNSUPPORTED',
+        `the adapter replaced '${name}' as a whole, so the model without it is gone`,
+        { at: 'adapter: false', remedy: 'load the base model apart' },
+      );
     }
     this.sequences = prompts.flatMap((ids, prompt) => {
       const full = this.promptIds(ids, prompt);
       const limit = this.limitOf(full.length, prompt);
-      return Array.from({ length: c.numReturnSequences }, () => new Sequence(prompt, full, limit, c, tokenizer, skipSpecialTokens));
+      return Array.from(
+        { length: c.numReturnSequences },
+        () => new Sequence(prompt, full, limit, c, tokenizer, skipSpecialTokens),
+      );
     });
     this.mask = LogitsMask.of(c, this.sequences, module.head.shape[0]);
   }
 
   private promptIds(ids: readonly number[], prompt: number): readonly number[] {
     const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabulary);
-    if (bad !== undefined) throw new LatheError('ERR_DATA', `expected token ids from 0 to ${this.vocabulary - 1}, received ${bad}`, { at: `prompt ${prompt}`, remedy: 'use the tokenizer that belongs to the model' });
+    if (bad !== undefined)
+      throw new LatheError('ERR_DATA', `expected token ids from 0 to ${this.vocabulary - 1}, received ${bad}`, {
+        at: `prompt ${prompt}`,
+        remedy: 'use the tokenizer that belongs to the model',
+      });
     if (ids.length) return ids;
     const { bosTokenId } = this.config;
-    if (bosTokenId === null) throw new LatheError('ERR_DATA', 'the prompt is empty and the model has no begin token', { at: `prompt ${prompt}`, remedy: 'give at least one token, or bosTokenId' });
+    if (bosTokenId === null)
+      throw new LatheError('ERR_DATA', 'the prompt is empty and the model has no begin token', {
+        at: `prompt ${prompt}`,
+        remedy: 'give at least one token, or bosTokenId',
+      });
     return [bosTokenId];
   }
 
@@ -132,9 +177,16 @@ class Generation {
   private limitOf(length: number, prompt: number): number {
     const { maxNewTokens, maxLength } = this.config;
     const context = this.module.config.maxPositions;
-    if (length >= context) throw new LatheError('ERR_DATA', `the prompt has ${length} tokens, the model's context ${context}`, { at: `prompt ${prompt}`, remedy: 'shorten the prompt' });
+    if (length >= context)
+      throw new LatheError('ERR_DATA', `the prompt has ${length} tokens, the model's context ${context}`, {
+        at: `prompt ${prompt}`,
+        remedy: 'shorten the prompt',
+      });
     if (maxNewTokens === null && maxLength !== null && length >= maxLength) {
-      throw new LatheError('ERR_CONFIG', `maxLength ${maxLength} leaves no room after a prompt of ${length} tokens`, { at: `prompt ${prompt}`, remedy: 'use maxNewTokens' });
+      throw new LatheError('ERR_CONFIG', `maxLength ${maxLength} leaves no room after a prompt of ${length} tokens`, {
+        at: `prompt ${prompt}`,
+        remedy: 'use maxNewTokens',
+      });
     }
     const asked = maxNewTokens ?? (maxLength === null ? DEFAULT_NEW_TOKENS : maxLength - length);
     return Math.min(asked, context - length);
@@ -205,7 +257,14 @@ class Generation {
       if (group.includes(s)) last[i] = at - 1;
     });
     const program = this.program(lane, `prefill ${tokens}`, (shape) => prefillProgram(this.module, tokens, shape));
-    return session.run(program, { input_ids: ids, position_ids: positions, cache_rows: rows, cu_seqlens: cuSeqlens, last_rows: last, ...this.choice() });
+    return session.run(program, {
+      input_ids: ids,
+      position_ids: positions,
+      cache_rows: rows,
+      cu_seqlens: cuSeqlens,
+      last_rows: last,
+      ...this.choice(),
+    });
   }
 
   /** Gives further sequences of a prompt the cache rows of its first. */
@@ -232,7 +291,8 @@ class Generation {
   private decode(session: Session, lane: Lane): Promise<Outputs> | null {
     if (this.sequences.every((s) => s.done)) return null;
     if (this.signal?.aborted) return Promise.reject(this.signal.reason as Error);
-    const each = (value: (s: Sequence, i: number) => number, ended: number): Int32Array => Int32Array.from(this.sequences, (s, i) => (s.done ? ended : value(s, i)));
+    const each = (value: (s: Sequence, i: number) => number, ended: number): Int32Array =>
+      Int32Array.from(this.sequences, (s, i) => (s.done ? ended : value(s, i)));
     const program = this.program(lane, 'decode', (shape) => decodeProgram(this.module, shape));
     return session.run(program, {
       input_ids: each((s) => s.lastToken, 0),
@@ -244,7 +304,12 @@ class Generation {
   }
 
   private program(lane: Lane, key: string, build: (shape: StepShape) => Graph): ProgramHandle {
-    const shape: StepShape = { cache: lane.shape, history: this.historyLength(lane), mask: this.mask !== null, logits: this.outputLogits };
+    const shape: StepShape = {
+      cache: lane.shape,
+      history: this.historyLength(lane),
+      mask: this.mask !== null,
+      logits: this.outputLogits,
+    };
     return withAdapters(this.module, this.adapter, () => {
       const whole = `${key} H${shape.history} ${shape.mask ? 'mask ' : ''}${shape.logits ? 'logits ' : ''}${adapterKey(this.module)}`;
       return lane.program(whole, () => build(shape));

@@ -18,7 +18,9 @@ export class LogitsMask {
   ) {
     const { eosTokenIds, suppressTokens, beginSuppressTokens } = config;
     this.mask = new Float32Array(batch * vocabulary);
-    this.ids = [...new Set([...eosTokenIds, ...suppressTokens, ...beginSuppressTokens])].filter((id) => id < vocabulary);
+    this.ids = [...new Set([...eosTokenIds, ...suppressTokens, ...beginSuppressTokens])].filter(
+      (id) => id < vocabulary,
+    );
     this.always = new Set(suppressTokens);
     this.atFirst = new Set(beginSuppressTokens);
   }
@@ -39,6 +41,10 @@ export class LogitsMask {
   }
 
   private forbidden(id: number, s: Sequence): boolean {
-    return this.always.has(id) || (this.atFirst.has(id) && s.tokens.length === 0) || (s.tooShort && this.config.eosTokenIds.includes(id));
+    return (
+      this.always.has(id) ||
+      (this.atFirst.has(id) && s.tokens.length === 0) ||
+      (s.tooShort && this.config.eosTokenIds.includes(id))
+    );
   }
 }

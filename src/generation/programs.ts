@@ -57,7 +57,11 @@ export function decodeProgram(module: CausalLm, shape: StepShape): Graph {
       inputIds: input('input_ids', [batch], 'i32'),
       positionIds: input('position_ids', [batch], 'i32'),
       cuSeqlens: null,
-      cache: { shape: shape.cache, rows: input('cache_rows', [batch], 'i32'), lengths: input('lengths', [batch], 'i32') },
+      cache: {
+        shape: shape.cache,
+        rows: input('cache_rows', [batch], 'i32'),
+        lengths: input('lengths', [batch], 'i32'),
+      },
       rng: null,
     });
     choose(module, hidden_BD, shape);
@@ -86,7 +90,12 @@ function choose(module: CausalLm, hidden_BD: Tensor, { cache, history, mask, log
   const raw_BV = headLogits(module, hidden_BD);
   if (wanted) output('logits', raw_BV);
   const logits_BV = mask ? add(raw_BV, input('mask', raw_BV.shape, 'f32')) : raw_BV;
-  const chosen = sample(logits_BV, input('history', [cache.batch, history], 'i32'), input('params', [8], 'f32'), input('rng', [4], 'i32'));
+  const chosen = sample(
+    logits_BV,
+    input('history', [cache.batch, history], 'i32'),
+    input('params', [8], 'f32'),
+    input('rng', [4], 'i32'),
+  );
   output('token', chosen.token);
   output('logprob', chosen.logprob);
 }
@@ -98,9 +107,24 @@ export function headLogits(module: CausalLm, hidden_BD: Tensor): Tensor {
     const compute = computeOf(hidden_BD);
     const extra = (head?.lowRank ?? [])
       .filter((pair) => pair.active)
-      .map((pair) => ({ a: matmul(hidden_BD, readState(pair.a.slot()), { transB: true, alpha: pair.scaling, compute, dtype: hidden_BD.dtype }), b: readState(pair.b.slot()), transB: true }));
+      .map((pair) => ({
+        a: matmul(hidden_BD, readState(pair.a.slot()), {
+          transB: true,
+          alpha: pair.scaling,
+          compute,
+          dtype: hidden_BD.dtype,
+        }),
+        b: readState(pair.b.slot()),
+        transB: true,
+      }));
     const bias = head?.bias?.read(hidden_BD.dtype);
-    let logits_BV = matmul(hidden_BD, module.head.read(hidden_BD.dtype), { transB: head?.layout !== 'in_out', bias, extra, compute, dtype: 'f32' });
+    let logits_BV = matmul(hidden_BD, module.head.read(hidden_BD.dtype), {
+      transB: head?.layout !== 'in_out',
+      bias,
+      extra,
+      compute,
+      dtype: 'f32',
+    });
     if (module.logitScale !== 1) logits_BV = scale(logits_BV, module.logitScale);
     const cap = module.logitSoftcap;
     return cap > 0 ? scale(activation(scale(logits_BV, 1 / cap), 'tanh'), cap) : logits_BV;

@@ -51,7 +51,8 @@ export class Sequence {
     this.decoder = tokenizer?.createDecoder({ skipSpecialTokens }) ?? null;
     this.stops = new StopStrings(config.stopStrings);
     if (!tokenizer || !skipSpecialTokens) return;
-    for (const stop of config.stopStrings) if (tokenizer.allSpecialTokens.includes(stop)) this.stopIds.set(tokenizer.tokenToId(stop)!, stop);
+    for (const stop of config.stopStrings)
+      if (tokenizer.allSpecialTokens.includes(stop)) this.stopIds.set(tokenizer.tokenToId(stop)!, stop);
   }
 
   get done(): boolean {

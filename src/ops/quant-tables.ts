@@ -1,13 +1,15 @@
 /**
  * The dynamic 8-bit maps of bitsandbytes (create_dynamic_map, 7 exponent bits): for each decade 10^(i-6) the
  * midpoints of a linspace over 0.1..1, fp32, plus 0 and 1. Signed: index of 0 is 127, no -1. Unsigned: index of 0 is 0.
- * torch.linspace is evaluated from both ends in fp32; test/ops/quant checks these against a golden file.
+ * torch.linspace is evaluated from both ends with fused multiply-adds in fp32; test/unit/quantization checks these
+ * against bitsandbytes' own, bit for bit.
  */
 const f = Math.fround;
 
 function linspace(from: number, to: number, n: number): number[] {
   const step = f(f(f(to) - f(from)) / (n - 1));
-  return Array.from({ length: n }, (_, i) => (i < n / 2 ? f(f(from) + f(step * i)) : f(f(to) - f(step * (n - 1 - i)))));
+  // step * i is exact in a double, so each value is rounded once, as by an fma.
+  return Array.from({ length: n }, (_, i) => (i < Math.floor(n / 2) ? f(f(from) + step * i) : f(f(to) - step * (n - 1 - i))));
 }
 
 function dynamicMap(signed: boolean): Float32Array {

@@ -12,18 +12,27 @@ import type { GenerationTarget } from '../generation/generate';
 import { AutoTokenizer } from '../tokenizers/auto-tokenizer';
 import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
 import type { Tokenizer } from '../tokenizers/tokenizer';
-import { TextGenerationPipeline, type TextGenerationInput, type TextGenerationOptions, type TextGenerationOutput } from './text-generation';
+import {
+  TextGenerationPipeline,
+  type TextGenerationInput,
+  type TextGenerationOptions,
+  type TextGenerationOutput,
+} from './text-generation';
 
 export const PIPELINE_TASKS = ['text-generation'] as const;
 export type PipelineTask = (typeof PIPELINE_TASKS)[number];
 
 /** A model folder or a GGUF file; or a model that is already open, with its tokenizer. */
-export type PipelineSource = string | { model: string | (GenerationTarget & { close?(): Promise<void> }); tokenizer?: string | Tokenizer };
+export type PipelineSource =
+  string | { model: string | (GenerationTarget & { close?(): Promise<void> }); tokenizer?: string | Tokenizer };
 
 /** The pipeline as a function, with `stream` and `close`. */
 export interface TextGenerator {
   (input: TextGenerationInput, options?: TextGenerationOptions): Promise<TextGenerationOutput[]>;
-  (inputs: readonly TextGenerationInput[], options?: TextGenerationOptions & { batchSize?: number }): Promise<TextGenerationOutput[][]>;
+  (
+    inputs: readonly TextGenerationInput[],
+    options?: TextGenerationOptions & { batchSize?: number },
+  ): Promise<TextGenerationOutput[][]>;
   /** New text of one input, piece by piece. */
   stream(input: TextGenerationInput, options?: TextGenerationOptions): AsyncGenerator<string, void, void>;
   /** Frees the model when the pipeline opened it; one that was passed in stays open. */
@@ -44,11 +53,17 @@ export async function pipeline(
 ): Promise<TextGenerator> {
   if (!PIPELINE_TASKS.includes(task)) {
     const close = nearest(String(task), PIPELINE_TASKS);
-    throw new LatheError('ERR_CONFIG', `unknown pipeline task '${String(task)}'`, { remedy: close ? `did you mean '${close}'?` : `use one of ${PIPELINE_TASKS.join(', ')}` });
+    throw new LatheError('ERR_CONFIG', `unknown pipeline task '${String(task)}'`, {
+      remedy: close ? `did you mean '${close}'?` : `use one of ${PIPELINE_TASKS.join(', ')}`,
+    });
   }
   const { generation, ...loading } = options;
   const { model, tokenizer } = typeof source === 'string' ? { model: source, tokenizer: undefined } : source;
-  if (!tokenizer && typeof model !== 'string') throw new LatheError('ERR_CONFIG', 'a model object comes without a tokenizer', { at: `pipeline('${task}')`, remedy: 'pass { model, tokenizer }' });
+  if (!tokenizer && typeof model !== 'string')
+    throw new LatheError('ERR_CONFIG', 'a model object comes without a tokenizer', {
+      at: `pipeline('${task}')`,
+      remedy: 'pass { model, tokenizer }',
+    });
   const opened = typeof model === 'string' ? await AutoModelForCausalLM.fromPretrained(model, loading) : null;
   const target = opened ?? (model as GenerationTarget);
   const text = typeof tokenizer === 'object' ? tokenizer : await openTokenizer(tokenizer ?? (model as string));

@@ -45,7 +45,10 @@ export class TextGenerationPipeline {
    * Errors: those of `generate`; ERR_CONFIG for a conversation without a chat template.
    */
   run(input: TextGenerationInput, options?: TextGenerationOptions): Promise<TextGenerationOutput[]>;
-  run(inputs: readonly TextGenerationInput[], options?: TextGenerationOptions & { batchSize?: number }): Promise<TextGenerationOutput[][]>;
+  run(
+    inputs: readonly TextGenerationInput[],
+    options?: TextGenerationOptions & { batchSize?: number },
+  ): Promise<TextGenerationOutput[][]>;
   async run(
     input: TextGenerationInput | readonly TextGenerationInput[],
     options: TextGenerationOptions & { batchSize?: number } = {},
@@ -54,44 +57,62 @@ export class TextGenerationPipeline {
     if (isSingle(input)) return (await this.runBatch([input], rest))[0];
     const inputs = input as readonly TextGenerationInput[];
     const outputs: TextGenerationOutput[][] = [];
-    for (let i = 0; i < inputs.length; i += batchSize) outputs.push(...(await this.runBatch(inputs.slice(i, i + batchSize), rest)));
+    for (let i = 0; i < inputs.length; i += batchSize)
+      outputs.push(...(await this.runBatch(inputs.slice(i, i + batchSize), rest)));
     return outputs;
   }
 
   /** New text of one input, piece by piece. Errors: as `run`; ERR_CONFIG for more than one return sequence. */
   async *stream(input: TextGenerationInput, options: TextGenerationOptions = {}): AsyncGenerator<string, void, void> {
     const { settings, chat } = this.settings(options);
-    if ((settings.numReturnSequences ?? 1) > 1) throw new LatheError('ERR_CONFIG', 'a stream has one sequence', { at: 'numReturnSequences', remedy: 'use run() for several' });
-    for await (const event of generate(this.model, [await this.encode(input, chat)], settings)) if (event.text) yield event.text;
+    if ((settings.numReturnSequences ?? 1) > 1)
+      throw new LatheError('ERR_CONFIG', 'a stream has one sequence', {
+        at: 'numReturnSequences',
+        remedy: 'use run() for several',
+      });
+    for await (const event of generate(this.model, [await this.encode(input, chat)], settings))
+      if (event.text) yield event.text;
   }
 
-  private async runBatch(inputs: readonly TextGenerationInput[], options: TextGenerationOptions): Promise<TextGenerationOutput[][]> {
+  private async runBatch(
+    inputs: readonly TextGenerationInput[],
+    options: TextGenerationOptions,
+  ): Promise<TextGenerationOutput[][]> {
     const { settings, chat, returnFullText } = this.settings(options);
     const prompts = await Promise.all(inputs.map((input) => this.encode(input, chat)));
     const outputs: TextGenerationOutput[][] = inputs.map(() => []);
-    for (const sequence of await generateAll(this.model, prompts, settings)) outputs[sequence.prompt].push(outputOf(inputs[sequence.prompt], sequence, returnFullText));
+    for (const sequence of await generateAll(this.model, prompts, settings))
+      outputs[sequence.prompt].push(outputOf(inputs[sequence.prompt], sequence, returnFullText));
     return outputs;
   }
 
-  private settings(options: TextGenerationOptions): { settings: GenerateOptions; chat: TextGenerationOptions['chat']; returnFullText: boolean } {
+  private settings(options: TextGenerationOptions): {
+    settings: GenerateOptions;
+    chat: TextGenerationOptions['chat'];
+    returnFullText: boolean;
+  } {
     const { returnFullText = true, chat, ...given } = { ...this.defaults, ...options };
     const file = this.model.generationConfig ?? {};
-    const unset = (...keys: string[]): boolean => keys.every((key) => (given as Record<string, unknown>)[key] == null && file[key] == null);
+    const unset = (...keys: string[]): boolean =>
+      keys.every((key) => (given as Record<string, unknown>)[key] == null && file[key] == null);
     const settings: GenerateOptions = { ...given, tokenizer: this.tokenizer };
-    if (unset('maxNewTokens', 'max_new_tokens', 'maxLength', 'max_length')) settings.maxNewTokens = DEFAULTS.maxNewTokens;
+    if (unset('maxNewTokens', 'max_new_tokens', 'maxLength', 'max_length'))
+      settings.maxNewTokens = DEFAULTS.maxNewTokens;
     if (unset('doSample', 'do_sample')) {
       settings.doSample = DEFAULTS.doSample;
       if (unset('temperature')) settings.temperature = DEFAULTS.temperature;
     }
     // A model without an end token of its own ends where its tokenizer says.
-    if (unset('eosTokenId', 'eos_token_id') && this.model.module.config.raw.eos_token_id == null) settings.eosTokenId = this.tokenizer.eosTokenId;
+    if (unset('eosTokenId', 'eos_token_id') && this.model.module.config.raw.eos_token_id == null)
+      settings.eosTokenId = this.tokenizer.eosTokenId;
     return { settings, chat, returnFullText };
   }
 
   private encode(input: TextGenerationInput, chat: TextGenerationOptions['chat']): Promise<number[]> {
     if (typeof input === 'string') return this.tokenizer.encode(input);
     const last = input[input.length - 1];
-    if (last?.role !== 'assistant') return this.tokenizer.applyChatTemplate(input, { ...chat, addGenerationPrompt: true, tokenize: true });
+    if (last?.role !== 'assistant')
+      return this.tokenizer.applyChatTemplate(input, { ...chat, addGenerationPrompt: true, tokenize: true });
     return this.tokenizer.encode(this.openEnded(input, last, chat), { addSpecialTokens: false });
   }
 
@@ -104,10 +125,14 @@ export class TextGenerationPipeline {
       const at = words === '' ? -1 : text.lastIndexOf(words);
       if (at >= 0) return text.slice(0, at + words.length);
     }
-    throw new LatheError('ERR_DATA', "the rendered conversation does not show the assistant's last message, so it cannot be continued", {
-      at: `message ${messages.length - 1}`,
-      remedy: "end with a message of role 'user', or give the assistant's message some text",
-    });
+    throw new LatheError(
+      'ERR_DATA',
+      "the rendered conversation does not show the assistant's last message, so it cannot be continued",
+      {
+        at: `message ${messages.length - 1}`,
+        remedy: "end with a message of role 'user', or give the assistant's message some text",
+      },
+    );
   }
 }
 
@@ -116,13 +141,18 @@ function isSingle(input: TextGenerationInput | readonly TextGenerationInput[]): 
   return typeof input === 'string' || (input.length > 0 && typeof input[0] === 'object' && !Array.isArray(input[0]));
 }
 
-function outputOf(input: TextGenerationInput, { text, tokens, finishReason }: GeneratedSequence, fullText: boolean): TextGenerationOutput {
+function outputOf(
+  input: TextGenerationInput,
+  { text, tokens, finishReason }: GeneratedSequence,
+  fullText: boolean,
+): TextGenerationOutput {
   return { generatedText: fullText ? withPrompt(input, text) : text, tokens, finishReason };
 }
 
 function withPrompt(input: TextGenerationInput, text: string): string | ChatMessage[] {
   if (typeof input === 'string') return input + text;
   const last = input[input.length - 1];
-  if (last?.role === 'assistant') return [...input.slice(0, -1), { ...last, content: `${String(last.content)}${text}` }];
+  if (last?.role === 'assistant')
+    return [...input.slice(0, -1), { ...last, content: `${String(last.content)}${text}` }];
   return [...input, { role: 'assistant', content: text }];
 }

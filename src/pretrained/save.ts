@@ -8,7 +8,7 @@
  */
 import { join } from 'node:path';
 import { LatheError } from '../errors';
-import { writeJsonAtomic } from '../io/atomic-file';
+import { writeFileAtomic, writeJsonAtomic } from '../io/atomic-file';
 import { writeShardedCheckpoint, type CheckpointWritten } from '../io/checkpoint-files';
 import type { TensorToWrite } from '../io/safetensors';
 import { elementCount } from '../graph/tensor';
@@ -73,6 +73,14 @@ export function configWith(raw: RawConfig, dtype: FloatDType): RawConfig {
   return newName === undefined || oldName !== undefined ? { ...config, torch_dtype: torchName(dtype) } : { ...config, dtype: torchName(dtype) };
 }
 
+/** Keys that Python reads as floats; some of its readers refuse a whole number without a point. */
+const FLOAT_KEYS = /^(\s*"(?:llm_int8_threshold|rope_theta|rms_norm_eps|layer_norm_epsilon|layer_norm_eps|initializer_range|\w*_dropout|\w*pdrop|\w*factor|beta_fast|beta_slow|\w*softcapping)": -?\d+)(,?)$/gm;
+
+/** The text of config.json, floats spelled as floats. */
+export function encodeConfig(config: RawConfig): string {
+  return `${JSON.stringify(config, null, 2).replace(FLOAT_KEYS, '$1.0$2')}\n`;
+}
+
 async function writeModel(model: PreTrainedModel, dir: string, tensors: TensorToWrite[], config: RawConfig, o: SaveOptions): Promise<ModelSaved> {
   const { generationConfig } = model.origin;
   const totalParameters = [...model.module.parameters().values()].reduce((n, p) => n + elementCount(p.shape), 0);
@@ -99,7 +107,7 @@ export async function writeModelFolder(dir: string, m: ModelFolder): Promise<Mod
     files.push('generation_config.json');
   }
   if (m.tokenizer !== null) files.push(...(await copyTokenizer(m.tokenizer, dir)));
-  await writeJsonAtomic(join(dir, 'config.json'), m.config);
+  await writeFileAtomic(join(dir, 'config.json'), encodeConfig(m.config));
   files.push('config.json');
   return { ...written, files };
 }

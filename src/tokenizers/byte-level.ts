@@ -16,7 +16,8 @@ const charToByte = new Map<string, number>();
 {
   let next = 0x100;
   for (let byte = 0; byte < 256; byte++) {
-    const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
+    const printable =
+      (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
     const char = String.fromCharCode(printable ? byte : next++);
     byteToChar.push(char);
     charToByte.set(char, byte);
@@ -83,7 +84,8 @@ export function preTokenizerComponent(kind: PreTokenizerKind): Component {
 /** Which kind a tokenizer.json pre-tokenizer is, or undefined when it is none of them. */
 export function preTokenizerKind(component: Component | null | undefined): PreTokenizerKind | undefined {
   if (!component) return undefined;
-  const parts = component.type === 'Sequence' ? ((component.pretokenizers as Component[] | undefined) ?? []) : [component];
+  const parts =
+    component.type === 'Sequence' ? ((component.pretokenizers as Component[] | undefined) ?? []) : [component];
   const shape = parts.map(describe).join(' ');
   switch (shape) {
     case 'bytes+regex':
@@ -118,6 +120,11 @@ function describe(part: Component): string {
  * after another to the pieces.
  */
 export function llamaCppDefaultPreTokenizer(): Component {
-  const passes = ['[\\p{P}\\$\\+<=>\\^~\\|]+', PATTERNS.gpt2.replace('|\\s+(?!\\S)|\\s+', '|\\s+(?!\\S)'), '\\p{N}+', '[0-9][0-9][0-9]'];
+  const passes = [
+    '[\\p{P}\\$\\+<=>\\^~\\|]+',
+    PATTERNS.gpt2.replace('|\\s+(?!\\S)|\\s+', '|\\s+(?!\\S)'),
+    '\\p{N}+',
+    '[0-9][0-9][0-9]',
+  ];
   return { type: 'Sequence', pretokenizers: [...passes.map(split), byteLevel(false)] };
 }

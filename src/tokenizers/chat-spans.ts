@@ -36,10 +36,14 @@ export function assistantSpans(
 
   const spans = wanted.map((index): [number, number] => {
     if (index === 0) {
-      throw new LatheError('ERR_DATA', 'the conversation starts with the assistant, so there is no prompt to render before its turn', {
-        at: 'messages[0]',
-        remedy: 'start with a system or user message, or use a template with {% generation %}',
-      });
+      throw new LatheError(
+        'ERR_DATA',
+        'the conversation starts with the assistant, so there is no prompt to render before its turn',
+        {
+          at: 'messages[0]',
+          remedy: 'start with a system or user message, or use a template with {% generation %}',
+        },
+      );
     }
     const before = render(messages.slice(0, index), true).text;
     const after = render(messages.slice(0, index + 1), false).text;
@@ -73,10 +77,14 @@ function refuseFixedPrompt(before: string, after: string, allSpecial: readonly s
   while (common < before.length && before[before.length - 1 - common] === after[after.length - 1 - common]) common++;
   const tail = before.slice(before.length - common);
   if (after.length > before.length && allSpecial.some((token) => tail.includes(token))) {
-    throw new LatheError('ERR_DATA', `the template ends every conversation with ${JSON.stringify(tail.slice(-60))}, whether or not a generation prompt is asked for`, {
-      at: `messages[${index}]`,
-      remedy: 'use a template that writes it only under {% if add_generation_prompt %}',
-    });
+    throw new LatheError(
+      'ERR_DATA',
+      `the template ends every conversation with ${JSON.stringify(tail.slice(-60))}, whether or not a generation prompt is asked for`,
+      {
+        at: `messages[${index}]`,
+        remedy: 'use a template that writes it only under {% if add_generation_prompt %}',
+      },
+    );
   }
 }
 
@@ -84,4 +92,17 @@ function refuseFixedPrompt(before: string, after: string, allSpecial: readonly s
 function turnLength(turn: string, allSpecial: readonly string[]): number {
   const body = turn.trimEnd();
   return allSpecial.some((token) => token !== '' && body.endsWith(token)) ? body.length : turn.length;
+}
+
+/** mask[i] = 1 where token i overlaps a span; tokens of no width lie between their neighbours. */
+export function maskOfSpans(spans: readonly [number, number][], offsets: readonly [number, number][]): Uint8Array {
+  const mask = new Uint8Array(offsets.length);
+  for (const [start, end] of spans) {
+    let first = 0;
+    while (first < offsets.length && offsets[first][1] <= start) first++;
+    let last = offsets.length - 1;
+    while (last >= 0 && offsets[last][0] >= end) last--;
+    mask.fill(1, first, last + 1);
+  }
+  return mask;
 }

@@ -50,21 +50,32 @@ export function selectChatTemplate(templates: ReadonlyMap<string, string>, optio
     // A template without any tag would print the same text for every conversation: surely a misspelt name.
     if (!asked.includes('{')) {
       const close = nearest(asked, templates.keys());
-      throw new LatheError('ERR_CONFIG', `expected a chat template or one of [${[...templates.keys()].join(', ')}], received '${asked}'`, {
-        at: 'chatTemplate',
-        remedy: close ? `did you mean '${close}'?` : 'pass the Jinja text of a template',
-      });
+      throw new LatheError(
+        'ERR_CONFIG',
+        `expected a chat template or one of [${[...templates.keys()].join(', ')}], received '${asked}'`,
+        {
+          at: 'chatTemplate',
+          remedy: close ? `did you mean '${close}'?` : 'pass the Jinja text of a template',
+        },
+      );
     }
     return asked;
   }
-  const chosen = (options.tools ? templates.get('tool_use') : undefined) ?? templates.get('default') ?? (templates.size === 1 ? [...templates.values()][0] : undefined);
+  const chosen =
+    (options.tools ? templates.get('tool_use') : undefined) ??
+    templates.get('default') ??
+    (templates.size === 1 ? [...templates.values()][0] : undefined);
   if (chosen !== undefined) return chosen;
   throw new LatheError(
     'ERR_CONFIG',
-    templates.size ? `the tokenizer has the chat templates [${[...templates.keys()].join(', ')}] and none is the default` : 'the tokenizer has no chat template',
+    templates.size
+      ? `the tokenizer has the chat templates [${[...templates.keys()].join(', ')}] and none is the default`
+      : 'the tokenizer has no chat template',
     {
       at: 'chatTemplate',
-      remedy: templates.size ? 'pass one of the names as chatTemplate' : "pass chatTemplate, or add chat_template.jinja to the model's folder",
+      remedy: templates.size
+        ? 'pass one of the names as chatTemplate'
+        : "pass chatTemplate, or add chat_template.jinja to the model's folder",
     },
   );
 }
@@ -99,7 +110,8 @@ export function renderChat(
     if ((cause as { code?: string }).code === 'ERR_DATA') throw cause;
     throw new LatheError('ERR_FORMAT', `the chat template failed: ${(cause as Error).message}`, {
       at: `messages [${messages.map((m) => m.role).join(', ')}]`,
-      remedy: 'check that the messages have the fields the template reads (role, content), or pass another chatTemplate',
+      remedy:
+        'check that the messages have the fields the template reads (role, content), or pass another chatTemplate',
       cause,
     });
   }
@@ -133,7 +145,8 @@ function globals(now: Date | undefined): Record<string, unknown> {
     range: pythonRange,
     raise_exception: (message: unknown) => {
       throw new LatheError('ERR_DATA', `the chat template refused the messages: ${String(message)}`, {
-        remedy: 'change the conversation so that it fits the template (roles, their order), or pass another chatTemplate',
+        remedy:
+          'change the conversation so that it fits the template (roles, their order), or pass another chatTemplate',
       });
     },
     strftime_now: (format: string) => strftime(now ?? new Date(), format),
@@ -145,12 +158,18 @@ const REASONING_FIELDS = ['reasoning_content', 'thinking', 'reasoning'];
 function prepareMessages(messages: readonly ChatMessage[]): Record<string, unknown>[] {
   return messages.map((message, index) => {
     if (typeof message !== 'object' || message === null || Array.isArray(message)) {
-      throw new LatheError('ERR_DATA', `expected a message {role, content}, received ${JSON.stringify(message)?.slice(0, 80)}`, {
-        at: `messages[${index}]`,
-        remedy: 'pass a list of objects with role and content',
-      });
+      throw new LatheError(
+        'ERR_DATA',
+        `expected a message {role, content}, received ${JSON.stringify(message)?.slice(0, 80)}`,
+        {
+          at: `messages[${index}]`,
+          remedy: 'pass a list of objects with role and content',
+        },
+      );
     }
-    const present = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null && value !== undefined));
+    const present = Object.fromEntries(
+      Object.entries(message).filter(([, value]) => value !== null && value !== undefined),
+    );
     const field = REASONING_FIELDS.find((name) => present[name] !== undefined);
     return field === undefined ? present : { thinking: present[field], ...present, reasoning_content: present[field] };
   });
@@ -163,13 +182,29 @@ function pythonRange(first: number, stop?: number, step = 1): number[] {
 }
 
 const DAYS = ['Sunday', 'Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday'];
-const MONTHS = ['January', 'February', 'March', 'April', 'May', 'June', 'July', 'August', 'September', 'October', 'November', 'December'];
+const MONTHS = [
+  'January',
+  'February',
+  'March',
+  'April',
+  'May',
+  'June',
+  'July',
+  'August',
+  'September',
+  'October',
+  'November',
+  'December',
+];
 
 /** C's strftime in the C locale, for the fields that templates use. Unknown fields stay as they are. */
 export function strftime(date: Date, format: string): string {
   const pad = (value: number, width = 2) => String(value).padStart(width, '0');
   const hour12 = date.getHours() % 12 || 12;
-  const dayOfYear = Math.round((Date.UTC(date.getFullYear(), date.getMonth(), date.getDate()) - Date.UTC(date.getFullYear(), 0, 1)) / 86_400_000) + 1;
+  const dayOfYear =
+    Math.round(
+      (Date.UTC(date.getFullYear(), date.getMonth(), date.getDate()) - Date.UTC(date.getFullYear(), 0, 1)) / 86_400_000,
+    ) + 1;
   const fields: Record<string, () => string> = {
     Y: () => String(date.getFullYear()),
     y: () => pad(date.getFullYear() % 100),

@@ -10,7 +10,13 @@
  * Source: llama.cpp's vocabulary loader for the meaning of the keys; the scores-to-merges rule is that of transformers.
  */
 import { LatheError } from '../errors';
-import { isByteLevel, llamaCppDefaultPreTokenizer, preTokenizerComponent, toByteLevel, type PreTokenizerKind } from './byte-level';
+import {
+  isByteLevel,
+  llamaCppDefaultPreTokenizer,
+  preTokenizerComponent,
+  toByteLevel,
+  type PreTokenizerKind,
+} from './byte-level';
 import { Tokenizer } from './tokenizer';
 import type { AddedTokenEntry, Component, TokenizerConfig, TokenizerJson } from './tokenizer-files';
 
@@ -34,13 +40,48 @@ const BYTE = 6;
 
 /** `tokenizer.ggml.pre` -> how it cuts. Names that llama.cpp treats alike share a row. */
 const PRE_TOKENIZERS: Record<string, PreTokenizerKind> = {};
-for (const name of ['gpt-2', 'phi-2', 'jina-es', 'jina-de', 'jina-v2-es', 'jina-v2-de', 'mpt', 'olmo', 'jais', 'roberta-bpe', 'modern-bert']) PRE_TOKENIZERS[name] = 'gpt2';
-for (const name of ['smollm', 'starcoder', 'refact', 'command-r', 'codeshell', 'exaone', 'minerva-7b']) PRE_TOKENIZERS[name] = 'gpt2-digits';
-for (const name of ['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2', 'dbrx', 'smaug-bpe']) PRE_TOKENIZERS[name] = 'llama3';
+for (const name of [
+  'gpt-2',
+  'phi-2',
+  'jina-es',
+  'jina-de',
+  'jina-v2-es',
+  'jina-v2-de',
+  'mpt',
+  'olmo',
+  'jais',
+  'roberta-bpe',
+  'modern-bert',
+])
+  PRE_TOKENIZERS[name] = 'gpt2';
+for (const name of ['smollm', 'starcoder', 'refact', 'command-r', 'codeshell', 'exaone', 'minerva-7b'])
+  PRE_TOKENIZERS[name] = 'gpt2-digits';
+for (const name of [
+  'llama-bpe',
+  'llama3',
+  'llama-v3',
+  'falcon3',
+  'falcon-h1',
+  'pixtral',
+  'midm-2.0',
+  'lfm2',
+  'dbrx',
+  'smaug-bpe',
+])
+  PRE_TOKENIZERS[name] = 'llama3';
 for (const name of ['qwen2', 'deepseek-r1-qwen', 'kormo', 'megrez']) PRE_TOKENIZERS[name] = 'qwen2';
 
 /** llama.cpp adds BOS to these byte-level vocabularies unless the file says otherwise. */
-const BOS_BY_DEFAULT = new Set(['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2']);
+const BOS_BY_DEFAULT = new Set([
+  'llama-bpe',
+  'llama3',
+  'llama-v3',
+  'falcon3',
+  'falcon-h1',
+  'pixtral',
+  'midm-2.0',
+  'lfm2',
+]);
 
 /** A ready tokenizer. `origin` names the file in messages. Errors: ERR_FORMAT, ERR_UNSUPPORTED. */
 export function tokenizerFromGguf(metadata: GgufMetadata, origin = 'GGUF metadata'): Tokenizer {
@@ -56,10 +97,16 @@ export function tokenizerFromGguf(metadata: GgufMetadata, origin = 'GGUF metadat
 
 /** tokenizer.json, config and templates that say what the metadata says. */
 export function ggufTokenizerFiles(metadata: GgufMetadata, origin = 'GGUF metadata'): GgufTokenizerFiles {
-  const get = (key: string): unknown => (metadata instanceof Map ? metadata.get(key) : (metadata as Record<string, unknown>)[key]);
+  const get = (key: string): unknown =>
+    metadata instanceof Map ? metadata.get(key) : (metadata as Record<string, unknown>)[key];
   const source = readVocabulary(get, origin);
   const json = source.model === 'gpt2' ? byteLevelBpe(source, get, origin) : sentencePieceBpe(source, get);
-  return { tokenizerJson: json, config: tokenizerConfig(source, get), chatTemplates: templates(get), stopTokenIds: stopIds(get) };
+  return {
+    tokenizerJson: json,
+    config: tokenizerConfig(source, get),
+    chatTemplates: templates(get),
+    stopTokenIds: stopIds(get),
+  };
 }
 
 interface Vocabulary {
@@ -73,10 +120,14 @@ interface Vocabulary {
 function readVocabulary(get: (key: string) => unknown, origin: string): Vocabulary {
   const model = get('tokenizer.ggml.model');
   if (model !== 'gpt2' && model !== 'llama') {
-    throw new LatheError(model === undefined ? 'ERR_FORMAT' : 'ERR_UNSUPPORTED', `expected tokenizer.ggml.model 'gpt2' or 'llama', received ${JSON.stringify(model) ?? 'none'}`, {
-      at: origin,
-      remedy: "use the original model's tokenizer folder (tokenizer.json) together with the GGUF's weights",
-    });
+    throw new LatheError(
+      model === undefined ? 'ERR_FORMAT' : 'ERR_UNSUPPORTED',
+      `expected tokenizer.ggml.model 'gpt2' or 'llama', received ${JSON.stringify(model) ?? 'none'}`,
+      {
+        at: origin,
+        remedy: "use the original model's tokenizer folder (tokenizer.json) together with the GGUF's weights",
+      },
+    );
   }
   const list = <T>(key: string, convert: (value: unknown) => T): T[] | undefined => {
     const value = get(`tokenizer.ggml.${key}`) as ArrayLike<unknown> | undefined;
@@ -84,21 +135,38 @@ function readVocabulary(get: (key: string) => unknown, origin: string): Vocabula
   };
   const tokens = list('tokens', String);
   if (!tokens?.length) {
-    throw new LatheError('ERR_FORMAT', 'expected tokenizer.ggml.tokens, received none', { at: origin, remedy: 'this GGUF carries no tokenizer; pass a tokenizer folder' });
+    throw new LatheError('ERR_FORMAT', 'expected tokenizer.ggml.tokens, received none', {
+      at: origin,
+      remedy: 'this GGUF carries no tokenizer; pass a tokenizer folder',
+    });
   }
   const types = list('token_type', Number) ?? tokens.map(() => 1);
   const scores = list('scores', Number);
   const merges = list('merges', String);
-  for (const [key, values] of [['token_type', types], ['scores', scores]] as const) {
+  for (const [key, values] of [
+    ['token_type', types],
+    ['scores', scores],
+  ] as const) {
     if (values && values.length !== tokens.length) {
-      throw new LatheError('ERR_FORMAT', `expected ${tokens.length} values of tokenizer.ggml.${key}, received ${values.length}`, { at: origin, remedy: 'the file is damaged: fetch it again' });
+      throw new LatheError(
+        'ERR_FORMAT',
+        `expected ${tokens.length} values of tokenizer.ggml.${key}, received ${values.length}`,
+        { at: origin, remedy: 'the file is damaged: fetch it again' },
+      );
     }
   }
   if (model === 'gpt2' && !merges) {
-    throw new LatheError('ERR_FORMAT', "a 'gpt2' vocabulary needs tokenizer.ggml.merges, received none", { at: origin, remedy: 'convert the model again with a current converter' });
+    throw new LatheError('ERR_FORMAT', "a 'gpt2' vocabulary needs tokenizer.ggml.merges, received none", {
+      at: origin,
+      remedy: 'convert the model again with a current converter',
+    });
   }
   if (model === 'llama' && !merges && !scores) {
-    throw new LatheError('ERR_FORMAT', "a 'llama' vocabulary needs tokenizer.ggml.scores (or merges), received neither", { at: origin, remedy: 'convert the model again with a current converter' });
+    throw new LatheError(
+      'ERR_FORMAT',
+      "a 'llama' vocabulary needs tokenizer.ggml.scores (or merges), received neither",
+      { at: origin, remedy: 'convert the model again with a current converter' },
+    );
   }
   return { model, tokens, types, merges, scores };
 }
@@ -107,13 +175,20 @@ function byteLevelBpe(source: Vocabulary, get: (key: string) => unknown, origin:
   const pre = (get('tokenizer.ggml.pre') as string | undefined) ?? 'default';
   const kind = Object.hasOwn(PRE_TOKENIZERS, pre) ? PRE_TOKENIZERS[pre] : undefined;
   if (!kind && pre !== 'default') {
-    throw new LatheError('ERR_UNSUPPORTED', `expected a known tokenizer.ggml.pre (${[...Object.keys(PRE_TOKENIZERS), 'default'].join(', ')}), received '${pre}'`, {
-      at: origin,
-      remedy: "use the original model's tokenizer folder: a guessed pre-tokenizer would give wrong ids without a word",
-    });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `expected a known tokenizer.ggml.pre (${[...Object.keys(PRE_TOKENIZERS), 'default'].join(', ')}), received '${pre}'`,
+      {
+        at: origin,
+        remedy:
+          "use the original model's tokenizer folder: a guessed pre-tokenizer would give wrong ids without a word",
+      },
+    );
   }
   // A normal token outside the byte alphabet was written as plain text by its converter.
-  const spelled = source.tokens.map((token, id) => (isAdded(source.types[id]) || isByteLevel(token) ? token : toByteLevel(token)));
+  const spelled = source.tokens.map((token, id) =>
+    isAdded(source.types[id]) || isByteLevel(token) ? token : toByteLevel(token),
+  );
   const addBos = flag(get, 'add_bos_token', BOS_BY_DEFAULT.has(pre));
   return {
     version: '1.0',
@@ -143,16 +218,28 @@ function sentencePieceBpe(source: Vocabulary, get: (key: string) => unknown): To
   const prefix = flag(get, 'add_space_prefix', true);
   const replaceBlank: Component = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
   const unknown = source.types.indexOf(UNKNOWN);
-  const decoders: Component[] = [{ type: 'Replace', pattern: { String: '▁' }, content: ' ' }, { type: 'ByteFallback' }, { type: 'Fuse' }];
+  const decoders: Component[] = [
+    { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+    { type: 'ByteFallback' },
+    { type: 'Fuse' },
+  ];
   if (prefix) decoders.push({ type: 'Strip', content: ' ', start: 1, stop: 0 });
   return {
     version: '1.0',
     truncation: null,
     padding: null,
     added_tokens: addedTokens(source),
-    normalizer: prefix ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, replaceBlank] } : replaceBlank,
+    normalizer: prefix
+      ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, replaceBlank] }
+      : replaceBlank,
     pre_tokenizer: null,
-    post_processor: postProcessor(source, get, flag(get, 'add_bos_token', true), flag(get, 'add_eos_token', false), false),
+    post_processor: postProcessor(
+      source,
+      get,
+      flag(get, 'add_bos_token', true),
+      flag(get, 'add_eos_token', false),
+      false,
+    ),
     decoder: { type: 'Sequence', decoders },
     model: {
       type: 'BPE',
@@ -173,7 +260,11 @@ function sentencePieceBpe(source: Vocabulary, get: (key: string) => unknown): To
  * SentencePiece merges the neighbours whose union has the best score. As ranks: every way to split a piece into two
  * pieces is a merge, best score first; among equals longer left parts first, then longer right parts.
  */
-export function mergesFromScores(source: { tokens: readonly string[]; types: readonly number[]; scores?: readonly number[] }): [string, string][] {
+export function mergesFromScores(source: {
+  tokens: readonly string[];
+  types: readonly number[];
+  scores?: readonly number[];
+}): [string, string][] {
   const ids = new Map<string, number>();
   source.tokens.forEach((token, id) => {
     if (source.types[id] === 1 || source.types[id] === 5) ids.set(token, id);
@@ -187,7 +278,8 @@ export function mergesFromScores(source: { tokens: readonly string[]; types: rea
       cut += chars[i - 1].length;
       const left = token.slice(0, cut);
       const right = token.slice(cut);
-      if (ids.has(left) && ids.has(right)) local.push({ left, right, score: source.scores![id], leftLength: i, rightLength: chars.length - i });
+      if (ids.has(left) && ids.has(right))
+        local.push({ left, right, score: source.scores![id], leftLength: i, rightLength: chars.length - i });
     }
     local.sort((a, b) => ids.get(a.left)! - ids.get(b.left)! || ids.get(a.right)! - ids.get(b.right)!);
     merges.push(...local);
@@ -204,7 +296,17 @@ function isAdded(type: number): boolean {
 function addedTokens(source: Vocabulary): AddedTokenEntry[] {
   return source.tokens.flatMap((content, id) =>
     isAdded(source.types[id]) && content !== ''
-      ? [{ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: source.types[id] !== USER_DEFINED }]
+      ? [
+          {
+            id,
+            content,
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special: source.types[id] !== USER_DEFINED,
+          },
+        ]
       : [],
   );
 }
@@ -214,10 +316,14 @@ function vocabulary(tokens: readonly string[], origin: string): Record<string, n
   const vocab = Object.create(null) as Record<string, number>;
   tokens.forEach((token, id) => {
     if (token in vocab) {
-      throw new LatheError('ERR_FORMAT', `token ${JSON.stringify(token)} stands twice in the vocabulary: ids ${vocab[token]} and ${id}`, {
-        at: origin,
-        remedy: "use the original model's tokenizer folder",
-      });
+      throw new LatheError(
+        'ERR_FORMAT',
+        `token ${JSON.stringify(token)} stands twice in the vocabulary: ids ${vocab[token]} and ${id}`,
+        {
+          at: origin,
+          remedy: "use the original model's tokenizer folder",
+        },
+      );
     }
     vocab[token] = id;
   });
@@ -227,16 +333,30 @@ function vocabulary(tokens: readonly string[], origin: string): Record<string, n
 function splitMerge(merge: string, origin: string): [string, string] {
   // A piece may itself start with a blank only in files that are not byte-level; the separator is the first one after a character.
   const at = merge.indexOf(' ', 1);
-  if (at < 0) throw new LatheError('ERR_FORMAT', `expected a merge 'left right', received ${JSON.stringify(merge)}`, { at: origin, remedy: 'the file is damaged: fetch it again' });
+  if (at < 0)
+    throw new LatheError('ERR_FORMAT', `expected a merge 'left right', received ${JSON.stringify(merge)}`, {
+      at: origin,
+      remedy: 'the file is damaged: fetch it again',
+    });
   return [merge.slice(0, at), merge.slice(at + 1)];
 }
 
-function postProcessor(source: Vocabulary, get: (key: string) => unknown, addBos: boolean, addEos: boolean, byteLevel: boolean): Component | null {
+function postProcessor(
+  source: Vocabulary,
+  get: (key: string) => unknown,
+  addBos: boolean,
+  addEos: boolean,
+  byteLevel: boolean,
+): Component | null {
   const bos = addBos ? tokenAt(source, get, 'bos_token_id') : undefined;
   const eos = addEos ? tokenAt(source, get, 'eos_token_id') : undefined;
-  const offsets: Component | null = byteLevel ? { type: 'ByteLevel', add_prefix_space: true, trim_offsets: false, use_regex: true } : null;
+  const offsets: Component | null = byteLevel
+    ? { type: 'ByteLevel', add_prefix_space: true, trim_offsets: false, use_regex: true }
+    : null;
   if (!bos && !eos) return offsets;
-  const special = (token: { content: string }, sequence: number) => ({ SpecialToken: { id: token.content, type_id: sequence } });
+  const special = (token: { content: string }, sequence: number) => ({
+    SpecialToken: { id: token.content, type_id: sequence },
+  });
   const part = (id: 'A' | 'B', sequence: number) => [
     ...(bos ? [special(bos, sequence)] : []),
     { Sequence: { id, type_id: sequence } },
@@ -247,25 +367,41 @@ function postProcessor(source: Vocabulary, get: (key: string) => unknown, addBos
     type: 'TemplateProcessing',
     single: part('A', 0),
     pair: [...part('A', 0), ...part('B', 1)],
-    special_tokens: Object.fromEntries(used.map(({ content, id }) => [content, { id: content, ids: [id], tokens: [content] }])),
+    special_tokens: Object.fromEntries(
+      used.map(({ content, id }) => [content, { id: content, ids: [id], tokens: [content] }]),
+    ),
   };
   return offsets ? { type: 'Sequence', processors: [offsets, template] } : template;
 }
 
-function tokenAt(source: Vocabulary, get: (key: string) => unknown, key: string): { content: string; id: number } | undefined {
+function tokenAt(
+  source: Vocabulary,
+  get: (key: string) => unknown,
+  key: string,
+): { content: string; id: number } | undefined {
   const value = get(`tokenizer.ggml.${key}`);
   if (value === undefined || value === null) return undefined;
   const id = Number(value);
   const content = source.tokens[id];
   if (content === undefined) {
-    throw new LatheError('ERR_FORMAT', `expected tokenizer.ggml.${key} below ${source.tokens.length}, received ${id}`, { at: 'GGUF metadata', remedy: 'the file is damaged: fetch it again' });
+    throw new LatheError('ERR_FORMAT', `expected tokenizer.ggml.${key} below ${source.tokens.length}, received ${id}`, {
+      at: 'GGUF metadata',
+      remedy: 'the file is damaged: fetch it again',
+    });
   }
   return { content, id };
 }
 
 function tokenizerConfig(source: Vocabulary, get: (key: string) => unknown): TokenizerConfig {
   const config: TokenizerConfig = { tokenizer_class: 'PreTrainedTokenizerFast', clean_up_tokenization_spaces: false };
-  const names = { bos_token: 'bos_token_id', eos_token: 'eos_token_id', unk_token: 'unknown_token_id', pad_token: 'padding_token_id', sep_token: 'seperator_token_id', mask_token: 'mask_token_id' };
+  const names = {
+    bos_token: 'bos_token_id',
+    eos_token: 'eos_token_id',
+    unk_token: 'unknown_token_id',
+    pad_token: 'padding_token_id',
+    sep_token: 'seperator_token_id',
+    mask_token: 'mask_token_id',
+  };
   for (const [name, key] of Object.entries(names)) {
     const token = tokenAt(source, get, key);
     if (token) config[name] = token.content;
@@ -287,7 +423,9 @@ function templates(get: (key: string) => unknown): Map<string, string> {
 }
 
 function stopIds(get: (key: string) => unknown): number[] {
-  const ids = ['eos_token_id', 'eot_token_id', 'eom_token_id'].map((key) => get(`tokenizer.ggml.${key}`)).filter((id) => id !== undefined && id !== null);
+  const ids = ['eos_token_id', 'eot_token_id', 'eom_token_id']
+    .map((key) => get(`tokenizer.ggml.${key}`))
+    .filter((id) => id !== undefined && id !== null);
   return [...new Set(ids.map(Number))];
 }
 
@@ -298,4 +436,3 @@ function flag(get: (key: string) => unknown, key: string, fallback: boolean): bo
 
 /** Every `tokenizer.ggml.pre` this file knows, for tests and documentation. */
 export const KNOWN_GGUF_PRE_TOKENIZERS: readonly string[] = [...Object.keys(PRE_TOKENIZERS), 'default'];
-

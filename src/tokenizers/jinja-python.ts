@@ -98,7 +98,8 @@ class PythonInterpreter extends Interpreter {
   constructor(environment: Environment) {
     super(environment);
     // Declared private by the package, so it is replaced on the object instead of overridden in the class.
-    (this as unknown as { evaluateBlock: PythonInterpreter['block'] }).evaluateBlock = (statements, scope) => this.block(statements, scope);
+    (this as unknown as { evaluateBlock: PythonInterpreter['block'] }).evaluateBlock = (statements, scope) =>
+      this.block(statements, scope);
   }
 
   override evaluate(statement: Statement | undefined, environment: Environment): Value {
@@ -120,7 +121,8 @@ class PythonInterpreter extends Interpreter {
       case 'FilterExpression':
         if ((node.filter as Node).type === 'Identifier' && (node.filter as { value?: string }).value === 'trim') {
           const operand = this.evaluate(node.operand as Statement, environment);
-          if (operand.type === 'StringValue') return new StringValue(pythonStrip(operand.value as string, undefined, true, true));
+          if (operand.type === 'StringValue')
+            return new StringValue(pythonStrip(operand.value as string, undefined, true, true));
         }
         break;
     }
@@ -145,11 +147,24 @@ class PythonInterpreter extends Interpreter {
     if (object.type !== 'StringValue') return undefined;
     const args = (node.args as Statement[]).map((argument) => this.evaluate(argument, environment).value);
     const result = method(object.value as string, args);
-    return Array.isArray(result) ? new ArrayValue(result.map((part) => new StringValue(part))) : new StringValue(result);
+    return Array.isArray(result)
+      ? new ArrayValue(result.map((part) => new StringValue(part)))
+      : new StringValue(result);
   }
 }
 
-const STATEMENTS = new Set(['Set', 'If', 'For', 'Macro', 'CallStatement', 'FilterStatement', 'Comment', 'Break', 'Continue', 'Program']);
+const STATEMENTS = new Set([
+  'Set',
+  'If',
+  'For',
+  'Macro',
+  'CallStatement',
+  'FilterStatement',
+  'Comment',
+  'Break',
+  'Continue',
+  'Program',
+]);
 
 function printed(node: Node, value: Value): string {
   return value.type === 'NullValue' && STATEMENTS.has(node.type) ? '' : pythonString(value);
@@ -174,7 +189,13 @@ function pythonRepr(value: Value): string {
     case 'StringValue': {
       const text = value.value as string;
       const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
-      const escapes: Record<string, string> = { '\n': '\\n', '\r': '\\r', '\t': '\\t', '\\': '\\\\', [quote]: `\\${quote}` };
+      const escapes: Record<string, string> = {
+        '\n': '\\n',
+        '\r': '\\r',
+        '\t': '\\t',
+        '\\': '\\\\',
+        [quote]: `\\${quote}`,
+      };
       return quote + Array.from(text, (c) => escapes[c] ?? c).join('') + quote;
     }
     case 'ArrayValue':
@@ -201,7 +222,10 @@ function pythonEqual(a: Value, b: Value): boolean {
     return left.length === right.length && left.every((item, i) => pythonEqual(item as Value, right[i] as Value));
   }
   if (left instanceof Map && right instanceof Map) {
-    return left.size === right.size && [...left].every(([key, item]) => right.has(key) && pythonEqual(item as Value, right.get(key) as Value));
+    return (
+      left.size === right.size &&
+      [...left].every(([key, item]) => right.has(key) && pythonEqual(item as Value, right.get(key) as Value))
+    );
   }
   return left === right;
 }
@@ -250,9 +274,11 @@ const STRING_METHODS: Record<string, (text: string, args: readonly unknown[]) =>
     const cut = parts.length - 1 - most;
     return cut > 0 ? [parts.slice(0, cut + 1).join(separator), ...parts.slice(cut + 1)] : parts;
   },
-  title: (text) => text.replace(/\p{Alphabetic}+/gu, (word) => word.slice(0, 1).toUpperCase() + word.slice(1).toLowerCase()),
+  title: (text) =>
+    text.replace(/\p{Alphabetic}+/gu, (word) => word.slice(0, 1).toUpperCase() + word.slice(1).toLowerCase()),
   capitalize: (text) => text.slice(0, 1).toUpperCase() + text.slice(1).toLowerCase(),
-  removeprefix: (text, [prefix]) => (typeof prefix === 'string' && text.startsWith(prefix) ? text.slice(prefix.length) : text),
+  removeprefix: (text, [prefix]) =>
+    typeof prefix === 'string' && text.startsWith(prefix) ? text.slice(prefix.length) : text,
   removesuffix: (text, [suffix]) =>
     typeof suffix === 'string' && suffix !== '' && text.endsWith(suffix) ? text.slice(0, -suffix.length) : text,
 };

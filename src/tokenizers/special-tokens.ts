@@ -6,9 +6,18 @@
  * turns them into one table, and back into the keys that transformers 5 writes. Precedence as in transformers 5: a
  * config with `added_tokens_decoder` is complete; without it, special_tokens_map.json overrides the config's keys.
  */
+import { LatheError, nearest } from '../errors';
 import type { AddedTokenEntry, TokenizerConfig, TokenizerFiles } from './tokenizer-files';
 
-export const NAMED_SPECIAL_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'] as const;
+export const NAMED_SPECIAL_TOKENS = [
+  'bos_token',
+  'eos_token',
+  'unk_token',
+  'sep_token',
+  'pad_token',
+  'cls_token',
+  'mask_token',
+] as const;
 
 export type SpecialTokenName = (typeof NAMED_SPECIAL_TOKENS)[number];
 
@@ -19,6 +28,39 @@ export interface SpecialTokenTable {
   extra: string[];
   /** Tokens with more than a text (lstrip, normalized...), by content; used when a token has to be added. */
   entries: Map<string, AddedTokenEntry>;
+}
+
+/** What a caller wants to set or add. */
+export interface SpecialTokensUpdate {
+  bosToken?: string;
+  eosToken?: string;
+  unkToken?: string;
+  sepToken?: string;
+  padToken?: string;
+  clsToken?: string;
+  maskToken?: string;
+  /** Further special tokens (transformers 5 calls them extra, transformers 4 additional). */
+  extraSpecialTokens?: readonly string[];
+  additionalSpecialTokens?: readonly string[];
+}
+
+/** Splits an update into named and extra tokens; snake_case keys are accepted too. Errors: ERR_CONFIG for an unknown key. */
+export function parseSpecialTokensUpdate(update: SpecialTokensUpdate | Record<string, string | readonly string[]>): {
+  named: [string, string][];
+  extra: string[];
+} {
+  const named: [string, string][] = [];
+  const extra: string[] = [];
+  for (const [key, value] of Object.entries(update)) {
+    if (value === undefined || value === null) continue;
+    const name = key.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
+    if (name === 'extra_special_tokens' || name === 'additional_special_tokens')
+      extra.push(...(value as readonly string[]));
+    else if ((NAMED_SPECIAL_TOKENS as readonly string[]).includes(name) && typeof value === 'string')
+      named.push([name, value]);
+    else throw unknownSpecialToken(key);
+  }
+  return { named, extra };
 }
 
 /** Gathers the special tokens of a tokenizer's files. */
@@ -61,7 +103,8 @@ export function addedTokensDecoder(config: TokenizerConfig): AddedTokenEntry[] {
  */
 export function currentConfig(config: TokenizerConfig, table: SpecialTokenTable): TokenizerConfig {
   const result: TokenizerConfig = { ...config };
-  for (const key of ['added_tokens_decoder', 'additional_special_tokens', 'extra_special_tokens', 'chat_template']) delete result[key];
+  for (const key of ['added_tokens_decoder', 'additional_special_tokens', 'extra_special_tokens', 'chat_template'])
+    delete result[key];
   for (const name of NAMED_SPECIAL_TOKENS) delete result[name];
   for (const [name, content] of table.named) result[name] = content;
   if (table.extra.length) result.extra_special_tokens = [...table.extra];
@@ -71,7 +114,10 @@ export function currentConfig(config: TokenizerConfig, table: SpecialTokenTable)
 }
 
 function isToken(value: unknown): boolean {
-  return typeof value === 'string' || (typeof value === 'object' && value !== null && typeof (value as AddedTokenEntry).content === 'string');
+  return (
+    typeof value === 'string' ||
+    (typeof value === 'object' && value !== null && typeof (value as AddedTokenEntry).content === 'string')
+  );
 }
 
 function setNamed(table: SpecialTokenTable, name: string, value: unknown): void {
@@ -85,4 +131,17 @@ function tokenContent(value: unknown, table: SpecialTokenTable): string | undefi
   const entry = value as AddedTokenEntry;
   if (!table.entries.has(entry.content)) table.entries.set(entry.content, { ...entry, special: true });
   return entry.content;
+}
+
+function unknownSpecialToken(key: string): LatheError {
+  const known = [
+    ...NAMED_SPECIAL_TOKENS.map((name) => name.replace(/_(.)/g, (_m, c: string) => c.toUpperCase())),
+    'extraSpecialTokens',
+    'additionalSpecialTokens',
+  ];
+  const close = nearest(key, known);
+  return new LatheError('ERR_CONFIG', `expected one of [${known.join(', ')}] with a text, received '${key}'`, {
+    at: 'addSpecialTokens',
+    remedy: close ? `did you mean ${close}?` : 'pass unnamed tokens as extraSpecialTokens',
+  });
 }

@@ -150,25 +150,38 @@ export function parseTokenizerJson(text: string, where: string): TokenizerJson {
     value = JSON.parse(text);
   } catch (cause) {
     const message = cause instanceof Error ? cause.message.slice(0, 160) : String(cause);
-    throw new LatheError('ERR_FORMAT', `expected ${TOKENIZER_FILE} to be JSON, but parsing failed (${message}), as in a truncated download`, {
-      at: where,
-      remedy: `fetch the file again (it has ${formatBytes(Buffer.byteLength(text))} here) or copy it from the original model`,
-      cause,
-    });
+    throw new LatheError(
+      'ERR_FORMAT',
+      `expected ${TOKENIZER_FILE} to be JSON, but parsing failed (${message}), as in a truncated download`,
+      {
+        at: where,
+        remedy: `fetch the file again (it has ${formatBytes(Buffer.byteLength(text))} here) or copy it from the original model`,
+        cause,
+      },
+    );
   }
   const model = (value as TokenizerJson | null)?.model;
   if (typeof model !== 'object' || model === null || model.vocab === undefined) {
-    throw new LatheError('ERR_FORMAT', `expected ${TOKENIZER_FILE} to hold 'model.vocab', received keys [${Object.keys(value ?? {}).slice(0, 12).join(', ')}]`, {
-      at: where,
-      remedy: 'this is not a fast-tokenizer file; convert the tokenizer with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))',
-    });
+    throw new LatheError(
+      'ERR_FORMAT',
+      `expected ${TOKENIZER_FILE} to hold 'model.vocab', received keys [${Object.keys(value ?? {})
+        .slice(0, 12)
+        .join(', ')}]`,
+      {
+        at: where,
+        remedy:
+          'this is not a fast-tokenizer file; convert the tokenizer with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))',
+      },
+    );
   }
   return value as TokenizerJson;
 }
 
 function missingTokenizer(folder: string): LatheError {
   const names = readdirSync(folder);
-  const legacy = names.filter((n) => /^(vocab\.(json|txt|bpe)|merges\.txt|.*\.model|tekken\.json|encoder\.json)$/.test(n));
+  const legacy = names.filter((n) =>
+    /^(vocab\.(json|txt|bpe)|merges\.txt|.*\.model|tekken\.json|encoder\.json)$/.test(n),
+  );
   const remedy = legacy.length
     ? `only ${legacy.join(', ')} is here: convert once with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...)), which writes ${TOKENIZER_FILE}`
     : `copy ${TOKENIZER_FILE} from the base model, or train one with trainNewFromIterator`;
@@ -196,17 +209,25 @@ function parseObject(bytes: Buffer | undefined, file: string): Record<string, un
   try {
     value = JSON.parse(bytes.toString('utf8'));
   } catch (cause) {
-    throw new LatheError('ERR_FORMAT', `expected JSON, but parsing failed (${(cause as Error).message.slice(0, 160)})`, {
-      at: file,
-      remedy: 'fetch the file again; it may be truncated',
-      cause,
-    });
+    throw new LatheError(
+      'ERR_FORMAT',
+      `expected JSON, but parsing failed (${(cause as Error).message.slice(0, 160)})`,
+      {
+        at: file,
+        remedy: 'fetch the file again; it may be truncated',
+        cause,
+      },
+    );
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new LatheError('ERR_FORMAT', `expected a JSON object, received ${Array.isArray(value) ? 'a list' : String(value)}`, {
-      at: file,
-      remedy: 'copy the file from the original model',
-    });
+    throw new LatheError(
+      'ERR_FORMAT',
+      `expected a JSON object, received ${Array.isArray(value) ? 'a list' : String(value)}`,
+      {
+        at: file,
+        remedy: 'copy the file from the original model',
+      },
+    );
   }
   return value as Record<string, unknown>;
 }
@@ -237,10 +258,12 @@ export function configTemplates(config: TokenizerConfig): Map<string, string> {
   if (typeof value === 'string') templates.set('default', value);
   else if (Array.isArray(value)) {
     for (const entry of value as { name?: unknown; template?: unknown }[]) {
-      if (typeof entry?.name === 'string' && typeof entry.template === 'string') templates.set(entry.name, entry.template);
+      if (typeof entry?.name === 'string' && typeof entry.template === 'string')
+        templates.set(entry.name, entry.template);
     }
   } else if (typeof value === 'object' && value !== null) {
-    for (const [name, template] of Object.entries(value)) if (typeof template === 'string') templates.set(name, template);
+    for (const [name, template] of Object.entries(value))
+      if (typeof template === 'string') templates.set(name, template);
   }
   return templates;
 }

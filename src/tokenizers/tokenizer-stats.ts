@@ -40,7 +40,18 @@ const SHOWN = 20;
 
 /** Encodes all of `texts` (without added special tokens) and counts. Rates of nothing are 0. */
 export async function tokenizerStats(tokenizer: Tokenizer, texts: TextSource): Promise<TokenizerStats> {
-  const count = { texts: 0, characters: 0, bytes: 0, words: 0, tokens: 0, pieces: 0, continued: 0, unknown: 0, visible: 0, dropped: 0 };
+  const count = {
+    texts: 0,
+    characters: 0,
+    bytes: 0,
+    words: 0,
+    tokens: 0,
+    pieces: 0,
+    continued: 0,
+    unknown: 0,
+    visible: 0,
+    dropped: 0,
+  };
   const used = new Set<number>();
   const unknown = tokenizer.unkTokenId;
   const consume = async (batch: string[]) => {
@@ -94,7 +105,10 @@ export async function tokenizerStats(tokenizer: Tokenizer, texts: TextSource): P
 }
 
 /** Each word's length, the tokens that overlap it, and how much of it they cover. Offsets never decrease, so one pass over both. */
-function wordsOf(text: string, offsets: readonly [number, number][]): { length: number; pieces: number; covered: number }[] {
+function wordsOf(
+  text: string,
+  offsets: readonly [number, number][],
+): { length: number; pieces: number; covered: number }[] {
   const result: { length: number; pieces: number; covered: number }[] = [];
   let first = 0;
   for (const match of text.matchAll(/\S+/g)) {

@@ -11,12 +11,20 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AddedToken, Tokenizer as Backend, type Encoding } from 'tokenizers';
+import { AddedToken, Tokenizer as Backend } from 'tokenizers';
 import { LatheError, nearest } from '../errors';
-import { assistantSpans, type SpanOptions } from './chat-spans';
+import { assistantSpans, maskOfSpans, type SpanOptions } from './chat-spans';
 import { renderChat, selectChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat-template';
 import { DecodeStream } from './decode-stream';
-import { NAMED_SPECIAL_TOKENS, addedTokensDecoder, currentConfig, readSpecialTokens, type SpecialTokenTable } from './special-tokens';
+import { LazyEncoding, type EncodedText } from './encoded-text';
+import {
+  addedTokensDecoder,
+  currentConfig,
+  parseSpecialTokensUpdate,
+  readSpecialTokens,
+  type SpecialTokenTable,
+  type SpecialTokensUpdate,
+} from './special-tokens';
 import {
   currentFormat,
   parseTokenizerJson,
@@ -39,12 +47,6 @@ export interface DecodeOptions {
   cleanUpTokenizationSpaces?: boolean;
 }
 
-/** One encoded text. `offsets[i]` is token i's [start, end) in the text, in UTF-16 units. */
-export interface EncodedText {
-  ids: number[];
-  readonly offsets: [number, number][];
-}
-
 /** A conversation as ids, with mask[i] = 1 where the assistant wrote token i. */
 export interface ChatSpans {
   text: string;
@@ -52,19 +54,6 @@ export interface ChatSpans {
   mask: Uint8Array;
   /** [start, end) character ranges behind the mask. */
   spans: [number, number][];
-}
-
-export interface SpecialTokensUpdate {
-  bosToken?: string;
-  eosToken?: string;
-  unkToken?: string;
-  sepToken?: string;
-  padToken?: string;
-  clsToken?: string;
-  maskToken?: string;
-  /** Further special tokens (transformers 5 calls them extra, transformers 4 additional). */
-  extraSpecialTokens?: readonly string[];
-  additionalSpecialTokens?: readonly string[];
 }
 
 /** tokenizer.json without its vocabulary: what is asked for after loading. */
@@ -120,12 +109,16 @@ export class Tokenizer {
 
   /** Ids of one text. */
   async encode(text: string, options: EncodeOptions = {}): Promise<number[]> {
-    return (await this.backend.encode(requireText(text, 'text'), null, { addSpecialTokens: options.addSpecialTokens ?? true })).getIds();
+    return (
+      await this.backend.encode(requireText(text, 'text'), null, { addSpecialTokens: options.addSpecialTokens ?? true })
+    ).getIds();
   }
 
   /** Ids and offsets of one text. */
   async encodeWithOffsets(text: string, options: EncodeOptions = {}): Promise<EncodedText> {
-    const encoding = await this.backend.encode(requireText(text, 'text'), null, { addSpecialTokens: options.addSpecialTokens ?? true });
+    const encoding = await this.backend.encode(requireText(text, 'text'), null, {
+      addSpecialTokens: options.addSpecialTokens ?? true,
+    });
     return new LazyEncoding(text, encoding);
   }
 
@@ -133,7 +126,9 @@ export class Tokenizer {
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<EncodedText[]> {
     texts.forEach((text, i) => requireText(text, `texts[${i}]`));
     if (texts.length === 0) return [];
-    const encodings = await this.backend.encodeBatch(texts as string[], { addSpecialTokens: options.addSpecialTokens ?? true });
+    const encodings = await this.backend.encodeBatch(texts as string[], {
+      addSpecialTokens: options.addSpecialTokens ?? true,
+    });
     return encodings.map((encoding, i) => new LazyEncoding(texts[i], encoding));
   }
 
@@ -221,7 +216,9 @@ export class Tokenizer {
 
   /** Tokens that were added on top of the model, by id. */
   get addedTokens(): AddedTokenEntry[] {
-    return [...this.added.values()].map((entry) => ({ ...entry, id: this.tokenToId(entry.content) })).sort((a, b) => a.id! - b.id!);
+    return [...this.added.values()]
+      .map((entry) => ({ ...entry, id: this.tokenToId(entry.content) }))
+      .sort((a, b) => a.id! - b.id!);
   }
 
   get config(): Readonly<TokenizerConfig> {
@@ -306,16 +303,14 @@ export class Tokenizer {
    */
   addSpecialTokens(update: SpecialTokensUpdate | Record<string, string | readonly string[]>): number {
     const before = this.vocabSize;
-    const extra: string[] = [];
-    const named: [string, string][] = [];
-    for (const [key, value] of Object.entries(update)) {
-      if (value === undefined || value === null) continue;
-      const name = key.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
-      if (name === 'extra_special_tokens' || name === 'additional_special_tokens') extra.push(...(value as readonly string[]));
-      else if ((NAMED_SPECIAL_TOKENS as readonly string[]).includes(name) && typeof value === 'string') named.push([name, value]);
-      else throw unknownSpecialToken(key);
-    }
-    this.addEntries([...named.map(([, content]) => content), ...extra].map((content) => ({ content, special: true, normalized: false })));
+    const { named, extra } = parseSpecialTokensUpdate(update);
+    this.addEntries(
+      [...named.map(([, content]) => content), ...extra].map((content) => ({
+        content,
+        special: true,
+        normalized: false,
+      })),
+    );
     for (const [name, content] of named) this.special.named.set(name, content);
     for (const content of extra) if (!this.special.extra.includes(content)) this.special.extra.push(content);
     this.changed ||= named.length + extra.length > 0;
@@ -347,8 +342,14 @@ export class Tokenizer {
 
   /** Renders a conversation; with `tokenize`, its ids. Special tokens are the template's business, so none are added. */
   applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: false }): string;
-  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize: true }): Promise<number[]>;
-  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize?: boolean } = {}): string | Promise<number[]> {
+  applyChatTemplate(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions & { tokenize: true },
+  ): Promise<number[]>;
+  applyChatTemplate(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions & { tokenize?: boolean } = {},
+  ): string | Promise<number[]> {
     const text = renderChat(selectChatTemplate(this.templates, options), messages, this.special.named, options).text;
     return options.tokenize ? this.encode(text, { addSpecialTokens: false }) : text;
   }
@@ -361,15 +362,7 @@ export class Tokenizer {
     const template = selectChatTemplate(this.templates, options);
     const { text, spans } = assistantSpans(template, messages, this.special.named, this.allSpecialTokens, options);
     const { ids, offsets } = await this.encodeWithOffsets(text, { addSpecialTokens: false });
-    const mask = new Uint8Array(ids.length);
-    for (const [start, end] of spans) {
-      let first = 0;
-      while (first < ids.length && offsets[first][1] <= start) first++;
-      let last = ids.length - 1;
-      while (last >= 0 && offsets[last][0] >= end) last--;
-      mask.fill(1, first, last + 1);
-    }
-    return { text, ids, mask, spans };
+    return { text, ids, mask: maskOfSpans(spans, offsets), spans };
   }
 
   // --- saving ------------------------------------------------------------------------------------------------
@@ -384,7 +377,10 @@ export class Tokenizer {
       writeTokenizerFiles(folder, this.files.originals);
       return;
     }
-    writeTokenizerFiles(folder, currentFormat(this.toJson(), currentConfig(this.files.config, this.special), this.templates));
+    writeTokenizerFiles(
+      folder,
+      currentFormat(this.toJson(), currentConfig(this.files.config, this.special), this.templates),
+    );
   }
 
   /** The text of tokenizer.json as it is now. */
@@ -440,7 +436,10 @@ export class Tokenizer {
   private addEntries(entries: readonly AddedTokenEntry[]): void {
     const fresh = entries.filter((entry, i) => {
       if (typeof entry.content !== 'string' || entry.content === '') {
-        throw new LatheError('ERR_CONFIG', `expected a token's text, received ${JSON.stringify(entry.content)}`, { at: this.origin, remedy: 'pass a non-empty string' });
+        throw new LatheError('ERR_CONFIG', `expected a token's text, received ${JSON.stringify(entry.content)}`, {
+          at: this.origin,
+          remedy: 'pass a non-empty string',
+        });
       }
       const known = this.added.get(entry.content);
       const repeated = entries.findIndex((other) => other.content === entry.content) < i;
@@ -465,44 +464,14 @@ export class Tokenizer {
   }
 }
 
-/** An Encoding whose offsets are read (and turned from code points into UTF-16 units) on demand. */
-class LazyEncoding implements EncodedText {
-  readonly ids: number[];
-  private readonly text: string;
-  private readonly encoding: Encoding;
-  private cached: [number, number][] | undefined;
-
-  constructor(text: string, encoding: Encoding) {
-    this.text = text;
-    this.encoding = encoding;
-    this.ids = encoding.getIds();
-  }
-
-  get offsets(): [number, number][] {
-    this.cached ??= utf16Offsets(this.text, this.encoding.getOffsets() as [number, number][]);
-    return this.cached;
-  }
-}
-
-function utf16Offsets(text: string, offsets: [number, number][]): [number, number][] {
-  if (!/[\ud800-\udfff]/.test(text)) return offsets;
-  const position: number[] = [];
-  let unit = 0;
-  for (const char of text) {
-    position.push(unit);
-    unit += char.length;
-  }
-  position.push(unit);
-  return offsets.map(([start, end]) => [position[start], position[end]]);
-}
-
 function openBackend(files: TokenizerFiles): Backend {
   try {
     return Backend.fromString(files.tokenizerJson);
   } catch (cause) {
     throw new LatheError('ERR_FORMAT', `the tokenizers library refused tokenizer.json: ${(cause as Error).message}`, {
       at: files.origin,
-      remedy: 'copy tokenizer.json from the original model; if that one fails too, it needs a newer version of the package `tokenizers`',
+      remedy:
+        'copy tokenizer.json from the original model; if that one fails too, it needs a newer version of the package `tokenizers`',
       cause,
     });
   }
@@ -510,15 +479,9 @@ function openBackend(files: TokenizerFiles): Backend {
 
 function requireText(text: unknown, at: string): string {
   if (typeof text === 'string') return text;
-  throw new LatheError('ERR_DATA', `expected a text, received ${text === null ? 'null' : typeof text}`, { at, remedy: 'drop rows without text, or map them to strings' });
-}
-
-function unknownSpecialToken(key: string): LatheError {
-  const known = [...NAMED_SPECIAL_TOKENS.map((name) => name.replace(/_(.)/g, (_m, c: string) => c.toUpperCase())), 'extraSpecialTokens', 'additionalSpecialTokens'];
-  const close = nearest(key, known);
-  return new LatheError('ERR_CONFIG', `expected one of [${known.join(', ')}] with a text, received '${key}'`, {
-    at: 'addSpecialTokens',
-    remedy: close ? `did you mean ${close}?` : 'pass unnamed tokens as extraSpecialTokens',
+  throw new LatheError('ERR_DATA', `expected a text, received ${text === null ? 'null' : typeof text}`, {
+    at,
+    remedy: 'drop rows without text, or map them to strings',
   });
 }
 

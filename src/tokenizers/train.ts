@@ -99,7 +99,11 @@ const BATCH_BYTES = 4 << 20;
  * Errors: ERR_CONFIG for a vocabulary smaller than its fixed part; ERR_DATA when there is no text or an item is none;
  * ERR_UNSUPPORTED for a model tokenizer that is not byte-level BPE with a known pre-tokenizer.
  */
-export async function trainNewFromIterator(model: Tokenizer | null, texts: TextSource, options: TrainTokenizerOptions): Promise<TrainedTokenizer> {
+export async function trainNewFromIterator(
+  model: Tokenizer | null,
+  texts: TextSource,
+  options: TrainTokenizerOptions,
+): Promise<TrainedTokenizer> {
   const shape = model ? shapeOf(model) : freshShape(options.preTokenizer ?? 'gpt2');
   const special = specialEntries(model, options);
   const alphabet = alphabetBytes(options.initialAlphabet ?? BYTE_ALPHABET);
@@ -120,13 +124,23 @@ export async function trainNewFromIterator(model: Tokenizer | null, texts: TextS
     bytes += batch.utf8.length;
     report('count', bytes);
   }
-  if (bytes === 0) throw new LatheError('ERR_DATA', 'expected text to train on, received none', { at: 'texts', remedy: 'check the column that the texts come from' });
+  if (bytes === 0)
+    throw new LatheError('ERR_DATA', 'expected text to train on, received none', {
+      at: 'texts',
+      remedy: 'check the column that the texts come from',
+    });
   const result = await trainer.train((_merges, tokens) => report('merge', tokens, options.vocabSize));
   report('merge', result.tokens.length, options.vocabSize);
 
   const tokenizerJson = JSON.stringify(assemble(shape.json, special, result, options));
   const config = model ? renamedConfig(model, options) : freshConfig(options);
-  const tokenizer = new Tokenizer({ tokenizerJson, config, chatTemplates: new Map(model?.chatTemplates), originals: new Map(), origin: 'trained tokenizer' });
+  const tokenizer = new Tokenizer({
+    tokenizerJson,
+    config,
+    chatTemplates: new Map(model?.chatTemplates),
+    originals: new Map(),
+    origin: 'trained tokenizer',
+  });
   return { tokenizer, stats: result.stats };
 }
 
@@ -166,22 +180,34 @@ function shapeOf(model: Tokenizer): Shape {
   const kind = preTokenizerKind(json.pre_tokenizer);
   const plain = !json.model.continuing_subword_prefix && !json.model.end_of_word_suffix;
   if (json.model.type !== 'BPE' || kind === undefined || !plain) {
-    throw new LatheError('ERR_UNSUPPORTED', `expected byte-level BPE with a known pre-tokenizer, received ${json.model.type} with ${JSON.stringify(json.pre_tokenizer)?.slice(0, 120)}`, {
-      at: model.origin,
-      remedy: "pass null as model and choose preTokenizer ('gpt2', 'gpt2-digits', 'llama3', 'qwen2')",
-    });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `expected byte-level BPE with a known pre-tokenizer, received ${json.model.type} with ${JSON.stringify(json.pre_tokenizer)?.slice(0, 120)}`,
+      {
+        at: model.origin,
+        remedy: "pass null as model and choose preTokenizer ('gpt2', 'gpt2-digits', 'llama3', 'qwen2')",
+      },
+    );
   }
   return { kind, json };
 }
 
 function specialEntries(model: Tokenizer | null, options: TrainTokenizerOptions): AddedTokenEntry[] {
   const renamed = (token: string) => options.specialTokensMap?.[token] ?? token;
-  const kept = (model?.addedTokens ?? []).filter((entry) => entry.special).map((entry) => ({ ...entry, content: renamed(entry.content) }));
-  const named = [options.bosToken, options.eosToken, options.padToken, options.unkToken].filter((token) => token !== undefined);
+  const kept = (model?.addedTokens ?? [])
+    .filter((entry) => entry.special)
+    .map((entry) => ({ ...entry, content: renamed(entry.content) }));
+  const named = [options.bosToken, options.eosToken, options.padToken, options.unkToken].filter(
+    (token) => token !== undefined,
+  );
   const fresh = [...(options.specialTokens ?? []), ...named].map((content): AddedTokenEntry => ({ content }));
   const entries = new Map<string, AddedTokenEntry>();
   for (const entry of [...kept, ...fresh]) if (!entries.has(entry.content)) entries.set(entry.content, entry);
-  if (entries.has('')) throw new LatheError('ERR_CONFIG', 'expected special tokens with a text, received an empty one', { at: 'specialTokens', remedy: 'remove it' });
+  if (entries.has(''))
+    throw new LatheError('ERR_CONFIG', 'expected special tokens with a text, received an empty one', {
+      at: 'specialTokens',
+      remedy: 'remove it',
+    });
   return [...entries.values()];
 }
 
@@ -189,10 +215,14 @@ function alphabetBytes(characters: readonly string[]): Uint8Array {
   const bytes = characters.map((character) => {
     const byte = BYTE_ALPHABET.indexOf(character);
     if (byte < 0) {
-      throw new LatheError('ERR_CONFIG', `expected characters of the byte-level alphabet, received ${JSON.stringify(character)}`, {
-        at: 'initialAlphabet',
-        remedy: 'leave initialAlphabet out: all 256 are the default',
-      });
+      throw new LatheError(
+        'ERR_CONFIG',
+        `expected characters of the byte-level alphabet, received ${JSON.stringify(character)}`,
+        {
+          at: 'initialAlphabet',
+          remedy: 'leave initialAlphabet out: all 256 are the default',
+        },
+      );
     }
     return byte;
   });
@@ -201,15 +231,22 @@ function alphabetBytes(characters: readonly string[]): Uint8Array {
 
 function requireVocabSize(vocabSize: number, fixed: number): void {
   if (Number.isInteger(vocabSize) && vocabSize > fixed && vocabSize < 2 ** 31) return;
-  throw new LatheError('ERR_CONFIG', `expected vocabSize above ${fixed} (special tokens and alphabet), received ${vocabSize}`, {
-    at: 'vocabSize',
-    remedy: 'use a larger vocabulary, or a smaller initialAlphabet',
-  });
+  throw new LatheError(
+    'ERR_CONFIG',
+    `expected vocabSize above ${fixed} (special tokens and alphabet), received ${vocabSize}`,
+    {
+      at: 'vocabSize',
+      remedy: 'use a larger vocabulary, or a smaller initialAlphabet',
+    },
+  );
 }
 
 // --- texts ----------------------------------------------------------------------------------------------------------
 
-async function* utf8Batches(texts: TextSource, normalize: (text: string) => string): AsyncGenerator<{ utf8: Uint8Array; lengths: Uint32Array }> {
+async function* utf8Batches(
+  texts: TextSource,
+  normalize: (text: string) => string,
+): AsyncGenerator<{ utf8: Uint8Array; lengths: Uint32Array }> {
   let parts: Buffer[] = [];
   let bytes = 0;
   let row = 0;
@@ -222,7 +259,10 @@ async function* utf8Batches(texts: TextSource, normalize: (text: string) => stri
   for await (const item of texts) {
     for (const text of typeof item === 'string' ? [item] : item) {
       if (typeof text !== 'string') {
-        throw new LatheError('ERR_DATA', `expected a text, received ${text === null ? 'null' : typeof text}`, { at: `texts[${row}]`, remedy: 'drop rows without text, or map rows to their text' });
+        throw new LatheError('ERR_DATA', `expected a text, received ${text === null ? 'null' : typeof text}`, {
+          at: `texts[${row}]`,
+          remedy: 'drop rows without text, or map rows to their text',
+        });
       }
       const part = Buffer.from(normalize(text), 'utf8');
       parts.push(part);
@@ -236,11 +276,17 @@ async function* utf8Batches(texts: TextSource, normalize: (text: string) => stri
 
 // --- the files --------------------------------------------------------------------------------------------------------
 
-function assemble(shape: TokenizerJson, special: readonly AddedTokenEntry[], result: NativeBpeResult, options: TrainTokenizerOptions): TokenizerJson {
+function assemble(
+  shape: TokenizerJson,
+  special: readonly AddedTokenEntry[],
+  result: NativeBpeResult,
+  options: TrainTokenizerOptions,
+): TokenizerJson {
   const vocab = Object.create(null) as Record<string, number>;
   result.tokens.forEach((token, id) => (vocab[token] = id));
   const merges: [string, string][] = [];
-  for (let i = 0; i < result.merges.length; i += 2) merges.push([result.tokens[result.merges[i]], result.tokens[result.merges[i + 1]]]);
+  for (let i = 0; i < result.merges.length; i += 2)
+    merges.push([result.tokens[result.merges[i]], result.tokens[result.merges[i + 1]]]);
   const unknown = shape.model.unk_token;
   return {
     ...shape,
@@ -254,24 +300,40 @@ function assemble(shape: TokenizerJson, special: readonly AddedTokenEntry[], res
       special: true,
     })),
     post_processor: renumbered(shape.post_processor, vocab, options),
-    model: { ...shape.model, unk_token: unknown ? (options.specialTokensMap?.[unknown] ?? unknown) : null, vocab, merges },
+    model: {
+      ...shape.model,
+      unk_token: unknown ? (options.specialTokensMap?.[unknown] ?? unknown) : null,
+      vocab,
+      merges,
+    },
   };
 }
 
 /** The post-processor with the new ids (and names) of the tokens it adds. */
-function renumbered(processor: Component | null | undefined, vocab: Record<string, number>, options: TrainTokenizerOptions): Component | null {
+function renumbered(
+  processor: Component | null | undefined,
+  vocab: Record<string, number>,
+  options: TrainTokenizerOptions,
+): Component | null {
   if (!processor) return null;
   const rename = (token: string) => options.specialTokensMap?.[token] ?? token;
   const idOf = (token: string) => {
     const id = vocab[token];
     if (id !== undefined) return id;
-    throw new LatheError('ERR_CONFIG', `the model tokenizer's post-processor adds '${token}', which the new vocabulary lacks`, {
-      at: 'post_processor',
-      remedy: 'name it in specialTokens',
-    });
+    throw new LatheError(
+      'ERR_CONFIG',
+      `the model tokenizer's post-processor adds '${token}', which the new vocabulary lacks`,
+      {
+        at: 'post_processor',
+        remedy: 'name it in specialTokens',
+      },
+    );
   };
   if (processor.type === 'Sequence') {
-    return { ...processor, processors: (processor.processors as Component[]).map((part) => renumbered(part, vocab, options)) };
+    return {
+      ...processor,
+      processors: (processor.processors as Component[]).map((part) => renumbered(part, vocab, options)),
+    };
   }
   const result: Component = { ...processor };
   for (const end of ['cls', 'sep']) {
@@ -281,10 +343,15 @@ function renumbered(processor: Component | null | undefined, vocab: Record<strin
   if (processor.type === 'TemplateProcessing') {
     const tokens = Object.values((processor.special_tokens ?? {}) as Record<string, { id: string; tokens: string[] }>);
     result.special_tokens = Object.fromEntries(
-      tokens.map(({ id, tokens: parts }) => [rename(id), { id: rename(id), ids: parts.map((part) => idOf(rename(part))), tokens: parts.map(rename) }]),
+      tokens.map(({ id, tokens: parts }) => [
+        rename(id),
+        { id: rename(id), ids: parts.map((part) => idOf(rename(part))), tokens: parts.map(rename) },
+      ]),
     );
     const pieces = (list: unknown) =>
-      (list as { SpecialToken?: { id: string } }[]).map((piece) => (piece.SpecialToken ? { SpecialToken: { ...piece.SpecialToken, id: rename(piece.SpecialToken.id) } } : piece));
+      (list as { SpecialToken?: { id: string } }[]).map((piece) =>
+        piece.SpecialToken ? { SpecialToken: { ...piece.SpecialToken, id: rename(piece.SpecialToken.id) } } : piece,
+      );
     result.single = pieces(processor.single);
     result.pair = pieces(processor.pair);
   }
@@ -293,7 +360,13 @@ function renumbered(processor: Component | null | undefined, vocab: Record<strin
 
 function renamedConfig(model: Tokenizer, options: TrainTokenizerOptions): TokenizerConfig {
   const rename = (token: string) => options.specialTokensMap?.[token] ?? token;
-  const table = readSpecialTokens({ tokenizerJson: '', config: {}, chatTemplates: new Map(), originals: new Map(), origin: '' });
+  const table = readSpecialTokens({
+    tokenizerJson: '',
+    config: {},
+    chatTemplates: new Map(),
+    originals: new Map(),
+    origin: '',
+  });
   for (const [name, token] of model.specialTokensMap) table.named.set(name, rename(token));
   table.extra = [...new Set([...model.extraSpecialTokens.map(rename), ...(options.specialTokens ?? [])])];
   return currentConfig(model.config, table);
@@ -301,7 +374,12 @@ function renamedConfig(model: Tokenizer, options: TrainTokenizerOptions): Tokeni
 
 function freshConfig(options: TrainTokenizerOptions): TokenizerConfig {
   const config: TokenizerConfig = { tokenizer_class: 'PreTrainedTokenizerFast', clean_up_tokenization_spaces: false };
-  const named = { bos_token: options.bosToken, eos_token: options.eosToken, pad_token: options.padToken, unk_token: options.unkToken };
+  const named = {
+    bos_token: options.bosToken,
+    eos_token: options.eosToken,
+    pad_token: options.padToken,
+    unk_token: options.unkToken,
+  };
   for (const [name, token] of Object.entries(named)) if (token !== undefined) config[name] = token;
   return config;
 }

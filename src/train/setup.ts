@@ -52,13 +52,18 @@ function modelPath(config: ResolvedConfig): string {
 
 /** The tokenizer of the model (or of tokenizer_name_or_path), with the configured tokens added. */
 export async function openTokenizer(config: ResolvedConfig): Promise<Tokenizer> {
-  const path = config.tokenizerNameOrPath ?? config.adapterNameOrPath ?? modelPath(config);
-  const from = existsSync(join(path, 'tokenizer.json')) || config.tokenizerNameOrPath ? path : modelPath(config);
-  const tokenizer = existsSync(from) && statSync(from).isFile() ? tokenizerFromGguf((await openGguf(from)).metadata, from) : await AutoTokenizer.fromPretrained(from);
+  const tokenizer = config.tokenizerNameOrPath ? await openTokenizerAt(config.tokenizerNameOrPath) : await openTokenizerAt(modelPath(config), config.adapterNameOrPath);
   if (config.eosToken) tokenizer.eosToken = config.eosToken;
   if (config.padToken) tokenizer.padToken = config.padToken;
   if (config.addedSpecialTokens.length) tokenizer.addSpecialTokens({ extraSpecialTokens: config.addedSpecialTokens });
   return tokenizer;
+}
+
+/** The tokenizer of a model folder or GGUF file; an adapter folder's own, when it has one, comes first. */
+export async function openTokenizerAt(model: string, adapter?: string | null): Promise<Tokenizer> {
+  if (adapter && existsSync(join(adapter, 'tokenizer.json'))) return AutoTokenizer.fromPretrained(adapter);
+  if (existsSync(model) && statSync(model).isFile()) return tokenizerFromGguf((await openGguf(model)).metadata, model);
+  return AutoTokenizer.fromPretrained(model);
 }
 
 /** Rows to train and to evaluate on, after filter, split and limits. */

@@ -125,8 +125,13 @@ template <class T>
 void pack_rows(const T* src, int64_t ld, int64_t n, int64_t n_padded, int64_t d, int64_t dp, float* dst) {
   int64_t units = dp / kPair;
   for (int64_t r = 0; r < n; r++, src += ld, dst += units) {
+    // Rows of one head are far apart: the hardware does not see the pattern in time.
+    for (int64_t c = 0; c < d && r + 8 < n; c += 64 / int64_t(sizeof(T))) __builtin_prefetch(src + 8 * ld + c);
     if constexpr (kPair == 2) {
-      std::memcpy(dst, src, size_t(d) * 2);
+      const float* from = (const float*)src;  // units
+      int64_t c = 0;
+      for (; 2 * (c + kWidth) <= d; c += kWidth) store(dst + c, load(from + c));
+      std::memcpy(dst + c, from + c, size_t(d - 2 * c) * 2);
       std::memset((char*)dst + d * 2, 0, size_t(dp - d) * 2);
     } else {
       int64_t c = 0;

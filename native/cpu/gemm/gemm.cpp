@@ -20,10 +20,7 @@
 namespace lathe::cpu {
 namespace {
 
-constexpr int64_t kPanelUnits = 512;       // units of K per packed panel: 128 KiB, a share of L2
-constexpr int64_t kSmallPanelUnits = 64;   // with few rows a panel is used once: keep it in L1
 constexpr int64_t kCodeAlignment = 64;
-constexpr int64_t kFewRows = 8;
 constexpr int64_t kMaxJobRows = 1008;      // bounds the carried sums of a job
 constexpr int64_t kPackedRowsBytes = 4 << 20;  // stays in L3 while every panel reads it
 constexpr int64_t kMinPackedRows = 96;
@@ -41,7 +38,7 @@ int64_t packed_rows_limit(int64_t m, int64_t padded_k) {
   return std::min(round_up(m, kTileRows), std::max(kMinPackedRows, fit));
 }
 
-int64_t panel_bytes(int64_t total_k) { return 4 * kPanelCols * std::min(total_k, kPanelUnits); }
+int64_t panel_bytes(int64_t total_k) { return 4 * kPanelCols * std::min(total_k, kMaxPanelUnits); }
 
 int64_t sums_bytes(int64_t m) { return 4 * kPanelCols * std::min(round_up(m, kTileRows), kMaxJobRows); }
 
@@ -108,7 +105,6 @@ class Product {
   Term terms_[kGemmMaxTerms];
   int64_t total_units_ = 0;
   int64_t panels_;
-  int64_t block_units_;
   int64_t row_block_;
   bool inline_;
   char* workers_;
@@ -153,7 +149,6 @@ Product::Product(const GemmCall& call, Pool& pool, void* scratch)
   panel_bytes_ = round_up(panel_bytes(total_k), 64);
   worker_bytes_ = panel_bytes_ + round_up(sums_bytes(call.m), 64);
   panels_ = ceil_div(call.n, kPanelCols);
-  block_units_ = call.m <= kFewRows ? kSmallPanelUnits : kPanelUnits;
   inline_ = call.m * call.n * std::max<int64_t>(total_k, 1) < kInlineWork;
 }
 
@@ -222,7 +217,7 @@ void Product::multiply_row_block(int64_t row0, int64_t rows) {
 // Packs the next block of K of op(b), continuing at (*term, *unit); returns the number of segments.
 int64_t Product::next_block(int* term, int64_t* unit, Segment* segments, Range columns, uint32_t* panel) const {
   const int per_unit = k_per_unit(kernels_.unit);
-  int64_t left = block_units_;
+  int64_t left = kernels_.panel_units;
   int count = 0;
   while (*term < call_.term_count && left > 0 && count < kMaxSegments) {
     const Term& t = terms_[*term];

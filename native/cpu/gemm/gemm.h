@@ -57,7 +57,7 @@ inline constexpr int kGemmMaxTerms = 8;
  *   kA     = K + 16 * terms
  *   rowsA  = min(up(m, 6), max(96, 6 * floor(4 MiB / (24 * kA))))
  *   shared = 4 * rowsA * kA                            op(a), packed, for rowsA rows at a time
- *   worker = 256 * min(K, 512)                         one 64-column panel of op(b)
+ *   worker = 256 * min(K, 1024)                        one 64-column panel of op(b)
  *          + 256 * min(up(m, 6), 1008)                 fp32 sums carried between K blocks
  *   bytes  = shared + threads * worker + 64 * (2 * threads + 2)
  */

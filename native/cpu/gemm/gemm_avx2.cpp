@@ -209,7 +209,7 @@ void tile(const TileArgs& t) {
 }
 
 template <bool kRounded>
-constexpr KernelTable kTable = {"avx2", kRounded ? Unit::kF32Rounded : Unit::kF32,
+constexpr KernelTable kTable = {"avx2", kRounded ? Unit::kF32Rounded : Unit::kF32, 512,
                                 Packer<F32Units<kRounded>>::pack_rows, Packer<F32Units<kRounded>>::pack_panel, tile};
 
 }  // namespace

@@ -83,7 +83,7 @@ struct F32Units {
 };
 
 template <bool kRounded>
-constexpr KernelTable kTable = {"avx512", kRounded ? Unit::kF32Rounded : Unit::kF32,
+constexpr KernelTable kTable = {"avx512", kRounded ? Unit::kF32Rounded : Unit::kF32, 1024,
                                 Packer<F32Units<kRounded>>::pack_rows, Packer<F32Units<kRounded>>::pack_panel,
                                 tile_any<FmaF32, NarrowF32>};
 

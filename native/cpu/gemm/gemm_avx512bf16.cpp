@@ -123,7 +123,8 @@ struct Bf16Pairs {
   }
 };
 
-const KernelTable kTable = {"avx512bf16", Unit::kBf16Pair, Packer<Bf16Pairs>::pack_rows, Packer<Bf16Pairs>::pack_panel,
+const KernelTable kTable = {"avx512bf16", Unit::kBf16Pair, 1024, Packer<Bf16Pairs>::pack_rows,
+                            Packer<Bf16Pairs>::pack_panel,
                             tile_any<DotBf16, NarrowBf16>};
 
 }  // namespace

@@ -19,6 +19,7 @@ namespace lathe::cpu {
 
 inline constexpr int kTileRows = 6;
 inline constexpr int kPanelCols = 64;
+inline constexpr int64_t kMaxPanelUnits = 1024;
 inline constexpr int kMaxSegments = 8;
 
 enum class Unit : uint8_t {
@@ -76,6 +77,8 @@ struct TileArgs {
 struct KernelTable {
   const char* isa;
   Unit unit;
+  /* Units of K per packed panel, at most kMaxPanelUnits: a quarter of the L2 that such CPUs have. */
+  int64_t panel_units;
   /* out[lane * stride + unit]: lanes as rows. Pads the last unit of an odd k with zero. */
   void (*pack_rows)(const PackArgs&);
   /* One panel of at most kPanelCols lanes in the layout that `tile` reads; lanes past the end are 0. */

@@ -142,8 +142,8 @@ void tile(const TileArgs& t) {
   }
 }
 
-const KernelTable kPlain = {"portable", Unit::kF32, pack_rows<false>, pack_panel<false>, tile};
-const KernelTable kRoundedTable = {"portable", Unit::kF32Rounded, pack_rows<true>, pack_panel<true>, tile};
+const KernelTable kPlain = {"portable", Unit::kF32, 512, pack_rows<false>, pack_panel<false>, tile};
+const KernelTable kRoundedTable = {"portable", Unit::kF32Rounded, 512, pack_rows<true>, pack_panel<true>, tile};
 
 }  // namespace
 

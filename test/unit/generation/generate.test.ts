@@ -9,7 +9,11 @@ const NEW = 12;
 /** fp32 against fp32: rounding in another order. */
 const LOGIT_TOLERANCE = 1e-4;
 
-const tokensOf = async (model: PreTrainedModel, prompts: number[][], options: GenerateOptions = {}): Promise<number[][]> =>
+const tokensOf = async (
+  model: PreTrainedModel,
+  prompts: number[][],
+  options: GenerateOptions = {},
+): Promise<number[][]> =>
   (await generateAll(model, prompts, { maxNewTokens: NEW, eosTokenId: [], ...options })).map((s) => [...s.tokens]);
 
 function largestDifference(a: Float32Array, b: Float32Array): number {
@@ -33,7 +37,8 @@ describe.each(MODELS)('%s against transformers', (name) => {
 
   it('logits of prefill and of every decode step', async () => {
     const steps: Float32Array[][] = prompts.map(() => []);
-    for await (const e of generate(model, prompts, { maxNewTokens: NEW, eosTokenId: [], outputLogits: true })) steps[e.sequence].push(e.logits!);
+    for await (const e of generate(model, prompts, { maxNewTokens: NEW, eosTokenId: [], outputLogits: true }))
+      steps[e.sequence].push(e.logits!);
     for (const i of prompts.keys()) {
       const want = await goldenLogits(name, i);
       const got = Float32Array.from(steps[i].flatMap((row) => [...row]));
@@ -46,7 +51,10 @@ describe.each(MODELS)('%s against transformers', (name) => {
   });
 
   it('ends with an end token, which is part of the tokens', async () => {
-    const [ended, other] = await generateAll(model, [prompts[0], prompts[1]], { maxNewTokens: NEW, eosTokenId: eos.eos_token_id });
+    const [ended, other] = await generateAll(model, [prompts[0], prompts[1]], {
+      maxNewTokens: NEW,
+      eosTokenId: eos.eos_token_id,
+    });
     expect(ended).toMatchObject({ tokens: eos.tokens, finishReason: 'eos', stopString: null });
     const alone = await generateAll(model, [prompts[1]], { maxNewTokens: NEW, eosTokenId: eos.eos_token_id });
     expect(other.tokens).toEqual(alone[0].tokens);
@@ -81,7 +89,8 @@ describe('decode is the same computation as a forward pass', () => {
       // Its own tokens, so that quantised weights are measured along their own path.
       const prompt = prompts[1];
       const stepped: { token: number; logits: Float32Array }[] = [];
-      for await (const e of generate(model, [prompt], { maxNewTokens: NEW, eosTokenId: [], outputLogits: true })) stepped.push({ token: e.token, logits: e.logits! });
+      for await (const e of generate(model, [prompt], { maxNewTokens: NEW, eosTokenId: [], outputLogits: true }))
+        stepped.push({ token: e.token, logits: e.logits! });
       const tokens = stepped.map((s) => s.token);
       if (!quantizationConfig) expect(tokens).toEqual(greedy[1]);
       // One prompt per step: the whole text so far, read at once.
@@ -120,14 +129,21 @@ describe('sampling', () => {
   });
 
   it('with top_k 1, with a tiny top_p and with min_p 1 is greedy', async () => {
-    for (const settings of [{ topK: 1 }, { topP: 1e-6 }, { minP: 1 }]) expect(await tokensOf(model, prompts, { ...draw, ...settings })).toEqual(greedy);
+    for (const settings of [{ topK: 1 }, { topP: 1e-6 }, { minP: 1 }])
+      expect(await tokensOf(model, prompts, { ...draw, ...settings })).toEqual(greedy);
   });
 
   it('gives several sequences per prompt, each like the repeated prompt', async () => {
     const several = await tokensOf(model, prompts, { ...draw, numReturnSequences: 3 });
     expect(several.length).toBe(9);
     expect(new Set(several.slice(0, 3).map((t) => t.join())).size).toBe(3);
-    expect(several).toEqual(await tokensOf(model, prompts.flatMap((p) => [p, p, p]), draw));
+    expect(several).toEqual(
+      await tokensOf(
+        model,
+        prompts.flatMap((p) => [p, p, p]),
+        draw,
+      ),
+    );
     const results = await generateAll(model, prompts, { ...draw, numReturnSequences: 3, maxNewTokens: 2 });
     expect(results.map((s) => s.prompt)).toEqual([0, 0, 0, 1, 1, 1, 2, 2, 2]);
   });
@@ -150,7 +166,8 @@ describe('sampling', () => {
     // 4 degrees of freedom: 0.999 quantile 18.5; the seed is fixed, so this holds or it does not.
     expect(chi2).toBeLessThan(18.5);
     expect(results.every((s) => best.includes(s.tokens[0]))).toBe(true);
-    for (const s of results.slice(0, 10)) expect(s.logprobs[0]).toBeCloseTo(Math.log(weights[best.indexOf(s.tokens[0])] / total), 4);
+    for (const s of results.slice(0, 10))
+      expect(s.logprobs[0]).toBeCloseTo(Math.log(weights[best.indexOf(s.tokens[0])] / total), 4);
   });
 });
 
@@ -187,10 +204,16 @@ describe('sessions', () => {
 
   it('a stream that is left early, or aborted, leaves a working model', async () => {
     for await (const e of generate(model, prompts, { maxNewTokens: NEW, eosTokenId: [] })) if (e.sequence === 1) break;
+    // Another batch size: the lane is emptied while the step that was left may still be running.
+    expect(await tokensOf(model, [prompts[1]])).toEqual([greedy[1]]);
     const controller = new AbortController();
     const seen: number[] = [];
     const aborted = (async (): Promise<void> => {
-      for await (const e of generate(model, [prompts[0]], { maxNewTokens: NEW, eosTokenId: [], signal: controller.signal })) {
+      for await (const e of generate(model, [prompts[0]], {
+        maxNewTokens: NEW,
+        eosTokenId: [],
+        signal: controller.signal,
+      })) {
         seen.push(e.token);
         if (seen.length === 3) controller.abort(new Error('enough'));
       }
@@ -212,17 +235,31 @@ describe('limits', () => {
 
   it('counts new tokens, whole length, or 20 by default', async () => {
     const run = async (options: GenerateOptions): Promise<[number, string][]> =>
-      (await generateAll(model, [[5, 6, 7], [8]], { eosTokenId: [], ...options })).map((s) => [s.tokens.length, s.finishReason]);
-    expect(await run({})).toEqual([[20, 'length'], [20, 'length']]);
-    expect(await run({ maxNewTokens: 4 })).toEqual([[4, 'length'], [4, 'length']]);
-    expect(await run({ maxLength: 8 })).toEqual([[5, 'length'], [7, 'length']]);
+      (await generateAll(model, [[5, 6, 7], [8]], { eosTokenId: [], ...options })).map((s) => [
+        s.tokens.length,
+        s.finishReason,
+      ]);
+    expect(await run({})).toEqual([
+      [20, 'length'],
+      [20, 'length'],
+    ]);
+    expect(await run({ maxNewTokens: 4 })).toEqual([
+      [4, 'length'],
+      [4, 'length'],
+    ]);
+    expect(await run({ maxLength: 8 })).toEqual([
+      [5, 'length'],
+      [7, 'length'],
+    ]);
   });
 
   it('stops at the end of the context', async () => {
     const prompt = Array.from({ length: 250 }, (_, i) => 3 + (i % 150));
     const [s] = await generateAll(model, [prompt], { maxNewTokens: 50, eosTokenId: [] });
     expect(s.tokens.length).toBe(6);
-    await expect(generateAll(model, [[...prompt, ...prompt]], { maxNewTokens: 5 })).rejects.toThrow(/prompt has 500 tokens, the model's context 256.*prompt 0/);
+    await expect(generateAll(model, [[...prompt, ...prompt]], { maxNewTokens: 5 })).rejects.toThrow(
+      /prompt has 500 tokens, the model's context 256.*prompt 0/,
+    );
   });
 
   it('starts an empty prompt from the begin token', async () => {

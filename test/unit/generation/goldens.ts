@@ -22,7 +22,9 @@ export interface ModelGolden {
 
 export const MODELS = ['tied', 'biased', 'llama3'] as const;
 
-const all = JSON.parse(readFileSync(join(GOLDEN, 'generation/generate.json'), 'utf8')) as { models: Record<string, ModelGolden> };
+const all = JSON.parse(readFileSync(join(GOLDEN, 'generation/generate.json'), 'utf8')) as {
+  models: Record<string, ModelGolden>;
+};
 
 export const golden = (name: string): ModelGolden => all.models[name];
 
@@ -33,14 +35,22 @@ export async function goldenLogits(name: string, prompt: number): Promise<Float3
 }
 
 export function openTiny(name: string, options: FromPretrainedOptions = {}): Promise<PreTrainedModel> {
-  return AutoModelForCausalLM.fromPretrained(join(GOLDEN, 'llama-tiny', name), { dtype: 'f32', threads: 2, ...options });
+  return AutoModelForCausalLM.fromPretrained(join(GOLDEN, 'llama-tiny', name), {
+    dtype: 'f32',
+    threads: 2,
+    ...options,
+  });
 }
 
 /** The model with its golden adapter on it. */
 export async function openWithAdapter(name: string, options: FromPretrainedOptions = {}): Promise<PreTrainedModel> {
   const model = await openTiny(name, options);
   const folder = join(GOLDEN, 'llama-tiny', name, 'adapter');
-  const { r, lora_alpha, target_modules } = JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8')) as { r: number; lora_alpha: number; target_modules: string[] };
+  const { r, lora_alpha, target_modules } = JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8')) as {
+    r: number;
+    lora_alpha: number;
+    target_modules: string[];
+  };
   model.addAdapter(new LoraConfig({ r, loraAlpha: lora_alpha, targetModules: target_modules }));
   const { tensors } = await openSafetensors(join(folder, 'adapter_model.safetensors'));
   model.setAdapterSources(new Map([...tensors.values()].map((t) => [t.name, fromSafetensors(t)])), folder);

@@ -23,19 +23,23 @@ it('cuts before the earliest of several', () => {
 it('agrees with a search in the whole text, however it is cut into pieces', () => {
   const letters = fc.string({ unit: fc.constantFrom('a', 'b', 'c'), maxLength: 6 });
   fc.assert(
-    fc.property(fc.array(letters, { maxLength: 12 }), fc.array(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 4 }), { maxLength: 3 }), (pieces, stops) => {
-      const { given, rest, found } = feed(stops, pieces);
-      // A stream ends at the first piece that completes a stop string; what that piece holds after it does not count.
-      let text = '';
-      let cut = -1;
-      for (const piece of pieces) {
-        text += piece;
-        cut = Math.min(...stops.map((s) => text.indexOf(s)).filter((i) => i >= 0));
-        if (cut !== Infinity) break;
-      }
-      expect(found !== null).toBe(cut !== Infinity && cut !== -1);
-      expect(given.join('') + rest).toBe(found === null ? pieces.join('') : text.slice(0, cut));
-    }),
+    fc.property(
+      fc.array(letters, { maxLength: 12 }),
+      fc.array(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 4 }), { maxLength: 3 }),
+      (pieces, stops) => {
+        const { given, rest, found } = feed(stops, pieces);
+        // A stream ends at the first piece that completes a stop string; what that piece holds after it does not count.
+        let text = '';
+        let cut = -1;
+        for (const piece of pieces) {
+          text += piece;
+          cut = Math.min(...stops.map((s) => text.indexOf(s)).filter((i) => i >= 0));
+          if (cut !== Infinity) break;
+        }
+        expect(found !== null).toBe(cut !== Infinity && cut !== -1);
+        expect(given.join('') + rest).toBe(found === null ? pieces.join('') : text.slice(0, cut));
+      },
+    ),
     { numRuns: 2000 },
   );
 });

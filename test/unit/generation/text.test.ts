@@ -8,8 +8,18 @@ import { AutoTokenizer } from '../../../src/tokenizers/auto-tokenizer';
 
 const tokenizer = AutoTokenizer.fromPretrained(join(__dirname, '../../golden/tokenizers/tiny-bpe'));
 const CONFIG = {
-  model_type: 'llama', vocab_size: 423, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, max_position_embeddings: 512,
-  tie_word_embeddings: true, initializer_range: 0.5, eos_token_id: 421, bos_token_id: 0, torch_dtype: 'float32',
+  model_type: 'llama',
+  vocab_size: 423,
+  hidden_size: 32,
+  intermediate_size: 48,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  max_position_embeddings: 512,
+  tie_word_embeddings: true,
+  initializer_range: 0.5,
+  eos_token_id: 421,
+  bos_token_id: 0,
+  torch_dtype: 'float32',
 };
 const DRAW: GenerateOptions = { doSample: true, topK: 0, maxNewTokens: 60, tokenizer };
 
@@ -21,7 +31,15 @@ beforeAll(async () => {
 });
 afterAll(() => model.close());
 
-async function streamed(options: GenerateOptions): Promise<{ pieces: string[]; text: string; tokens: readonly number[]; finishReason: string; stopString: string | null }> {
+async function streamed(
+  options: GenerateOptions,
+): Promise<{
+  pieces: string[];
+  text: string;
+  tokens: readonly number[];
+  finishReason: string;
+  stopString: string | null;
+}> {
   const pieces: string[] = [];
   const stream = generate(model, [prompt], options);
   for (;;) {
@@ -49,7 +67,11 @@ it('ends at a stop string, without it, and streams nothing of it', async () => {
   const whole = await streamed({ ...DRAW, eosTokenId: [] });
   const at = Math.floor(whole.text.length / 2);
   const stop = whole.text.slice(at, at + 3);
-  const { pieces, text, tokens, finishReason, stopString } = await streamed({ ...DRAW, eosTokenId: [], stopStrings: ['never seen', stop] });
+  const { pieces, text, tokens, finishReason, stopString } = await streamed({
+    ...DRAW,
+    eosTokenId: [],
+    stopStrings: ['never seen', stop],
+  });
   expect({ finishReason, stopString }).toEqual({ finishReason: 'stop', stopString: stop });
   expect(text).toBe(whole.text.slice(0, whole.text.indexOf(stop)));
   expect(pieces.join('')).toBe(text);
@@ -59,7 +81,13 @@ it('ends at a stop string, without it, and streams nothing of it', async () => {
 
 it('takes a special token as a stop string', async () => {
   // Hot enough that every token comes up.
-  const hot: GenerateOptions = { ...DRAW, maxNewTokens: 450, temperature: 50, eosTokenId: [], suppressTokens: [0, 421] };
+  const hot: GenerateOptions = {
+    ...DRAW,
+    maxNewTokens: 450,
+    temperature: 50,
+    eosTokenId: [],
+    suppressTokens: [0, 421],
+  };
   const whole = await streamed(hot);
   const index = whole.tokens.indexOf(420);
   expect(index).toBeGreaterThan(0);
@@ -72,7 +100,11 @@ it('goes on with the others when one sequence ends', async () => {
   const prompts = await Promise.all(['hello there', 'the quick brown', 'a'].map((t) => tokenizer.encode(t)));
   const whole = await generateAll(model, prompts, { ...DRAW, eosTokenId: [] });
   const at = Math.floor(whole[1].text.length / 3);
-  const cut = await generateAll(model, prompts, { ...DRAW, eosTokenId: [], stopStrings: [whole[1].text.slice(at, at + 6)] });
+  const cut = await generateAll(model, prompts, {
+    ...DRAW,
+    eosTokenId: [],
+    stopStrings: [whole[1].text.slice(at, at + 6)],
+  });
   expect(cut[1].finishReason).toBe('stop');
   expect(cut[0]).toEqual(whole[0]);
   expect(cut[2]).toEqual(whole[2]);
@@ -88,8 +120,18 @@ describe('pipeline', () => {
     const [full] = await generator('hello there', { maxNewTokens: 8, seed: 3 });
     const [part] = await generator('hello there', { maxNewTokens: 8, seed: 3, returnFullText: false });
     expect(full.generatedText).toBe(`hello there${part.generatedText as string}`);
-    const direct = await generateAll(model, [prompt], { maxNewTokens: 8, seed: 3, doSample: true, temperature: 0.7, tokenizer });
-    expect(part).toEqual({ generatedText: direct[0].text, tokens: direct[0].tokens, finishReason: direct[0].finishReason });
+    const direct = await generateAll(model, [prompt], {
+      maxNewTokens: 8,
+      seed: 3,
+      doSample: true,
+      temperature: 0.7,
+      tokenizer,
+    });
+    expect(part).toEqual({
+      generatedText: direct[0].text,
+      tokens: direct[0].tokens,
+      finishReason: direct[0].finishReason,
+    });
   });
 
   it('answers a conversation with a message', async () => {
@@ -100,10 +142,15 @@ describe('pipeline', () => {
     expect(answer.generatedText).toEqual([...chat, { role: 'assistant', content: direct.text }]);
   });
 
-  it('continues the assistant\'s last message', async () => {
-    const chat = [{ role: 'user', content: 'hi' }, { role: 'assistant', content: 'Well,' }];
+  it("continues the assistant's last message", async () => {
+    const chat = [
+      { role: 'user', content: 'hi' },
+      { role: 'assistant', content: 'Well,' },
+    ];
     const [answer] = await generator(chat, { maxNewTokens: 6, doSample: false });
-    const ids = await tokenizer.encode('<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nWell,', { addSpecialTokens: false });
+    const ids = await tokenizer.encode('<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nWell,', {
+      addSpecialTokens: false,
+    });
     const [direct] = await generateAll(model, [ids], { maxNewTokens: 6, tokenizer });
     expect(answer.generatedText).toEqual([chat[0], { role: 'assistant', content: `Well,${direct.text}` }]);
   });
@@ -126,7 +173,9 @@ describe('pipeline', () => {
   });
 
   it('refuses unknown tasks, models without tokenizers and settings it does not know', async () => {
-    await expect(pipeline('text-generatoin' as 'text-generation', '.')).rejects.toThrow(/unknown pipeline task.*did you mean 'text-generation'/);
+    await expect(pipeline('text-generatoin' as 'text-generation', '.')).rejects.toThrow(
+      /unknown pipeline task.*did you mean 'text-generation'/,
+    );
     await expect(pipeline('text-generation', { model })).rejects.toThrow(/without a tokenizer/);
     await expect(generator('x', { temprature: 1 } as object)).rejects.toThrow(/did you mean 'temperature'/);
   });
@@ -135,7 +184,11 @@ describe('pipeline', () => {
     await generator.close();
     expect(await generator('hello', { maxNewTokens: 1 })).toHaveLength(1);
     const folder = join(__dirname, '../../golden/llama-tiny/tied');
-    const own = await pipeline('text-generation', { model: folder, tokenizer }, { generation: { maxNewTokens: 3, doSample: false } });
+    const own = await pipeline(
+      'text-generation',
+      { model: folder, tokenizer },
+      { generation: { maxNewTokens: 3, doSample: false } },
+    );
     const [{ tokens }] = await own('!', { eosTokenId: [] });
     expect(tokens).toHaveLength(3);
     await own.close();

@@ -17,7 +17,8 @@ export const referenceTraining: NativeTokenizerTraining = {
         for (const length of lengths) {
           const text = Buffer.from(utf8.subarray(at, at + length)).toString('utf8');
           at += length;
-          for (const word of text.match(GPT2) ?? []) words.set(toByteLevel(word), (words.get(toByteLevel(word)) ?? 0) + 1);
+          for (const word of text.match(GPT2) ?? [])
+            words.set(toByteLevel(word), (words.get(toByteLevel(word)) ?? 0) + 1);
         }
         textBytes += at;
       },
@@ -26,10 +27,17 @@ export const referenceTraining: NativeTokenizerTraining = {
   },
 };
 
-function learn(options: NativeBpeOptions, words: Map<string, number>, textBytes: number, progress?: (merges: number, tokens: number) => void) {
+function learn(
+  options: NativeBpeOptions,
+  words: Map<string, number>,
+  textBytes: number,
+  progress?: (merges: number, tokens: number) => void,
+) {
   const alphabet = new Set([...options.initialAlphabet].map((byte) => BYTE_ALPHABET[byte]));
   for (const word of words.keys()) for (const c of word) alphabet.add(c);
-  const tokens = [...new Set([...options.specialTokens, ...[...alphabet].sort((a, b) => a.codePointAt(0)! - b.codePointAt(0)!)])];
+  const tokens = [
+    ...new Set([...options.specialTokens, ...[...alphabet].sort((a, b) => a.codePointAt(0)! - b.codePointAt(0)!)]),
+  ];
   const ids = new Map(tokens.map((token, id) => [token, id]));
   const coded = [...words].map(([word, count]) => ({ count, symbols: Array.from(word, (c) => ids.get(c)!) }));
   const merges: [number, number][] = [];
@@ -45,10 +53,16 @@ function learn(options: NativeBpeOptions, words: Map<string, number>, textBytes:
   }
   progress?.(merges.length, tokens.length);
   const occurrences = [...words.values()].reduce((sum, count) => sum + count, 0);
-  return { tokens, merges: Uint32Array.from(merges.flat()), stats: { words: words.size, occurrences, prunedWords: 0, prunedOccurrences: 0, textBytes } };
+  return {
+    tokens,
+    merges: Uint32Array.from(merges.flat()),
+    stats: { words: words.size, occurrences, prunedWords: 0, prunedOccurrences: 0, textBytes },
+  };
 }
 
-function mostFrequent(words: { count: number; symbols: number[] }[]): { left: number; right: number; count: number } | undefined {
+function mostFrequent(
+  words: { count: number; symbols: number[] }[],
+): { left: number; right: number; count: number } | undefined {
   const counts = new Map<number, number>();
   for (const { count, symbols } of words) {
     for (let i = 0; i + 1 < symbols.length; i++) {
@@ -60,7 +74,9 @@ function mostFrequent(words: { count: number; symbols: number[] }[]): { left: nu
   for (const [key, count] of counts) {
     if (best === undefined || count > counts.get(best)! || (count === counts.get(best) && key < best)) best = key;
   }
-  return best === undefined ? undefined : { left: Math.floor(best / 2 ** 24), right: best % 2 ** 24, count: counts.get(best)! };
+  return best === undefined
+    ? undefined
+    : { left: Math.floor(best / 2 ** 24), right: best % 2 ** 24, count: counts.get(best)! };
 }
 
 function merged(symbols: number[], left: number, right: number, token: number): number[] {

@@ -20,15 +20,27 @@ const tokenizer = AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-bpe'));
 
 function toOptions(options: Record<string, unknown>): ChatTemplateOptions {
   const { add_generation_prompt, tools, ...kwargs } = options;
-  return { addGenerationPrompt: add_generation_prompt as boolean, tools: tools as Record<string, unknown>[], kwargs, now: new Date(2024, 6, 4, 15, 6, 7) };
+  return {
+    addGenerationPrompt: add_generation_prompt as boolean,
+    tools: tools as Record<string, unknown>[],
+    kwargs,
+    now: new Date(2024, 6, 4, 15, 6, 7),
+  };
 }
 
 describe.each(Object.entries(chat.templates))('template %s', (_name, { template, cases, masks }) => {
-  test.each(cases.map((c) => [`${c.conversation} ${Object.keys(c.options).join(' ')}`, c] as const))('%s', (_title, c) => {
-    const render = () => tokenizer.applyChatTemplate(chat.conversations[c.conversation], { ...toOptions(c.options), chatTemplate: template });
-    if (c.error) expect(render).toThrow();
-    else expect(render()).toBe(c.text);
-  });
+  test.each(cases.map((c) => [`${c.conversation} ${Object.keys(c.options).join(' ')}`, c] as const))(
+    '%s',
+    (_title, c) => {
+      const render = () =>
+        tokenizer.applyChatTemplate(chat.conversations[c.conversation], {
+          ...toOptions(c.options),
+          chatTemplate: template,
+        });
+      if (c.error) expect(render).toThrow();
+      else expect(render()).toBe(c.text);
+    },
+  );
 
   for (const [conversation, mask] of Object.entries(masks ?? {})) {
     test(`mask of ${conversation}`, async () => {
@@ -39,7 +51,9 @@ describe.each(Object.entries(chat.templates))('template %s', (_name, { template,
 });
 
 describe('real templates', () => {
-  const real = golden<{ conversations: Record<string, ChatMessage[]>; tokenizers: Record<string, Case[]> }>('real-chat.json');
+  const real = golden<{ conversations: Record<string, ChatMessage[]>; tokenizers: Record<string, Case[]> }>(
+    'real-chat.json',
+  );
   for (const [name, cases] of Object.entries(real.tokenizers)) {
     const folder = realTokenizer(name);
     (folder ? test : test.skip)(`${name} (needs LATHE_TOKENIZERS)`, () => {
@@ -70,7 +84,9 @@ describe('assistant spans by prefixes', () => {
 
   test('equals the mask of the same template with {% generation %}', async () => {
     const marked = chat.templates.marked.template;
-    const plain = await tokenizer.chatTemplateSpans(chat.conversations.system, { chatTemplate: chat.templates.chatml.template });
+    const plain = await tokenizer.chatTemplateSpans(chat.conversations.system, {
+      chatTemplate: chat.templates.chatml.template,
+    });
     const byTag = await tokenizer.chatTemplateSpans(chat.conversations.system, { chatTemplate: marked });
     expect(byTag.text.slice(...byTag.spans[0])).toContain('Blue.<|im_end|>');
     expect(plain.text.slice(...plain.spans[0])).toBe('Blue.<|im_end|>');
@@ -79,13 +95,20 @@ describe('assistant spans by prefixes', () => {
   test('a template that rewrites earlier turns is refused with the way out', async () => {
     const thinker = chat.templates.thinker.template;
     const messages = chat.conversations.think;
-    await expect(spanTexts(messages, { chatTemplate: thinker })).rejects.toThrow(/template changes earlier text.*turns: 'last'/s);
-    expect(await spanTexts(messages.slice(0, 2), { chatTemplate: thinker })).toEqual(['<think>\nhm  \n</think>\n\n because<|im_end|>']);
+    await expect(spanTexts(messages, { chatTemplate: thinker })).rejects.toThrow(
+      /template changes earlier text.*turns: 'last'/s,
+    );
+    expect(await spanTexts(messages.slice(0, 2), { chatTemplate: thinker })).toEqual([
+      '<think>\nhm  \n</think>\n\n because<|im_end|>',
+    ]);
   });
 
   test('a template that always prompts is refused', async () => {
-    const always = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}";
-    await expect(spanTexts(chat.conversations.system, { chatTemplate: always })).rejects.toThrow(/whether or not a generation prompt/);
+    const always =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}";
+    await expect(spanTexts(chat.conversations.system, { chatTemplate: always })).rejects.toThrow(
+      /whether or not a generation prompt/,
+    );
   });
 
   test('a conversation that starts with the assistant is refused', async () => {
@@ -96,21 +119,34 @@ describe('assistant spans by prefixes', () => {
 describe('refusals', () => {
   const user: ChatMessage[] = [{ role: 'user', content: 'x' }];
   test('raise_exception is ERR_DATA in the words of the template', () => {
-    const render = () => tokenizer.applyChatTemplate(user, { chatTemplate: "{{ raise_exception('roles must alternate') }}" });
-    expect(render).toThrow(expect.objectContaining({ code: 'ERR_DATA', message: expect.stringContaining('roles must alternate') }));
+    const render = () =>
+      tokenizer.applyChatTemplate(user, { chatTemplate: "{{ raise_exception('roles must alternate') }}" });
+    expect(render).toThrow(
+      expect.objectContaining({ code: 'ERR_DATA', message: expect.stringContaining('roles must alternate') }),
+    );
   });
   test('a template that does not parse, or fails', () => {
-    expect(() => tokenizer.applyChatTemplate(user, { chatTemplate: '{% if %}' })).toThrow(expect.objectContaining({ code: 'ERR_FORMAT' }));
-    expect(() => tokenizer.applyChatTemplate(user, { chatTemplate: '{{ messages[0].none.strip() }}' })).toThrow(expect.objectContaining({ code: 'ERR_FORMAT' }));
+    expect(() => tokenizer.applyChatTemplate(user, { chatTemplate: '{% if %}' })).toThrow(
+      expect.objectContaining({ code: 'ERR_FORMAT' }),
+    );
+    expect(() => tokenizer.applyChatTemplate(user, { chatTemplate: '{{ messages[0].none.strip() }}' })).toThrow(
+      expect.objectContaining({ code: 'ERR_FORMAT' }),
+    );
     expect(() => tokenizer.applyChatTemplate(['x'] as never, {})).toThrow(/messages\[0\]/);
   });
   test('no template', () => {
-    expect(() => AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-wordpiece')).applyChatTemplate(user)).toThrow(/no chat template/);
+    expect(() => AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-wordpiece')).applyChatTemplate(user)).toThrow(
+      /no chat template/,
+    );
   });
   test('tokenize gives the ids of the text', async () => {
-    expect(await tokenizer.applyChatTemplate(user, { tokenize: true })).toEqual(await tokenizer.encode(tokenizer.applyChatTemplate(user), { addSpecialTokens: false }));
+    expect(await tokenizer.applyChatTemplate(user, { tokenize: true })).toEqual(
+      await tokenizer.encode(tokenizer.applyChatTemplate(user), { addSpecialTokens: false }),
+    );
   });
   test('strftime', () => {
-    expect(strftime(new Date(2024, 2, 5, 0, 7, 9), '%Y-%m-%d %H:%M:%S %b %B %a %A %j %I %p %y %-d %e %% %Q')).toBe('2024-03-05 00:07:09 Mar March Tue Tuesday 065 12 AM 24 5  5 % %Q');
+    expect(strftime(new Date(2024, 2, 5, 0, 7, 9), '%Y-%m-%d %H:%M:%S %b %B %a %A %j %I %p %y %-d %e %% %Q')).toBe(
+      '2024-03-05 00:07:09 Mar March Tue Tuesday 065 12 AM 24 5  5 % %Q',
+    );
   });
 });

@@ -2,12 +2,19 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AutoTokenizer } from '../../../src/tokenizers/auto-tokenizer';
-import { KNOWN_GGUF_PRE_TOKENIZERS, ggufTokenizerFiles, tokenizerFromGguf } from '../../../src/tokenizers/gguf-tokenizer';
+import {
+  KNOWN_GGUF_PRE_TOKENIZERS,
+  ggufTokenizerFiles,
+  tokenizerFromGguf,
+} from '../../../src/tokenizers/gguf-tokenizer';
 import type { TokenizerJson } from '../../../src/tokenizers/tokenizer-files';
 import { GOLDEN, golden, realTokenizer, temporaryFolder } from './goldens';
 
 describe('llama (SentencePiece BPE)', () => {
-  const { metadata, rows } = golden<{ metadata: Record<string, unknown>; rows: { text: string; ids: number[]; decoded: string }[] }>('sentencepiece.json');
+  const { metadata, rows } = golden<{
+    metadata: Record<string, unknown>;
+    rows: { text: string; ids: number[]; decoded: string }[];
+  }>('sentencepiece.json');
   const tokenizer = tokenizerFromGguf({ ...metadata, 'tokenizer.ggml.add_bos_token': false });
 
   test.each(rows.map((row) => [row.text, row] as const))('%j', async (_text, row) => {
@@ -22,17 +29,25 @@ describe('llama (SentencePiece BPE)', () => {
     const [bos, eos] = [metadata['tokenizer.ggml.bos_token_id'], metadata['tokenizer.ggml.eos_token_id']];
     const ids = await tokenizer.encode('the cat');
     expect(await tokenizerFromGguf(metadata).encode('the cat')).toEqual([bos, ...ids]);
-    expect(await tokenizerFromGguf(new Map(Object.entries({ ...metadata, 'tokenizer.ggml.add_eos_token': true }))).encode('the cat')).toEqual([bos, ...ids, eos]);
+    expect(
+      await tokenizerFromGguf(new Map(Object.entries({ ...metadata, 'tokenizer.ggml.add_eos_token': true }))).encode(
+        'the cat',
+      ),
+    ).toEqual([bos, ...ids, eos]);
     expect([tokenizer.bosToken, tokenizer.eosToken, tokenizer.unkToken]).toEqual(['<s>', '</s>', '<unk>']);
   });
 });
 
 describe('gpt2 (byte-level BPE)', () => {
-  const json = JSON.parse(readFileSync(join(GOLDEN, 'tiny-bpe/tokenizer.json'), 'utf8')) as TokenizerJson & { model: { vocab: Record<string, number>; merges: string[][] } };
+  const json = JSON.parse(readFileSync(join(GOLDEN, 'tiny-bpe/tokenizer.json'), 'utf8')) as TokenizerJson & {
+    model: { vocab: Record<string, number>; merges: string[][] };
+  };
   const vocab: Record<string, number> = { ...json.model.vocab };
   for (const token of json.added_tokens!) vocab[token.content] = token.id!;
   const special = new Map(json.added_tokens!.map((token) => [token.content, token.special ? 3 : 4]));
-  const tokens = Object.entries(vocab).sort((a, b) => a[1] - b[1]).map(([token]) => token);
+  const tokens = Object.entries(vocab)
+    .sort((a, b) => a[1] - b[1])
+    .map(([token]) => token);
   const metadata: Record<string, unknown> = {
     'tokenizer.ggml.model': 'gpt2',
     'tokenizer.ggml.pre': 'gpt-2',
@@ -50,7 +65,11 @@ describe('gpt2 (byte-level BPE)', () => {
     const folder = AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-bpe'));
     const tokenizer = tokenizerFromGguf(metadata);
     for (const text of texts) expect(await tokenizer.encode(text)).toEqual(await folder.encode(text));
-    expect([tokenizer.vocabSize, tokenizer.bosTokenId, tokenizer.eosToken]).toEqual([folder.vocabSize, 0, '<|im_end|>']);
+    expect([tokenizer.vocabSize, tokenizer.bosTokenId, tokenizer.eosToken]).toEqual([
+      folder.vocabSize,
+      0,
+      '<|im_end|>',
+    ]);
     expect(tokenizer.allSpecialTokens).not.toContain('<think>');
     expect(tokenizer.applyChatTemplate([{ role: 'user', content: 'hi' }])).toBe('hi');
     expect(ggufTokenizerFiles(metadata).stopTokenIds).toEqual([vocab['<|im_end|>'], 0]);
@@ -73,21 +92,45 @@ describe('gpt2 (byte-level BPE)', () => {
     expect(await words('smollm')).toContain('"individual_digits":true');
     expect(await words('llama-bpe')).toContain('{1,3}');
     expect(await words('default')).toContain('\\\\p{P}');
-    for (const pre of KNOWN_GGUF_PRE_TOKENIZERS) expect(await tokenizerFromGguf({ ...metadata, 'tokenizer.ggml.pre': pre }).encode('a1', { addSpecialTokens: false })).toHaveLength(2);
+    for (const pre of KNOWN_GGUF_PRE_TOKENIZERS)
+      expect(
+        await tokenizerFromGguf({ ...metadata, 'tokenizer.ggml.pre': pre }).encode('a1', { addSpecialTokens: false }),
+      ).toHaveLength(2);
   });
 
   test('llama-bpe adds BOS unless told otherwise', async () => {
     expect((await tokenizerFromGguf({ ...metadata, 'tokenizer.ggml.pre': 'llama-bpe' }).encode('a'))[0]).toBe(0);
-    expect(await tokenizerFromGguf({ ...metadata, 'tokenizer.ggml.pre': 'llama-bpe', 'tokenizer.ggml.add_bos_token': false }).encode('a')).toHaveLength(1);
+    expect(
+      await tokenizerFromGguf({
+        ...metadata,
+        'tokenizer.ggml.pre': 'llama-bpe',
+        'tokenizer.ggml.add_bos_token': false,
+      }).encode('a'),
+    ).toHaveLength(1);
   });
 
   test.each<[string, Record<string, unknown>, RegExp, string]>([
-    ['an unknown pre-tokenizer', { 'tokenizer.ggml.pre': 'brand-new' }, /known tokenizer.ggml.pre.*received 'brand-new'/, 'ERR_UNSUPPORTED'],
+    [
+      'an unknown pre-tokenizer',
+      { 'tokenizer.ggml.pre': 'brand-new' },
+      /known tokenizer.ggml.pre.*received 'brand-new'/,
+      'ERR_UNSUPPORTED',
+    ],
     ['another algorithm', { 'tokenizer.ggml.model': 't5' }, /received "t5"/, 'ERR_UNSUPPORTED'],
     ['no tokens', { 'tokenizer.ggml.tokens': [] }, /tokens, received none/, 'ERR_FORMAT'],
     ['no merges', { 'tokenizer.ggml.merges': undefined }, /needs tokenizer.ggml.merges/, 'ERR_FORMAT'],
-    ['types of another length', { 'tokenizer.ggml.token_type': [1] }, /values of tokenizer.ggml.token_type, received 1/, 'ERR_FORMAT'],
-    ['a token twice', { 'tokenizer.ggml.tokens': tokens.map((t, i) => (i === 300 ? tokens[301] : t)) }, /stands twice/, 'ERR_FORMAT'],
+    [
+      'types of another length',
+      { 'tokenizer.ggml.token_type': [1] },
+      /values of tokenizer.ggml.token_type, received 1/,
+      'ERR_FORMAT',
+    ],
+    [
+      'a token twice',
+      { 'tokenizer.ggml.tokens': tokens.map((t, i) => (i === 300 ? tokens[301] : t)) },
+      /stands twice/,
+      'ERR_FORMAT',
+    ],
     ['an id outside', { 'tokenizer.ggml.bos_token_id': 1e6 }, /bos_token_id below/, 'ERR_FORMAT'],
     ['a broken merge', { 'tokenizer.ggml.merges': ['abc'] }, /expected a merge/, 'ERR_FORMAT'],
   ])('refuses %s', (_name, change, message, code) => {

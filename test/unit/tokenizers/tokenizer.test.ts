@@ -17,7 +17,8 @@ const open = (name: string) => AutoTokenizer.fromPretrained(join(GOLDEN, name));
 
 /** transformers counts code points, we count UTF-16 units. */
 const slices = (text: string, offsets: [number, number][]) => offsets.map(([a, b]) => text.slice(a, b));
-const pythonSlices = (text: string, offsets: [number, number][]) => offsets.map(([a, b]) => Array.from(text).slice(a, b).join(''));
+const pythonSlices = (text: string, offsets: [number, number][]) =>
+  offsets.map(([a, b]) => Array.from(text).slice(a, b).join(''));
 
 describe.each(Object.keys(tiny))('%s equals transformers', (name) => {
   const tokenizer = open(name);
@@ -41,7 +42,11 @@ describe.each(Object.keys(tiny))('%s equals transformers', (name) => {
   test('a batch is the texts one by one', async () => {
     const batch = await tokenizer.encodeBatch(expected.rows.map((row) => row.text));
     expect(batch.map((entry) => entry.ids)).toEqual(expected.rows.map((row) => row.ids));
-    batch.forEach((entry, i) => expect(slices(expected.rows[i].text, entry.offsets)).toEqual(pythonSlices(expected.rows[i].text, expected.rows[i].offsets)));
+    batch.forEach((entry, i) =>
+      expect(slices(expected.rows[i].text, entry.offsets)).toEqual(
+        pythonSlices(expected.rows[i].text, expected.rows[i].offsets),
+      ),
+    );
     expect(await tokenizer.encodeBatch([])).toEqual([]);
   });
 
@@ -58,7 +63,8 @@ describe.each(Object.keys(tiny))('%s equals transformers', (name) => {
     const folder = temporaryFolder();
     open(name).savePretrained(folder);
     expect(readdirSync(folder).sort()).toEqual(readdirSync(join(GOLDEN, name)).sort());
-    for (const file of readdirSync(folder)) expect(readFileSync(join(folder, file)).equals(readFileSync(join(GOLDEN, name, file)))).toBe(true);
+    for (const file of readdirSync(folder))
+      expect(readFileSync(join(folder, file)).equals(readFileSync(join(GOLDEN, name, file)))).toBe(true);
   });
 });
 
@@ -66,7 +72,9 @@ test('an emoji split over byte tokens arrives when its last byte does', () => {
   const tokenizer = open('tiny-bpe');
   const bytes = Buffer.from('😀', 'utf8');
   const decoder = tokenizer.createDecoder();
-  const ids = [...bytes].map((b) => tokenizer.tokenToId(String.fromCodePoint(b >= 0xa1 ? b : b + 0x100 - 0x80 + 0x22))!);
+  const ids = [...bytes].map((b) =>
+    tokenizer.tokenToId(String.fromCodePoint(b >= 0xa1 ? b : b + 0x100 - 0x80 + 0x22))!,
+  );
   expect(ids.every((id) => id !== undefined)).toBe(true);
   expect(ids.slice(0, 3).map((id) => decoder.push(id))).toEqual(['', '', '']);
   expect(decoder.push(ids[3])).toBe('😀');
@@ -98,7 +106,9 @@ describe('special tokens', () => {
     const tokenizer = open('tiny-bpe');
     const before = tokenizer.vocabSize;
     const ids = await tokenizer.encode('the old cat');
-    expect(tokenizer.addSpecialTokens({ padToken: '<pad>', extraSpecialTokens: ['<tool>', '<|im_end|>', '<tool>'] })).toBe(2);
+    expect(
+      tokenizer.addSpecialTokens({ padToken: '<pad>', extraSpecialTokens: ['<tool>', '<|im_end|>', '<tool>'] }),
+    ).toBe(2);
     expect(tokenizer.addSpecialTokens({ pad_token: '<pad>', additional_special_tokens: ['<tool>'] })).toBe(0);
     expect(tokenizer.vocabSize).toBe(before + 2);
     expect([tokenizer.padTokenId, tokenizer.tokenToId('<tool>')]).toEqual([before, before + 1]);
@@ -124,11 +134,16 @@ describe('saving after a change', () => {
     tokenizer.savePretrained(folder);
     expect(readdirSync(folder).sort()).toEqual(['chat_template.jinja', 'tokenizer.json', 'tokenizer_config.json']);
     const config = JSON.parse(readFileSync(join(folder, 'tokenizer_config.json'), 'utf8')) as Record<string, unknown>;
-    expect(config).toMatchObject({ pad_token: '<pad>', extra_special_tokens: ['<|im_start|>', '<|im_end|>', '<tool>'], model_max_length: 512 });
+    expect(config).toMatchObject({
+      pad_token: '<pad>',
+      extra_special_tokens: ['<|im_start|>', '<|im_end|>', '<tool>'],
+      model_max_length: 512,
+    });
     expect(config).not.toHaveProperty('added_tokens_decoder');
     expect(config).not.toHaveProperty('chat_template');
     const again = AutoTokenizer.fromPretrained(folder);
-    for (const { text } of tiny['tiny-bpe'].rows) expect(await again.encode(`${text}<tool>`)).toEqual(await tokenizer.encode(`${text}<tool>`));
+    for (const { text } of tiny['tiny-bpe'].rows)
+      expect(await again.encode(`${text}<tool>`)).toEqual(await tokenizer.encode(`${text}<tool>`));
     expect(again.chatTemplate).toBe(tokenizer.chatTemplate);
     expect([again.padTokenId, again.vocabSize]).toEqual([tokenizer.padTokenId, tokenizer.vocabSize]);
     const second = temporaryFolder();
@@ -147,7 +162,9 @@ describe('saving after a change', () => {
     expect(again.applyChatTemplate([{ role: 'user', content: 'x' }])).toBe('A x');
     expect(again.applyChatTemplate([{ role: 'user', content: 'x' }], { tools: [{}] })).toBe('T x');
     expect(again.applyChatTemplate([{ role: 'user', content: 'x' }], { chatTemplate: 'tool_use' })).toBe('T x');
-    expect(() => again.applyChatTemplate([{ role: 'user', content: 'x' }], { chatTemplate: 'tool-use' })).toThrow(/did you mean 'tool_use'/);
+    expect(() => again.applyChatTemplate([{ role: 'user', content: 'x' }], { chatTemplate: 'tool-use' })).toThrow(
+      /did you mean 'tool_use'/,
+    );
   });
 });
 
@@ -156,7 +173,10 @@ describe('legacy files', () => {
     const folder = temporaryFolder();
     cpSync(join(GOLDEN, 'tiny-bpe/tokenizer.json'), join(folder, 'tokenizer.json'));
     const size = open('tiny-bpe').vocabSize;
-    writeFileSync(join(folder, 'special_tokens_map.json'), JSON.stringify({ pad_token: { content: '<p>', lstrip: true }, eos_token: '<|im_end|>' }));
+    writeFileSync(
+      join(folder, 'special_tokens_map.json'),
+      JSON.stringify({ pad_token: { content: '<p>', lstrip: true }, eos_token: '<|im_end|>' }),
+    );
     writeFileSync(join(folder, 'added_tokens.json'), JSON.stringify({ '<two>': size + 1, '<one>': size }));
     const tokenizer = AutoTokenizer.fromPretrained(folder);
     expect(await tokenizer.encode('<one><two> <p>')).toEqual([size, size + 1, size + 2]);
@@ -170,13 +190,23 @@ describe('files that are no tokenizer', () => {
       const folder = temporaryFolder();
       if (content !== undefined) writeFileSync(join(folder, 'tokenizer.json'), content);
       expect(() => AutoTokenizer.fromPretrained(folder)).toThrow(message);
-      expect(() => AutoTokenizer.fromPretrained(folder)).toThrow(expect.objectContaining({ code: 'ERR_FORMAT', remedy: expect.any(String), at: expect.stringContaining(folder) }));
+      expect(() => AutoTokenizer.fromPretrained(folder)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_FORMAT',
+          remedy: expect.any(String),
+          at: expect.stringContaining(folder),
+        }),
+      );
     });
   const whole = readFileSync(join(GOLDEN, 'tiny-bpe/tokenizer.json'), 'utf8');
   refuse('missing', undefined, /expected a file tokenizer.json, received none/);
   refuse('empty', '', /empty file.*fetch the file again/);
   refuse('truncated', whole.slice(0, whole.length / 2), /truncated download.*fetch the file again/s);
-  refuse('a Git LFS pointer', 'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', /Git LFS pointer.*git lfs pull/);
+  refuse(
+    'a Git LFS pointer',
+    'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
+    /Git LFS pointer.*git lfs pull/,
+  );
   refuse('another JSON', '{"hello": 1}', /'model.vocab', received keys \[hello\]/);
   refuse('a list', '[]', /model.vocab/);
   refuse('an unknown model', '{"model": {"type": "Nope", "vocab": {}}}', /refused tokenizer.json/);

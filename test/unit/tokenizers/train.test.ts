@@ -20,28 +20,46 @@ const { corpus, cases } = golden<{ corpus: string[]; cases: TrainCase[] }>('trai
 const small = corpus.slice(0, 120);
 
 function modelOf(json: string): { tokens: string[]; merges: string[] } {
-  const model = (JSON.parse(json) as TokenizerJson).model as unknown as { vocab: Record<string, number>; merges: string[][] };
-  return { tokens: Object.entries(model.vocab).sort((a, b) => a[1] - b[1]).map(([token]) => token), merges: model.merges.map((pair) => pair.join(' ')) };
+  const model = (JSON.parse(json) as TokenizerJson).model as unknown as {
+    vocab: Record<string, number>;
+    merges: string[][];
+  };
+  return {
+    tokens: Object.entries(model.vocab)
+      .sort((a, b) => a[1] - b[1])
+      .map(([token]) => token),
+    merges: model.merges.map((pair) => pair.join(' ')),
+  };
 }
 
 describe('equals the tokenizers library', () => {
-  test.each(cases.map((c) => [`${c.vocabSize} tokens, pairs from ${c.minFrequency}`, c] as const))('%s', async (_name, c) => {
-    const { tokenizer, stats } = await trainNewFromIterator(null, corpus, {
-      native,
-      vocabSize: c.vocabSize,
-      minFrequency: c.minFrequency,
-      specialTokens: c.specialTokens,
-      initialAlphabet: c.initialAlphabet ? undefined : [],
-    });
-    expect(modelOf(tokenizer.toJson())).toEqual({ tokens: c.tokens, merges: c.merges });
-    expect(stats.textBytes).toBe(Buffer.byteLength(corpus.join('')));
-    expect(tokenizer.vocabSize).toBe(c.tokens.length);
-  });
+  test.each(cases.map((c) => [`${c.vocabSize} tokens, pairs from ${c.minFrequency}`, c] as const))(
+    '%s',
+    async (_name, c) => {
+      const { tokenizer, stats } = await trainNewFromIterator(null, corpus, {
+        native,
+        vocabSize: c.vocabSize,
+        minFrequency: c.minFrequency,
+        specialTokens: c.specialTokens,
+        initialAlphabet: c.initialAlphabet ? undefined : [],
+      });
+      expect(modelOf(tokenizer.toJson())).toEqual({ tokens: c.tokens, merges: c.merges });
+      expect(stats.textBytes).toBe(Buffer.byteLength(corpus.join('')));
+      expect(tokenizer.vocabSize).toBe(c.tokens.length);
+    },
+  );
 });
 
 describe('a tokenizer from nothing', () => {
   const train = (options = {}) =>
-    trainNewFromIterator(null, small, { native, vocabSize: 320, specialTokens: ['<|endoftext|>'], eosToken: '<|endoftext|>', padToken: '<pad>', ...options });
+    trainNewFromIterator(null, small, {
+      native,
+      vocabSize: 320,
+      specialTokens: ['<|endoftext|>'],
+      eosToken: '<|endoftext|>',
+      padToken: '<pad>',
+      ...options,
+    });
 
   test('encodes, decodes, saves and loads', async () => {
     const { tokenizer } = await train();
@@ -62,7 +80,13 @@ describe('a tokenizer from nothing', () => {
       for (const text of small) yield await Promise.resolve([text]);
     }
     const one = await train();
-    const two = await trainNewFromIterator(null, source(), { native, vocabSize: 320, specialTokens: ['<|endoftext|>'], eosToken: '<|endoftext|>', padToken: '<pad>' });
+    const two = await trainNewFromIterator(null, source(), {
+      native,
+      vocabSize: 320,
+      specialTokens: ['<|endoftext|>'],
+      eosToken: '<|endoftext|>',
+      padToken: '<pad>',
+    });
     expect(two.tokenizer.toJson()).toBe(one.tokenizer.toJson());
   });
 
@@ -73,9 +97,13 @@ describe('a tokenizer from nothing', () => {
   });
 
   test('refuses no text, wrong items and too small vocabularies', async () => {
-    await expect(trainNewFromIterator(null, [], { native, vocabSize: 300 })).rejects.toThrow(/expected text to train on/);
+    await expect(trainNewFromIterator(null, [], { native, vocabSize: 300 })).rejects.toThrow(
+      /expected text to train on/,
+    );
     await expect(trainNewFromIterator(null, ['a', null as never], { native, vocabSize: 300 })).rejects.toThrow();
-    await expect(trainNewFromIterator(null, [['a', 3 as never]], { native, vocabSize: 300 })).rejects.toThrow(/texts\[1\]/);
+    await expect(trainNewFromIterator(null, [['a', 3 as never]], { native, vocabSize: 300 })).rejects.toThrow(
+      /texts\[1\]/,
+    );
     await expect(train({ vocabSize: 258 })).rejects.toThrow(/above 258/);
     await expect(train({ initialAlphabet: ['日'] })).rejects.toThrow(/byte-level alphabet/);
   });
@@ -85,9 +113,16 @@ describe('a tokenizer like another', () => {
   const model = AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-bpe'));
 
   test('keeps pipeline, special tokens and template; replaces the vocabulary', async () => {
-    const { tokenizer } = await trainNewFromIterator(model, small, { native, vocabSize: 300, specialTokens: ['<new>'], specialTokensMap: { '<|im_end|>': '<|end|>' } });
+    const { tokenizer } = await trainNewFromIterator(model, small, {
+      native,
+      vocabSize: 300,
+      specialTokens: ['<new>'],
+      specialTokensMap: { '<|im_end|>': '<|end|>' },
+    });
     expect(tokenizer.allSpecialTokens.sort()).toEqual(['<new>', '<|endoftext|>', '<|end|>', '<|im_start|>'].sort());
-    expect(['<|endoftext|>', '<|im_start|>', '<|end|>', '<new>'].map((t) => tokenizer.tokenToId(t))).toEqual([0, 1, 2, 3]);
+    expect(['<|endoftext|>', '<|im_start|>', '<|end|>', '<new>'].map((t) => tokenizer.tokenToId(t))).toEqual([
+      0, 1, 2, 3,
+    ]);
     expect([tokenizer.eosToken, tokenizer.bosToken, tokenizer.vocabSize]).toEqual(['<|end|>', '<|endoftext|>', 300]);
     expect(tokenizer.chatTemplate).toBe(model.chatTemplate);
     expect(tokenizer.preTokenizer).toEqual(model.preTokenizer);
@@ -96,18 +131,26 @@ describe('a tokenizer like another', () => {
 
   test('is the same as training with the same pipeline', async () => {
     const like = await trainNewFromIterator(model, small, { native, vocabSize: 300 });
-    const fresh = await trainNewFromIterator(null, small, { native, vocabSize: 300, minFrequency: 0, specialTokens: ['<|endoftext|>', '<|im_start|>', '<|im_end|>'] });
+    const fresh = await trainNewFromIterator(null, small, {
+      native,
+      vocabSize: 300,
+      minFrequency: 0,
+      specialTokens: ['<|endoftext|>', '<|im_start|>', '<|im_end|>'],
+    });
     expect(modelOf(like.tokenizer.toJson())).toEqual(modelOf(fresh.tokenizer.toJson()));
   });
 
   test('WordPiece is refused', async () => {
     const wordpiece = AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-wordpiece'));
-    await expect(trainNewFromIterator(wordpiece, small, { native, vocabSize: 300 })).rejects.toThrow(/expected byte-level BPE.*received WordPiece/);
+    await expect(trainNewFromIterator(wordpiece, small, { native, vocabSize: 300 })).rejects.toThrow(
+      /expected byte-level BPE.*received WordPiece/,
+    );
   });
 });
 
 test('pre-tokenizers are recognised from their files', () => {
-  for (const kind of ['gpt2', 'gpt2-digits', 'llama3', 'qwen2'] as const) expect(preTokenizerKind(preTokenizerComponent(kind))).toBe(kind);
+  for (const kind of ['gpt2', 'gpt2-digits', 'llama3', 'qwen2'] as const)
+    expect(preTokenizerKind(preTokenizerComponent(kind))).toBe(kind);
   expect(preTokenizerKind({ type: 'ByteLevel', add_prefix_space: true, use_regex: true })).toBeUndefined();
   expect(preTokenizerKind(null)).toBeUndefined();
   expect(new Set(BYTE_ALPHABET).size).toBe(256);
@@ -139,7 +182,9 @@ describe('statistics', () => {
 
   test('a text the vocabulary was made for needs fewer pieces', async () => {
     const own = await tokenizerStats(tokenizer, corpus.slice(0, 60));
-    const foreign = await tokenizerStats(tokenizer, [['Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.']]);
+    const foreign = await tokenizerStats(tokenizer, [
+      ['Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.'],
+    ]);
     expect(own.fertility).toBeLessThan(foreign.fertility);
     expect(own.charactersPerToken).toBeGreaterThan(foreign.charactersPerToken);
     expect(own.longestTokens[0].length).toBeGreaterThanOrEqual(own.longestTokens[1].length);
@@ -150,11 +195,20 @@ describe('statistics', () => {
   test('unknown tokens and dropped bytes are seen', async () => {
     const wordpiece = AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-wordpiece'));
     expect((await tokenizerStats(wordpiece, ['the ☃ cat'])).unknown).toBeGreaterThan(0);
-    const { tokenizer: narrow } = await trainNewFromIterator(null, ['aaa bbb'], { native, vocabSize: 10, initialAlphabet: [] });
+    const { tokenizer: narrow } = await trainNewFromIterator(null, ['aaa bbb'], {
+      native,
+      vocabSize: 10,
+      initialAlphabet: [],
+    });
     expect((await tokenizerStats(narrow, ['a日 b'])).dropped).toBeCloseTo(1 / 3);
   });
 
   test('nothing gives zeros', async () => {
-    expect(await tokenizerStats(tokenizer, [])).toMatchObject({ tokens: 0, fertility: 0, coverage: 0, charactersPerToken: 0 });
+    expect(await tokenizerStats(tokenizer, [])).toMatchObject({
+      tokens: 0,
+      fertility: 0,
+      coverage: 0,
+      charactersPerToken: 0,
+    });
   });
 });

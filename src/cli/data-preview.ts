@@ -1,0 +1,25 @@
+/** `lathe data preview CONFIG`: what will be trained, before training it. */
+import { formatFinding, inspectDataset, previewLegend, renderPreview, renderSummary, tokenizeDataset } from '../data';
+import { loadConfig } from '../train/arguments';
+import { tokenizeOptions } from '../train/sft-trainer';
+import { openData, openTokenizer } from '../train/setup';
+import { say, warn } from './output';
+
+export async function previewCommand(path: string, overrides: readonly string[], options: { rows: string; tokens?: boolean }): Promise<void> {
+  const config = loadConfig(path, overrides);
+  for (const note of config.notes) warn(note);
+  const tokenizer = await openTokenizer(config);
+  const { train } = await openData({ ...config, evalStrategy: 'no', evalOnStart: false });
+  const data = await tokenizeDataset(train, tokenizer, tokenizeOptions(config));
+  say(previewLegend());
+  say();
+  for (const example of data.examples.slice(0, Number(options.rows))) {
+    say(renderPreview(example, tokenizer, { tokens: options.tokens, at: data.describeRow(example.row) }));
+    say();
+  }
+  say(renderSummary(data, config.maxLength));
+  const findings = inspectDataset(data, { tokenizer });
+  for (const finding of findings) say(formatFinding(finding));
+  if (findings.length === 0) say('doctor: nothing found');
+  if (findings.some((f) => f.severity === 'error')) process.exitCode = 2;
+}

@@ -1,0 +1,139 @@
+#!/usr/bin/env node
+/** `lathe`: the command line. Each command is a file; this one names them, parses flags and turns errors into exit codes. */
+/* eslint-disable @typescript-eslint/no-require-imports -- commands load when they are run, so that `lathe --help` stays quick */
+import { Command } from 'commander';
+import { reportError } from './output';
+
+function program(): Command {
+  const lathe = new Command('lathe').description('Fine-tune and pretrain language models from Node.js.').showSuggestionAfterError(true).enablePositionalOptions();
+
+  lathe
+    .command('train')
+    .description('train a model; without CONFIG: the bundled quickstart')
+    .argument('[config]', 'YAML file; keys of transformers TrainingArguments and TRL SFTConfig (docs/configuration.md)')
+    .argument('[overrides...]', 'key=value or --key value, in the order given')
+    .addHelpText('after', '\nExamples:\n  lathe train\n  lathe train configs/smollm2-135m-qlora.yaml model_name_or_path=./SmolLM2-135M dataset_name=rows.jsonl\n  lathe train my.yaml resume_from_checkpoint=true --max_steps 200')
+    .allowUnknownOption()
+    .passThroughOptions()
+    .action(async (config: string | undefined, overrides: string[]) => {
+      const { trainCommand } = require('./train') as typeof import('./train');
+      const [path, rest] = splitConfig(config, overrides);
+      await trainCommand(path, rest);
+    });
+
+  lathe
+    .command('plan')
+    .description('memory, FLOPs and remedies of a run, before anything is read or allocated')
+    .argument('<config>', 'YAML file')
+    .argument('[overrides...]', 'key=value or --key value')
+    .option('--device <name>', 'cpu, t4, rtx4090, a100-40, a100-80, h100 or h200')
+    .option('--json', 'machine-readable')
+    .allowUnknownOption()
+    .action(async (config: string, overrides: string[], options: { device?: string; json?: boolean }) => {
+      const { planCommand } = require('./plan') as typeof import('./plan');
+      await planCommand(config, overrides, options);
+    });
+
+  lathe
+    .command('generate')
+    .description('generate text from a model, with or without an adapter')
+    .requiredOption('--model <path>', 'model folder or GGUF file')
+    .option('--adapter <folder>', 'PEFT adapter folder')
+    .option('--prompt <text...>', 'prompts; without one, lines are read from standard input')
+    .option('--chat', 'put each prompt through the chat template as a user message')
+    .option('--alpaca', 'put each prompt through the Alpaca template as an instruction')
+    .option('--system <text>', 'system message, with --chat')
+    .option('--max-new-tokens <n>', 'new tokens at most', '128')
+    .option('--do-sample', 'draw instead of taking the most probable token')
+    .option('--temperature <x>')
+    .option('--top-k <n>')
+    .option('--top-p <x>')
+    .option('--min-p <x>')
+    .option('--repetition-penalty <x>')
+    .option('--num-return-sequences <n>')
+    .option('--stop <text...>', 'stop strings')
+    .option('--seed <n>')
+    .option('--load-in-4bit', 'hold linear weights as NF4 with double quantisation')
+    .option('--dtype <name>', 'auto, float32 or bfloat16', 'auto')
+    .option('--device <name>', 'cpu, cuda or cuda:N', 'cpu')
+    .option('--threads <n>')
+    .option('--json', 'one JSON object per sequence')
+    .action(async (options: Record<string, unknown>) => {
+      const { generateCommand } = require('./generate') as typeof import('./generate');
+      await generateCommand(options);
+    });
+
+  lathe
+    .command('eval')
+    .description('loss and perplexity of a model on a data set, masked as the configuration says')
+    .argument('<config>', 'YAML file; model, data and adapter_name_or_path are read from it')
+    .argument('[overrides...]', 'key=value or --key value')
+    .option('--json', 'machine-readable')
+    .allowUnknownOption()
+    .action(async (config: string, overrides: string[], options: { json?: boolean }) => {
+      const { evalCommand } = require('./eval') as typeof import('./eval');
+      await evalCommand(config, overrides, options);
+    });
+
+  const data = lathe.command('data').description('look at training data');
+  data
+    .command('preview')
+    .description('rows as they are trained, masked and trained tokens told apart, and what the doctor says')
+    .argument('<config>', 'YAML file')
+    .argument('[overrides...]', 'key=value or --key value')
+    .option('-n, --rows <n>', 'rows to show', '3')
+    .option('--tokens', 'show each token in its own cell')
+    .allowUnknownOption()
+    .action(async (config: string, overrides: string[], options: { rows: string; tokens?: boolean }) => {
+      const { previewCommand } = require('./data-preview') as typeof import('./data-preview');
+      await previewCommand(config, overrides, options);
+    });
+
+  lathe
+    .command('merge')
+    .description('merge an adapter into its base model as 16-bit weights')
+    .requiredOption('--model <path>', 'base model folder or GGUF file')
+    .requiredOption('--adapter <folder>', 'PEFT adapter folder')
+    .requiredOption('--output <folder>', 'where the merged model goes')
+    .option('--load-in-4bit', 'merge into the NF4 weights the adapter was trained on')
+    .option('--dtype <name>', 'bfloat16 or float32', 'bfloat16')
+    .action(async (options: { model: string; adapter: string; output: string; loadIn4bit?: boolean; dtype: string }) => {
+      const { mergeCommand } = require('./merge') as typeof import('./merge');
+      await mergeCommand(options);
+    });
+
+  lathe
+    .command('convert')
+    .description('convert a GGUF file (or a folder) to a Hugging Face folder')
+    .argument('<input>', 'GGUF file or model folder')
+    .argument('<output>', 'new folder')
+    .option('--dtype <name>', 'bfloat16 or float32', 'bfloat16')
+    .action(async (from: string, to: string, options: { dtype: string }) => {
+      const { convertCommand } = require('./convert') as typeof import('./convert');
+      await convertCommand(from, to, options);
+    });
+
+  lathe
+    .command('doctor')
+    .description('what this machine has: addon, instruction sets, threads, memory, GPUs')
+    .action(async () => {
+      const { doctorCommand } = require('./doctor') as typeof import('./doctor');
+      await doctorCommand();
+    });
+
+  return lathe;
+}
+
+/** The first argument is a file unless it is already an override. */
+function splitConfig(first: string | undefined, rest: string[]): [string | undefined, string[]] {
+  if (first === undefined) return [undefined, rest];
+  const isOverride = first.startsWith('--') || /^[A-Za-z_][\w.-]*=/.test(first);
+  return isOverride ? [undefined, [first, ...rest]] : [first, rest];
+}
+
+program()
+  .parseAsync(process.argv)
+  .catch((error: unknown) => {
+    reportError(error);
+    process.exitCode = 1;
+  });

@@ -1,0 +1,28 @@
+/** `lathe merge`: base + adapter -> one dense 16-bit model folder. */
+import { LatheError } from '../errors';
+import { AutoModelForCausalLM } from '../pretrained/auto';
+import { PeftModel } from '../pretrained/peft-model';
+import { saveMerged } from '../pretrained/save';
+import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
+import { openTokenizerAt } from '../train/setup';
+import { say } from './output';
+
+export function floatDtype(name: string): 'f32' | 'bf16' {
+  if (name === 'bfloat16' || name === 'bf16') return 'bf16';
+  if (name === 'float32' || name === 'f32') return 'f32';
+  throw new LatheError('ERR_CONFIG', `--dtype expected bfloat16 or float32, received '${name}'`);
+}
+
+export async function mergeCommand(o: { model: string; adapter: string; output: string; loadIn4bit?: boolean; dtype: string }): Promise<void> {
+  const model = await AutoModelForCausalLM.fromPretrained(o.model, {
+    quantizationConfig: o.loadIn4bit ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true }) : undefined,
+  });
+  try {
+    await PeftModel.fromPretrained(model, o.adapter);
+    const written = await saveMerged(model, o.output, { dtype: floatDtype(o.dtype) });
+    (await openTokenizerAt(o.model, o.adapter)).savePretrained(o.output);
+    say(`merged ${o.adapter} into ${o.model}: ${written.totalParameters.toLocaleString('en-US')} parameters in ${o.output}`);
+  } finally {
+    await model.close();
+  }
+}

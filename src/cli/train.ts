@@ -1,0 +1,107 @@
+/** `lathe train [CONFIG] [key=value...]`: the main job. */
+import { join } from 'node:path';
+import { printPlan } from '../compile/plan';
+import { generateAll } from '../generation/generate';
+import type { PreTrainedModel } from '../pretrained/model';
+import type { Tokenizer } from '../tokenizers/tokenizer';
+import { alpacaPrompt } from '../data';
+import { loadConfig, type ResolvedConfig } from '../train/arguments';
+import type { TrainEvent } from '../train/events';
+import { setupSft } from '../train/setup';
+import type { LogEntry } from '../train/state';
+import { duration, say, style, warn } from './output';
+import { Progress } from './progress';
+
+/** Where the package's own configurations lie. */
+export const CONFIG_DIR = join(__dirname, '..', '..', 'configs');
+
+export async function trainCommand(path: string | undefined, overrides: readonly string[]): Promise<void> {
+  const quickstart = path === undefined;
+  const config = loadConfig(path ?? join(CONFIG_DIR, 'quickstart.yaml'), overrides);
+  for (const note of config.notes) warn(note);
+  for (const [key, value] of Object.entries(config.env ?? {})) process.env[key] = String(value);
+  const { trainer, model, tokenizer } = await setupSft(config, { warn });
+  if (config.planOnly) {
+    const { plan, remedies } = await trainer.plan();
+    say(printPlan(plan, remedies));
+    return;
+  }
+  const answers = new Map<string, string>();
+  const progress = new Progress();
+  const losses: number[] = [];
+  const signal = stopOnInterrupt();
+  let end: Extract<TrainEvent, { type: 'end' }> | undefined;
+  for await (const event of trainer.run({ signal })) {
+    if (event.type === 'plan') announce(event, config, model);
+    if (event.type === 'begin') {
+      if (event.resumedFrom) say(`resumed from ${event.resumedFrom} at step ${event.state.globalStep}`);
+      for (const prompt of config.samplePrompts) answers.set(prompt, await answer(model, tokenizer, prompt, config));
+    }
+    if (event.type === 'evaluate') losses.push(event.metrics.eval_loss);
+    progress.show(event);
+    if (event.type === 'end') end = event;
+  }
+  if (!end || end.interrupted) {
+    say(`stopped at step ${end?.state.globalStep ?? 0}; continue with: lathe train ${path ?? ''} resume_from_checkpoint=true`);
+    await model.close();
+    return;
+  }
+  await trainer.saveModel();
+  await summary(config, losses, end.metrics, answers, model, tokenizer, quickstart);
+  await model.close();
+}
+
+function announce(event: Extract<TrainEvent, { type: 'plan' }>, config: ResolvedConfig, model: PreTrainedModel): void {
+  say(style.bold(`${config.modelNameOrPath} on ${config.datasetName}`));
+  if (model.peft) model.printTrainableParameters();
+  say(printPlan(event.plan, event.remedies));
+  say(`  recomputation: ${event.policy}`);
+}
+
+/** First Ctrl-C: save and stop after this step. Second: stop now. */
+function stopOnInterrupt(): AbortSignal {
+  const controller = new AbortController();
+  process.on('SIGINT', () => {
+    if (controller.signal.aborted) process.exit(130);
+    process.stderr.write('\nstopping after this step and saving a checkpoint; press Ctrl-C again to stop now\n');
+    controller.abort();
+  });
+  return controller.signal;
+}
+
+async function answer(model: PreTrainedModel, tokenizer: Tokenizer, prompt: string, config: ResolvedConfig): Promise<string> {
+  const text = config.datasetFormat === 'alpaca' ? alpacaPrompt(prompt) : prompt;
+  const ids = await tokenizer.encode(text);
+  const [result] = await generateAll(model, [ids], { tokenizer, maxNewTokens: 40, doSample: false, eosTokenId: tokenizer.eosTokenId ?? undefined });
+  return (result.text ?? '').trim().replaceAll('\n', ' ');
+}
+
+async function summary(
+  config: ResolvedConfig, losses: readonly number[], metrics: LogEntry, before: ReadonlyMap<string, string>, model: PreTrainedModel, tokenizer: Tokenizer, quickstart: boolean,
+): Promise<void> {
+  const out = config.outputDir;
+  say();
+  say(`trained ${Math.round(metrics.epoch * 100) / 100} epochs in ${duration(metrics.train_runtime)}, mean train loss ${metrics.train_loss.toFixed(4)}`);
+  if (losses.length > 1) {
+    const [first, last] = [losses[0], losses[losses.length - 1]];
+    say(style.bold(`eval loss ${first.toFixed(4)} -> ${last.toFixed(4)} (${(100 * (last / first - 1)).toFixed(1)} %)`));
+  }
+  for (const [prompt, old] of before) {
+    say();
+    say(`prompt: ${prompt}`);
+    say(`  before: ${old}`);
+    say(`  after:  ${await answer(model, tokenizer, prompt, config)}`);
+  }
+  say();
+  say(`${model.peft ? 'adapter' : 'model'}:  ${out}`);
+  say(`curve:    ${join(out, 'loss-curve.png')}`);
+  say(`events:   ${join(out, 'events.jsonl')}`);
+  if (config.reportTo.includes('tensorboard')) say(`logs:     tensorboard --logdir ${config.loggingDir ?? join(out, 'runs')}`);
+  if (quickstart) {
+    say();
+    say('next:');
+    say(`  npm run lathe -- generate --model ${config.modelNameOrPath} --adapter ${out} --alpaca --prompt "Name a fruit."`);
+    say('  npm run lathe -- plan configs/llama3-8b-qlora.yaml --device h200');
+    say('  npm run train -- configs/smollm2-135m-qlora.yaml model_name_or_path=FOLDER dataset_name=FILE.jsonl');
+  }
+}

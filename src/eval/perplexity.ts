@@ -1,0 +1,71 @@
+/** Loss and perplexity of a model on rows, masked as for training: exp of the mean token loss over unmasked labels. */
+import { deviceSpec } from '../compile/devices';
+import { createLoader, tokenizeDataset } from '../data';
+import { LatheError } from '../errors';
+import type { Program } from '../compile/program';
+import type { ProgramHandle } from '../runtime/session';
+import type { ResolvedConfig } from '../train/arguments';
+import { sftLoss } from '../train/losses/sft';
+import { evalProgram } from '../train/programs';
+import { openData, openModelFor, openTokenizer } from '../train/setup';
+import { tokenizeOptions } from '../train/sft-trainer';
+
+export interface EvalResult {
+  eval_loss: number;
+  eval_perplexity: number;
+  eval_mean_token_accuracy: number;
+  eval_entropy: number;
+  eval_samples: number;
+  eval_tokens: number;
+  eval_labels: number;
+  eval_runtime: number;
+}
+
+/** Evaluates the configured model on its test rows (or, without any, its training rows). */
+export async function evaluateRun(config: ResolvedConfig, warn: (message: string) => void): Promise<EvalResult> {
+  const tokenizer = await openTokenizer(config);
+  const { train, test } = await openData({ ...config, evalOnStart: true, evalStrategy: config.evalStrategy }).catch((error: unknown) => {
+    // Without a test split the whole file is judged.
+    if ((error as LatheError).code !== 'ERR_CONFIG') throw error;
+    return openData({ ...config, evalStrategy: 'no', evalOnStart: false });
+  });
+  if (!test) warn('no test split: evaluating the training rows');
+  const data = await tokenizeDataset(test ?? train, tokenizer, tokenizeOptions(config));
+  const loader = createLoader(data.examples, { batchSize: config.perDeviceEvalBatchSize, samplingStrategy: 'sequential' });
+  const model = await openModelFor(config, tokenizer);
+  const device = deviceSpec('cpu', config.threads ?? undefined);
+  const started = performance.now();
+  try {
+    const session = await model.ready();
+    const programs = new Map<number, { program: Program; handle: ProgramHandle }>();
+    const sums: Record<string, number> = {};
+    let tokens = 0;
+    let labels = 0;
+    for (let i = 0; i < loader.stepsPerEpoch; i++) {
+      for (const batch of loader.step(0, i).microBatches) {
+        let entry = programs.get(batch.tokens);
+        if (!entry) {
+          const program = evalProgram(model.module, sftLoss, { tokens: batch.tokens, documents: loader.maxDocuments }, device);
+          programs.set(batch.tokens, (entry = { program, handle: session.loadProgram(program.bytes, program.name) }));
+        }
+        const out = await session.run(entry.handle, { input_ids: batch.inputIds, position_ids: batch.positionIds, labels: batch.labels, cu_seqlens: batch.cuSeqlens });
+        for (const [name, value] of Object.entries(out)) sums[name] = (sums[name] ?? 0) + (value as Float32Array)[0];
+        tokens += batch.numTokens;
+        labels += batch.numLabels;
+      }
+    }
+    const loss = sums.loss_sum / labels;
+    return {
+      eval_loss: loss,
+      eval_perplexity: Math.exp(Math.min(loss, 700)),
+      eval_mean_token_accuracy: sums.mean_token_accuracy / labels,
+      eval_entropy: sums.entropy / labels,
+      eval_samples: data.examples.length,
+      eval_tokens: tokens,
+      eval_labels: labels,
+      eval_runtime: (performance.now() - started) / 1000,
+    };
+  } finally {
+    await model.close();
+  }
+}
