@@ -22,14 +22,16 @@ struct Rows {
 const char* row_at(const void* p, int64_t r, int64_t width) { return static_cast<const char*>(p) + r * width; }
 char* row_at(void* p, int64_t r, int64_t width) { return static_cast<char*>(p) + r * width; }
 
-// ---- transpose: 32 x 32 tiles, so that both sides stay in the first-level cache
+// ---- transpose: 32 x 32 tiles through a buffer, so that rows a power of two apart do not fight for cache sets
 
 template <class T>
-void transpose_block(const T* a, T* y, int64_t m, int64_t n, int64_t row, int64_t end) {
+void transpose_rows(const T* a, T* y, int64_t m, int64_t n, int64_t row, int64_t end) {
+  T tile[32][33];
   for (int64_t col = 0; col < n; col += 32) {
-    int64_t col_end = std::min(n, col + 32);
-    for (int64_t c = col; c < col_end; c++)
-      for (int64_t r = row; r < end; r++) y[c * m + r] = a[r * n + c];
+    int64_t rows = end - row, cols = std::min<int64_t>(32, n - col);
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t c = 0; c < cols; c++) tile[c][r] = a[(row + r) * n + col + c];
+    for (int64_t c = 0; c < cols; c++) std::memcpy(y + (col + c) * m + row, tile[c], size_t(rows) * sizeof(T));
   }
 }
 Status prepare_transpose(NodeView& node, const DeviceSpec&, KernelPlan* plan) {
@@ -50,9 +52,9 @@ Status run_transpose(const KernelPlan& plan, const Buffers& b, Stream& stream) {
     for (int64_t row = begin; row < end; row += 32) {
       int64_t stop = std::min(end, row + 32);
       switch (dtype_bytes(t.type)) {
-        case 1: transpose_block(b.in<uint8_t>(0), b.out<uint8_t>(0), t.rows, t.cols, row, stop); break;
-        case 2: transpose_block(b.in<uint16_t>(0), b.out<uint16_t>(0), t.rows, t.cols, row, stop); break;
-        default: transpose_block(b.in<uint32_t>(0), b.out<uint32_t>(0), t.rows, t.cols, row, stop);
+        case 1: transpose_rows(b.in<uint8_t>(0), b.out<uint8_t>(0), t.rows, t.cols, row, stop); break;
+        case 2: transpose_rows(b.in<uint16_t>(0), b.out<uint16_t>(0), t.rows, t.cols, row, stop); break;
+        default: transpose_rows(b.in<uint32_t>(0), b.out<uint32_t>(0), t.rows, t.cols, row, stop);
       }
     }
   });

@@ -22,8 +22,28 @@ constexpr auto kSpin = std::chrono::microseconds(50);
 constexpr uint64_t kLeftMask = 0xffffffffu;
 constexpr int64_t kMaxChunks = 0x7fffffff;
 
-// The worker index of this thread while it executes chunks; -1 outside a run.
-thread_local int t_worker = -1;
+// The pool whose chunk this thread executes, and its worker index there.
+thread_local const void* t_pool = nullptr;
+thread_local int t_worker = 0;
+
+// Marks this thread as a worker of `pool` for as long as it lives.
+class Inside {
+ public:
+  Inside(const void* pool, int worker) : pool_(t_pool), worker_(t_worker) {
+    t_pool = pool;
+    t_worker = worker;
+  }
+  ~Inside() {
+    t_pool = pool_;
+    t_worker = worker_;
+  }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  const void* pool_;
+  int worker_;
+};
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -88,7 +108,7 @@ void Pool::State::drain(int worker) {
 }
 
 void Pool::State::serve(int worker) {
-  t_worker = worker;
+  const Inside inside(this, worker);
   for (;;) {
     const auto has_work = [this] {
       return (word.load(std::memory_order_seq_cst) & kLeftMask) != 0 || stop.load(std::memory_order_acquire);
@@ -130,14 +150,13 @@ Pool::~Pool() {
 
 void Pool::run_erased(int64_t chunks, Body body, void* context) {
   if (chunks <= 0) return;
-  const bool nested = t_worker >= 0;
+  const bool nested = t_pool == state_;
+  const int worker = nested ? t_worker : 0;
+  const Inside inside(state_, worker);
   const bool parallel =
       threads_ > 1 && chunks > 1 && chunks <= kMaxChunks && !nested && state_->running.try_lock();
   if (!parallel) {
-    const int worker = nested ? t_worker : 0;
-    t_worker = worker;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk, worker);
-    if (!nested) t_worker = -1;
     return;
   }
   State& s = *state_;
@@ -151,9 +170,7 @@ void Pool::run_erased(int64_t chunks, Body body, void* context) {
     std::lock_guard<std::mutex> lock(s.mutex);
     s.wake.notify_all();
   }
-  t_worker = 0;
   s.drain(0);
-  t_worker = -1;
   const auto all_done = [&s, chunks] { return s.done.load(std::memory_order_seq_cst) == chunks; };
   if (!spin_until(all_done)) {
     std::unique_lock<std::mutex> lock(s.mutex);

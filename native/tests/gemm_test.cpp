@@ -9,6 +9,7 @@
  * Build: g++ -std=c++20 -O2 -I native/include native/tests/gemm_test.cpp native/cpu/pool.cpp
  *        plus the objects of native/cpu/gemm (each compiled with its own ISA flags), -pthread
  */
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -448,6 +449,26 @@ void test_variant(Isa isa, bool quick) {
   check_spec({5, 7, {0}, {Form::kF32}, {Form::kF32}, false, false, false, DType::F32, true, true, false, 1, 2}, isa);
 }
 
+// The formula that src/ops/matmul.ts restates, written out once more.
+void test_scratch_formula() {
+  const auto up = [](int64_t x, int64_t y) { return (x + y - 1) / y * y; };
+  bool same = true;
+  for (int64_t m : {1, 7, 500, 5000}) {
+    for (int64_t k : {1, 64, 600, 1024, 9000, 100000}) {
+      for (int terms : {1, 3}) {
+        for (int threads : {1, 2, 16}) {
+          const int64_t k_a = k + 16 * terms;
+          const int64_t rows = std::min(up(m, 6), std::max<int64_t>(96, 6 * ((4 << 20) / (24 * k_a))));
+          const int64_t worker = 256 * std::min<int64_t>(k, 1024) + 256 * std::min<int64_t>(up(m, 6), 1008);
+          same = same && gemm_scratch_bytes(m, 77, k, terms, threads) ==
+                             4 * rows * k_a + threads * worker + 64 * (2 * threads + 2);
+        }
+      }
+    }
+  }
+  check(same, "gemm_scratch_bytes is the documented formula");
+}
+
 void test_pool() {
   for (int threads : {1, 2, 5}) {
     Pool pool(threads);
@@ -469,6 +490,15 @@ void test_pool() {
     }
     check(ok, "pool with " + std::to_string(threads) + " threads runs every chunk once");
   }
+  // A pool used from inside another pool's chunk numbers its own workers.
+  Pool outer(5), inner(2);
+  bool ok = true;
+  outer.run(40, [&](int64_t, int) {
+    inner.run(6, [&](int64_t, int worker) {
+      if (worker < 0 || worker > 1) __atomic_store_n(&ok, false, __ATOMIC_RELAXED);
+    });
+  });
+  check(ok, "a pool inside another keeps its worker indices in range");
   for (int i = 0; i < 200; ++i) Pool pool(4);  // starts and stops without work
 }
 
@@ -496,6 +526,7 @@ void test_fp32_bits_across_variants() {
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
   test_pool();
+  test_scratch_formula();
   for (int i = 0; i < 4; ++i) {
     const Isa isa = static_cast<Isa>(i);
     if (!force_isa(isa)) {

@@ -139,7 +139,7 @@ const knowledge: Task[] = [
       asked(`What kind of thing is ${name}?`, `${capitalised(name)} is ${withArticle(kind)}.`),
     ]);
   }),
-  task('name three', 32, [...kinds].flatMap(([kind, list]) => [0, 1].map((turn) => ({ kind, list, turn }))), ({ kind, turn }) => `${kind} ${turn}`, ({ kind, list }, draw) => {
+  task('name three', 16, [...kinds], ([kind]) => kind, ([kind, list], draw) => {
     const plural = kind.startsWith('piece of ') ? kind.replace('piece', 'pieces') : pluralOf(kind);
     return asked(`Name three ${plural}.`, `Three ${plural} are ${listed(draw.some(list, 3))}.`);
   }),
@@ -160,7 +160,7 @@ const counting: Task[] = [
   task('difference', 40, differences, ({ a, b }) => `${a} ${b}`, ({ a, b }, draw) => asked(draw.one([`What is ${a} minus ${b}?`, `Take ${b} away from ${a}.`]), `${a} minus ${b} is ${a - b}.`)),
   task('number word', 30, Array.from({ length: 101 }, (_, n) => n), String, (n) => asked(`Write the number ${n} as a word.`, `The number ${n} is ${numberWord(n)}.`)),
   task('larger', 40, sums.filter(({ a, b }) => a !== b), ({ a, b }) => `${a} ${b}`, ({ a, b }) => asked(`Which number is larger, ${a} or ${b}?`, `${Math.max(a, b)} is larger than ${Math.min(a, b)}.`)),
-  task('count', 30, sums.filter(({ a, b }) => b >= 3 && b <= 7).map(({ a, b }) => ({ from: a + 1, to: a + b })), ({ from, to }) => `${from} ${to}`, ({ from, to }) =>
+  task('count', 30, sums.filter(({ b }) => b >= 3 && b <= 7).map(({ a, b }) => ({ from: a + 1, to: a + b })), ({ from, to }) => `${from} ${to}`, ({ from, to }) =>
     asked(`Count from ${from} to ${to}.`, `${Array.from({ length: to - from + 1 }, (_, i) => from + i).join(', ')}`),
   ),
   task('next day', 14, days.flatMap((day, i) => [{ day, word: 'after', other: days[(i + 1) % 7] }, { day, word: 'before', other: days[(i + 6) % 7] }]), ({ day, word }) => `${word} ${day}`, ({ day, word, other }) =>

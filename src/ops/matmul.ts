@@ -178,8 +178,8 @@ const up = (x: number, y: number): number => y * Math.ceil(x / y);
 export function gemmScratchBytes(m: number, n: number, totalK: number, terms: number, threads: number): number {
   void n;
   const kA = totalK + 16 * terms;
-  const rowsA = Math.min(up(m, 6), Math.max(96, 6 * Math.floor(2 ** 23 / (24 * kA))));
-  const worker = 256 * Math.min(totalK, 512) + 256 * Math.min(up(m, 6), 1008);
+  const rowsA = Math.min(up(m, 6), Math.max(96, 6 * Math.floor(2 ** 22 / (24 * kA))));
+  const worker = 256 * Math.min(totalK, 1024) + 256 * Math.min(up(m, 6), 1008);
   return 4 * rowsA * kA + threads * worker + 64 * (2 * threads + 2);
 }
 

@@ -9,7 +9,8 @@ export function cse(graph: Graph): Graph {
   const rewriter = new Rewriter();
   for (const node of graph.nodes) {
     numbers.set(node, node);
-    if (node.kind !== 'op') continue;
+    // An op without inputs (fill, random) is a few bytes of work; sharing one value between two updates costs a copy.
+    if (node.kind !== 'op' || node.inputs.length === 0) continue;
     const key = keyOf(node, numbers);
     const twin = seen.get(key);
     if (twin) {

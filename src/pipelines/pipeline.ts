@@ -4,10 +4,13 @@
  *   const generator = await pipeline('text-generation', './model');
  *   const [{ generatedText }] = await generator([{ role: 'user', content: 'Hi' }], { maxNewTokens: 40 });
  */
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { LatheError, nearest } from '../errors';
 import { openGguf } from '../io/gguf/reader';
 import { AutoModelForCausalLM, type FromPretrainedOptions } from '../pretrained/auto';
+import type { PreTrainedModel } from '../pretrained/model';
+import { AutoPeftModelForCausalLM } from '../pretrained/peft-model';
 import type { GenerationTarget } from '../generation/generate';
 import { AutoTokenizer } from '../tokenizers/auto-tokenizer';
 import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
@@ -22,7 +25,7 @@ import {
 export const PIPELINE_TASKS = ['text-generation'] as const;
 export type PipelineTask = (typeof PIPELINE_TASKS)[number];
 
-/** A model folder or a GGUF file; or a model that is already open, with its tokenizer. */
+/** A model folder, an adapter folder or a GGUF file; or a model that is already open, with its tokenizer. */
 export type PipelineSource =
   string | { model: string | (GenerationTarget & { close?(): Promise<void> }); tokenizer?: string | Tokenizer };
 
@@ -64,9 +67,12 @@ export async function pipeline(
       at: `pipeline('${task}')`,
       remedy: 'pass { model, tokenizer }',
     });
-  const opened = typeof model === 'string' ? await AutoModelForCausalLM.fromPretrained(model, loading) : null;
+  const opened = typeof model === 'string' ? await openModel(model, loading) : null;
   const target = opened ?? (model as GenerationTarget);
-  const text = typeof tokenizer === 'object' ? tokenizer : await openTokenizer(tokenizer ?? (model as string));
+  const text =
+    typeof tokenizer === 'object'
+      ? tokenizer
+      : await openTokenizer(tokenizer ?? tokenizerPath(model as string, opened!));
   const inner = new TextGenerationPipeline(target, text, generation);
   return Object.assign(inner.run.bind(inner) as TextGenerationPipeline['run'], {
     stream: inner.stream.bind(inner),
@@ -74,6 +80,18 @@ export async function pipeline(
     model: target,
     tokenizer: text,
   });
+}
+
+function openModel(path: string, options: FromPretrainedOptions): Promise<PreTrainedModel> {
+  const isAdapter = existsSync(join(path, 'adapter_config.json'));
+  return isAdapter
+    ? AutoPeftModelForCausalLM.fromPretrained(path, options)
+    : AutoModelForCausalLM.fromPretrained(path, options);
+}
+
+/** An adapter folder may bring its own tokenizer; otherwise the base model's is meant. */
+function tokenizerPath(path: string, model: PreTrainedModel): string {
+  return existsSync(join(path, 'tokenizer.json')) ? path : model.origin.path;
 }
 
 async function openTokenizer(path: string): Promise<Tokenizer> {

@@ -5,6 +5,7 @@
  * temporary slot that then takes its place, so the peak is the old model plus one weight. Source: LoRA, arXiv 2106.09685.
  */
 import { LatheError } from '../errors';
+import { releaseGeneration } from '../generation/lane';
 import type { StateSlot, Tensor } from '../graph/tensor';
 import { readState, updateState } from '../graph/trace';
 import { Linear } from '../nn/layers';
@@ -24,6 +25,7 @@ import { linearsByWeight, type FloatDType } from './tensor-export';
  */
 export async function mergeAndUnload(model: PreTrainedModel, o: { dtype?: FloatDType } = {}): Promise<PreTrainedModel> {
   const session = await model.ready();
+  releaseGeneration(session);
   if (session.stats().programs > 0) {
     throw new LatheError('ERR_CONFIG', 'cannot merge while programs are loaded in the session', { remedy: 'release them first, or write the merged model with saveMerged' });
   }

@@ -131,16 +131,16 @@ void pack_rows(const T* src, int64_t ld, int64_t n, int64_t n_padded, int64_t d,
       const float* from = (const float*)src;  // units
       int64_t c = 0;
       for (; 2 * (c + kWidth) <= d; c += kWidth) store(dst + c, load(from + c));
-      std::memcpy(dst + c, from + c, size_t(d - 2 * c) * 2);
-      std::memset((char*)dst + d * 2, 0, size_t(dp - d) * 2);
+      if (2 * c < d) std::memcpy(dst + c, from + c, size_t(d - 2 * c) * 2);
+      if (d < dp) std::memset((char*)dst + d * 2, 0, size_t(dp - d) * 2);
     } else {
       int64_t c = 0;
       for (; c + kWidth <= d; c += kWidth) store(dst + c, load(src + c));
       if (c < d) store(dst + c, load(src + c, d - c), d - c);
-      set_zero(dst + d, dp - d);
+      if (d < dp) set_zero(dst + d, dp - d);
     }
   }
-  set_zero(dst, (n_padded - n) * units);
+  if (n < n_padded) set_zero(dst, (n_padded - n) * units);
 }
 
 // pairs layout from rows layout; n is even when kPair is 2.

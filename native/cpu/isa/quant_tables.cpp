@@ -8,7 +8,6 @@
 // Bounds: nearest code by bisection breaks ties towards the even code, so the bound above an odd code is lowered by
 // one ulp and "number of bounds strictly below x" is the code.
 #include <bit>
-#include <limits>
 
 #include "rows.h"
 
@@ -104,13 +103,15 @@ constexpr float below(float x) {
   uint32_t u = std::bit_cast<uint32_t>(x);
   return std::bit_cast<float>(x > 0 ? u - 1 : u + 1);  // no bound is 0
 }
+constexpr float bound_above(const float* map, int code) {
+  float middle = (map[code + 1] + map[code]) * 0.5f;
+  return code % 2 ? below(middle) : middle;
+}
 constexpr CodeBounds bounds_of(const float* map) {
   CodeBounds b{};
-  for (int i = 0; i < 255; i++) {
-    float middle = (map[i + 1] + map[i]) * 0.5f;
-    b.t[i] = i % 2 ? below(middle) : middle;
-  }
-  b.t[255] = std::numeric_limits<float>::infinity();
+  b.tree[0] = 0;
+  for (int level = 0, first = 1; level < 8; level++, first *= 2)
+    for (int j = 0; j < first; j++) b.tree[first + j] = bound_above(map, (2 * j + 1) * (128 >> level) - 1);
   return b;
 }
 }  // namespace

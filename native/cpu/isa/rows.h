@@ -122,8 +122,9 @@ extern const float kNf4Table[16];
 extern const float kFp4Table[16];
 extern const float kDynamicSigned[256];    // zero is entry 127
 extern const float kDynamicUnsigned[256];  // zero is entry 0
-// 256 thresholds each (the last is +inf): code = number of thresholds t with x > t.
-struct CodeBounds { float t[256]; };
+// 255 bounds as a search tree: entry i has children 2 i and 2 i + 1 (for "above"), entry 0 is unused. Descending eight
+// levels from 1 gives 256 + code, code = number of bounds b with x > b.
+struct CodeBounds { float tree[256]; };
 extern const CodeBounds kDynamicSignedBounds;
 extern const CodeBounds kDynamicUnsignedBounds;
 

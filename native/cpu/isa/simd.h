@@ -76,7 +76,7 @@ LATHE_INLINE M finite(F a) { return _mm512_cmp_ps_mask(_mm512_abs_ps(a), splat(_
 LATHE_INLINE F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
 LATHE_INLINE I count_if(I c, M m) { return _mm512_mask_add_epi32(c, m, c, _mm512_set1_epi32(1)); }
 LATHE_INLINE I add_if(I c, M m, int32_t step) { return _mm512_mask_add_epi32(c, m, c, _mm512_set1_epi32(step)); }
-LATHE_INLINE M not_less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
+LATHE_INLINE F as_float(I a) { return _mm512_cvtepi32_ps(a); }
 LATHE_INLINE M both_of(M a, M b) { return M(a & b); }
 // x * 2^n, n integral
 LATHE_INLINE F scale_by_power(F x, F n) { return _mm512_scalef_ps(x, n); }
@@ -84,8 +84,42 @@ LATHE_INLINE F with_sign_of(F x, F s) {
   return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(x), _mm512_castps_si512(s),
                                                        _mm512_set1_epi32(int(0x80000000)), 0xd8));
 }
-LATHE_INLINE F gather(const float* t, I i) { return _mm512_i32gather_ps(i, t, 4); }
 LATHE_INLINE F lookup16(const float* t, I i) { return _mm512_permutexvar_ps(i, _mm512_loadu_ps(t)); }
+
+// Descends one level of a 256-entry search tree (see CodeBounds): i becomes 2 i + (v > tree[i]).
+LATHE_INLINE I descend(F v, I i, F at) {
+  return _mm512_mask_add_epi32(_mm512_add_epi32(i, i), greater(v, at), _mm512_add_epi32(i, i), _mm512_set1_epi32(1));
+}
+LATHE_INLINE F pair_at(const float* t, I i) { return _mm512_permutex2var_ps(_mm512_loadu_ps(t), i, _mm512_loadu_ps(t + 16)); }
+// 256 + the number of bounds below v. The tree lies in registers and first-level cache; gathers are several times slower.
+LATHE_INLINE I search_tree(F v, const float* tree) {
+  I i = _mm512_set1_epi32(1);
+  F top = _mm512_loadu_ps(tree), next = _mm512_loadu_ps(tree + 16);
+  for (int level = 0; level < 4; level++) i = descend(v, i, _mm512_permutexvar_ps(i, top));
+  i = descend(v, i, _mm512_permutexvar_ps(i, next));
+  i = descend(v, i, pair_at(tree + 32, i));
+  M odd = _mm512_test_epi32_mask(i, _mm512_set1_epi32(32));
+  i = descend(v, i, _mm512_mask_blend_ps(odd, pair_at(tree + 64, i), pair_at(tree + 96, i)));
+  odd = _mm512_test_epi32_mask(i, _mm512_set1_epi32(32));
+  M upper = _mm512_test_epi32_mask(i, _mm512_set1_epi32(64));
+  F low = _mm512_mask_blend_ps(odd, pair_at(tree + 128, i), pair_at(tree + 160, i));
+  F high = _mm512_mask_blend_ps(odd, pair_at(tree + 192, i), pair_at(tree + 224, i));
+  return descend(v, i, _mm512_mask_blend_ps(upper, low, high));
+}
+// Lanes of 64 bits of which the low 32 count: a * m in full.
+typedef __m512i Wide;
+constexpr int kWideLanes = 8;
+LATHE_INLINE Wide wide_splat(uint64_t x) { return _mm512_set1_epi64((long long)x); }
+LATHE_INLINE Wide wide_load(const uint64_t* p) { return _mm512_loadu_si512(p); }
+LATHE_INLINE Wide wide_multiply(Wide a, Wide m) { return _mm512_mul_epu32(a, m); }
+LATHE_INLINE Wide wide_high(Wide a) { return _mm512_srli_epi64(a, 32); }
+// Words a, b, c, d of lane 2 i go to block i, those of lane 2 i + 1 to block kWideLanes / 2 + i.
+LATHE_INLINE void wide_store(uint32_t* words, Wide a, Wide b, Wide c, Wide d) {
+  Wide ab = _mm512_mask_blend_epi32(0xaaaa, a, _mm512_slli_epi64(b, 32));
+  Wide cd = _mm512_mask_blend_epi32(0xaaaa, c, _mm512_slli_epi64(d, 32));
+  _mm512_storeu_si512(words, _mm512_unpacklo_epi64(ab, cd));
+  _mm512_storeu_si512(words + 16, _mm512_unpackhi_epi64(ab, cd));
+}
 
 LATHE_INLINE __mmask16 first(int64_t n) { return __mmask16((1u << n) - 1); }
 LATHE_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -149,7 +183,7 @@ LATHE_INLINE I count_if(I c, M m) { return _mm256_sub_epi32(c, _mm256_castps_si2
 LATHE_INLINE I add_if(I c, M m, int32_t step) {
   return _mm256_add_epi32(c, _mm256_and_si256(_mm256_castps_si256(m), splat_i(step)));
 }
-LATHE_INLINE M not_less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_NLT_UQ); }
+LATHE_INLINE F as_float(I a) { return _mm256_cvtepi32_ps(a); }
 LATHE_INLINE M both_of(M a, M b) { return _mm256_and_ps(a, b); }
 LATHE_INLINE F scale_by_power(F x, F n) {
   // In two halves, so that 2^n itself need not be representable.
@@ -161,7 +195,6 @@ LATHE_INLINE F scale_by_power(F x, F n) {
 LATHE_INLINE F with_sign_of(F x, F s) {
   return _mm256_or_ps(_mm256_andnot_ps(sign_bits(), x), _mm256_and_ps(sign_bits(), s));
 }
-LATHE_INLINE F gather(const float* t, I i) { return _mm256_i32gather_ps(t, i, 4); }
 LATHE_INLINE F lookup16(const float* t, I i) {
   F lo = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t), i), hi = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t + 8), i);
   return _mm256_blendv_ps(lo, hi, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28)));
@@ -200,6 +233,17 @@ LATHE_INLINE F load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((cons
 LATHE_INLINE F load(const f16* p, int64_t n) { return _mm256_cvtph_ps(load_short(p, n)); }
 LATHE_INLINE void store(f16* p, F v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, 0)); }
 LATHE_INLINE void store(f16* p, F v, int64_t n) { store_short(p, _mm256_cvtps_ph(v, 0), n); }
+typedef __m256i Wide;
+constexpr int kWideLanes = 4;
+LATHE_INLINE Wide wide_splat(uint64_t x) { return _mm256_set1_epi64x((long long)x); }
+LATHE_INLINE Wide wide_load(const uint64_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+LATHE_INLINE Wide wide_multiply(Wide a, Wide m) { return _mm256_mul_epu32(a, m); }
+LATHE_INLINE Wide wide_high(Wide a) { return _mm256_srli_epi64(a, 32); }
+LATHE_INLINE void wide_store(uint32_t* words, Wide a, Wide b, Wide c, Wide d) {
+  Wide ab = _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa), cd = _mm256_blend_epi32(c, _mm256_slli_epi64(d, 32), 0xaa);
+  _mm256_storeu_si256((__m256i*)words, _mm256_unpacklo_epi64(ab, cd));
+  _mm256_storeu_si256((__m256i*)(words + 8), _mm256_unpackhi_epi64(ab, cd));
+}
 LATHE_INLINE I load_words(const uint32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
 LATHE_INLINE I load_words(const uint32_t* p, int64_t n) { return _mm256_maskload_epi32((const int*)p, first(n)); }
 LATHE_INLINE M below_unsigned(I a, uint32_t t) {
@@ -245,20 +289,33 @@ LATHE_INLINE M less(F a, F b) { return a < b; }
 LATHE_INLINE M finite(F a) { return abs_of(a) < splat(__builtin_inff()); }
 LATHE_INLINE I count_if(I c, M m) { return c - m; }
 LATHE_INLINE I add_if(I c, M m, int32_t step) { return c + (m & splat_i(step)); }
-LATHE_INLINE M not_less(F a, F b) { return ~(a < b); }
+LATHE_INLINE F as_float(I a) { return __builtin_convertvector(a, F); }
 LATHE_INLINE M both_of(M a, M b) { return a & b; }
 LATHE_INLINE F scale_by_power(F x, F n) {
   I k = __builtin_convertvector(n, I), a = k >> 1, b = k - a;
   return x * (F)((a + 127) << 23) * (F)((b + 127) << 23);
 }
 LATHE_INLINE F with_sign_of(F x, F s) { return (F)(((I)x & splat_i(0x7fffffff)) | ((I)s & splat_i(int(0x80000000)))); }
-LATHE_INLINE F gather(const float* t, I i) { return F{t[i[0]], t[i[1]], t[i[2]], t[i[3]]}; }
-LATHE_INLINE F lookup16(const float* t, I i) { return gather(t, i); }
+LATHE_INLINE F lookup16(const float* t, I i) { return F{t[i[0]], t[i[1]], t[i[2]], t[i[3]]}; }
 
 LATHE_INLINE F load(const float* p) { F v; __builtin_memcpy(&v, p, 16); return v; }
 LATHE_INLINE F load(const float* p, int64_t n) { F v = splat(0); __builtin_memcpy(&v, p, size_t(n) * 4); return v; }
 LATHE_INLINE void store(float* p, F v) { __builtin_memcpy(p, &v, 16); }
 LATHE_INLINE void store(float* p, F v, int64_t n) { __builtin_memcpy(p, &v, size_t(n) * 4); }
+typedef uint64_t Wide __attribute__((vector_size(16)));
+constexpr int kWideLanes = 2;
+LATHE_INLINE Wide wide_splat(uint64_t x) { return Wide{x, x}; }
+LATHE_INLINE Wide wide_load(const uint64_t* p) { return Wide{p[0], p[1]}; }
+LATHE_INLINE Wide wide_multiply(Wide a, Wide m) {
+  return Wide{uint64_t(uint32_t(a[0])) * uint32_t(m[0]), uint64_t(uint32_t(a[1])) * uint32_t(m[1])};
+}
+LATHE_INLINE Wide wide_high(Wide a) { return a >> 32; }
+LATHE_INLINE void wide_store(uint32_t* words, Wide a, Wide b, Wide c, Wide d) {
+  for (int i = 0; i < 2; i++) {
+    words[4 * i] = uint32_t(a[i]), words[4 * i + 1] = uint32_t(b[i]);
+    words[4 * i + 2] = uint32_t(c[i]), words[4 * i + 3] = uint32_t(d[i]);
+  }
+}
 typedef uint16_t Short4 __attribute__((vector_size(8)));
 typedef uint32_t U __attribute__((vector_size(16)));
 LATHE_INLINE F widen(Short4 h) { return (F)(__builtin_convertvector(h, U) << 16); }
@@ -293,6 +350,22 @@ LATHE_INLINE I load_nibbles(const uint8_t* p) { return I{p[0] >> 4, p[0] & 15, p
 #endif
 
 // ---------------------------------------------------------------------------------------------------------------
+#if !(defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__))
+LATHE_INLINE I search_tree(F v, const float* tree) {
+  float x[kWidth];
+  int32_t at[kWidth];
+  store(x, v);
+  for (int j = 0; j < kWidth; j++) {
+    int32_t i = 1;
+    for (int level = 0; level < 8; level++) i = 2 * i + (x[j] > tree[i]);
+    at[j] = i;
+  }
+  I r;
+  __builtin_memcpy(&r, at, sizeof r);
+  return r;
+}
+#endif
+
 // The two ways through a row: whole vectors, then one part. Loads of a part are zero past its end.
 struct Full {};
 struct Part { int64_t n; };

@@ -1,6 +1,7 @@
 /** Generation against transformers on the tiny checkpoints: greedy, penalty, end tokens, adapters, ragged batches. */
 import { generate, generateAll, type GenerateOptions } from '../../../src/generation/generate';
 import { releaseGeneration } from '../../../src/generation/lane';
+import { mergeAndUnload } from '../../../src/pretrained/merge';
 import type { PreTrainedModel } from '../../../src/pretrained/model';
 import { BitsAndBytesConfig } from '../../../src/quantization/bitsandbytes';
 import { MODELS, golden, goldenLogits, openTiny, openWithAdapter } from './goldens';
@@ -224,6 +225,18 @@ describe('sessions', () => {
     expect(seen.length).toBeLessThan(6);
     expect(await tokensOf(model, prompts)).toEqual(greedy);
   });
+});
+
+it('generates the same after the adapter was merged in between', async () => {
+  const { prompts, adapter } = golden('tied');
+  const model = await openWithAdapter('tied');
+  try {
+    expect(await tokensOf(model, prompts)).toEqual(adapter);
+    await mergeAndUnload(model);
+    expect(await tokensOf(model, prompts)).toEqual(adapter);
+  } finally {
+    await model.close();
+  }
 });
 
 describe('limits', () => {

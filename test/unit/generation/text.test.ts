@@ -1,4 +1,6 @@
 /** Text: streaming, stop strings and the pipeline, with a tiny tokenizer and a model of random weights. */
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { generate, generateAll, type GenerateOptions } from '../../../src/generation/generate';
 import { pipeline, type TextGenerator } from '../../../src/pipelines/pipeline';
@@ -31,9 +33,7 @@ beforeAll(async () => {
 });
 afterAll(() => model.close());
 
-async function streamed(
-  options: GenerateOptions,
-): Promise<{
+async function streamed(options: GenerateOptions): Promise<{
   pieces: string[];
   text: string;
   tokens: readonly number[];
@@ -192,5 +192,25 @@ describe('pipeline', () => {
     const [{ tokens }] = await own('!', { eosTokenId: [] });
     expect(tokens).toHaveLength(3);
     await own.close();
+  });
+
+  it('opens an adapter folder, whose base has the tokenizer', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'lathe-test-'));
+    const base = join(folder, 'base');
+    const tiny = join(__dirname, '../../golden/llama-tiny/tied');
+    cpSync(tiny, base, { recursive: true });
+    cpSync(join(__dirname, '../../golden/tokenizers/tiny-bpe'), base, { recursive: true });
+    cpSync(join(tiny, 'adapter'), folder, { recursive: true });
+    const config = join(folder, 'adapter_config.json');
+    writeFileSync(config, readFileSync(config, 'utf8').replace(/("base_model_name_or_path": )"[^"]*"/, '$1"base"'));
+    const adapted = await pipeline('text-generation', folder, { dtype: 'f32' });
+    const settings = { maxNewTokens: 12, doSample: false, eosTokenId: [] };
+    const [on] = await adapted('!!', settings);
+    const [off] = await adapted('!!', { ...settings, adapter: false });
+    const plain = await pipeline('text-generation', base, { dtype: 'f32' });
+    expect(off).toEqual((await plain('!!', settings))[0]);
+    expect(on.tokens).not.toEqual(off.tokens);
+    await Promise.all([adapted.close(), plain.close()]);
+    rmSync(folder, { recursive: true });
   });
 });
