@@ -153,8 +153,7 @@ void Pool::run_erased(int64_t chunks, Body body, void* context) {
   const bool nested = t_pool == state_;
   const int worker = nested ? t_worker : 0;
   const Inside inside(state_, worker);
-  const bool parallel =
-      threads_ > 1 && chunks > 1 && chunks <= kMaxChunks && !nested && state_->running.try_lock();
+  const bool parallel = threads_ > 1 && chunks > 1 && chunks <= kMaxChunks && !nested && state_->running.try_lock();
   if (!parallel) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk, worker);
     return;

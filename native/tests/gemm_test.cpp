@@ -118,8 +118,8 @@ Stored make(int64_t rows, int64_t cols, Form form, bool transposed, int64_t padd
       for (float& x : s.nested) x = 0.5f + 0.1f * normal(g_random);
       o.nested_offset = 1.2345678f;
       for (int64_t b = 0; b < blocks; ++b) {
-        volatile float product = kSignedDynamicMap[s.absmax_q[static_cast<size_t>(b)]] *
-                                 s.nested[static_cast<size_t>(b / 256)];
+        volatile float product =
+            kSignedDynamicMap[s.absmax_q[static_cast<size_t>(b)]] * s.nested[static_cast<size_t>(b / 256)];
         scales[static_cast<size_t>(b)] = product + o.nested_offset;
       }
       o.absmax_q = s.absmax_q.data();
@@ -132,8 +132,7 @@ Stored make(int64_t rows, int64_t cols, Form form, bool transposed, int64_t padd
     for (int64_t i = 0; i < n; ++i) {
       const uint8_t byte = s.bytes[static_cast<size_t>(i / 2)];
       const int code = i % 2 == 0 ? byte >> 4 : byte & 15;
-      s.values[static_cast<size_t>(i)] =
-          code_values(o.format)[code] * scales[static_cast<size_t>(i / o.block)];
+      s.values[static_cast<size_t>(i)] = code_values(o.format)[code] * scales[static_cast<size_t>(i / o.block)];
     }
   }
   o.data = s.bytes.data();
@@ -326,7 +325,8 @@ void check_spec(const Spec& spec, Isa isa) {
   const double worst = compare(p, c);
   check(worst <= 1.0, describe(spec, isa) + ": error " + std::to_string(worst) + " of the bound");
   for (int threads : {2, 5}) {
-    check(run(p, pool_of(threads)) == c, describe(spec, isa) + ": other bits on " + std::to_string(threads) + " threads");
+    check(run(p, pool_of(threads)) == c,
+          describe(spec, isa) + ": other bits on " + std::to_string(threads) + " threads");
   }
 }
 
@@ -365,8 +365,8 @@ void check_exact_decoding(Isa isa) {
       const bool transposed = (flags & 1) != 0;
       const bool bf16 = (flags & 2) != 0;
       for (int64_t n : {192, 90}) {
-        Problem p = build({128, n, {128}, {Form::kF32}, {form}, false, transposed, bf16, DType::F32, false, false, false,
-                           1.0f, 0});
+        Problem p = build(
+            {128, n, {128}, {Form::kF32}, {form}, false, transposed, bf16, DType::F32, false, false, false, 1.0f, 0});
         for (int64_t i = 0; i < 128 * 128; ++i) {
           const float x = i / 128 == i % 128 ? 1.0f : 0.0f;
           std::memcpy(p.a[0].bytes.data() + 4 * i, &x, 4);
@@ -379,7 +379,8 @@ void check_exact_decoding(Isa isa) {
             same = same && read_c(p.spec, c, i * n + j) == want;
           }
         }
-        check(same, std::string(isa_name(isa)) + " decodes " + name_of(form) + " exactly, flags " + std::to_string(flags));
+        check(same,
+              std::string(isa_name(isa)) + " decodes " + name_of(form) + " exactly, flags " + std::to_string(flags));
       }
     }
   }
@@ -395,18 +396,33 @@ void test_variant(Isa isa, bool quick) {
   for (Form a : dense) {
     for (Form b : all) {
       for (int flags = 0; flags < 8; ++flags) {
-        Spec s{37, 128, {192}, {a}, {b}, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, DType::F32,
+        Spec s{37,    128,   {192}, {a},  {b}, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, DType::F32,
                false, false, false, 1.0f, 0};
         check_spec(s, isa);
-        s = {29, 83, {71}, {a}, {b}, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, DType::BF16,
-             true, true, (flags & 1) != 0, 0.75f, b == Form::kF32 ? 3 : 0};
+        s = {29,
+             83,
+             {71},
+             {a},
+             {b},
+             (flags & 1) != 0,
+             (flags & 2) != 0,
+             (flags & 4) != 0,
+             DType::BF16,
+             true,
+             true,
+             (flags & 1) != 0,
+             0.75f,
+             b == Form::kF32 ? 3 : 0};
         check_spec(s, isa);
       }
     }
   }
   // 4-bit on the left too.
-  check_spec({70, 40, {128}, {Form::kNf4}, {Form::kF32}, false, true, true, DType::F32, false, false, false, 1, 0}, isa);
-  check_spec({64, 40, {66}, {Form::kFp4Block128}, {Form::kBf16}, true, false, false, DType::F32, false, false, false, 1, 0}, isa);
+  check_spec({70, 40, {128}, {Form::kNf4}, {Form::kF32}, false, true, true, DType::F32, false, false, false, 1, 0},
+             isa);
+  check_spec(
+      {64, 40, {66}, {Form::kFp4Block128}, {Form::kBf16}, true, false, false, DType::F32, false, false, false, 1, 0},
+      isa);
 
   // Random sizes: small edges, more than one K block, LoRA-shaped terms, three terms as in dX of q, k and v.
   const int64_t edges[] = {1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 97, 130};
@@ -435,14 +451,42 @@ void test_variant(Isa isa, bool quick) {
   }
   // Row blocks (packed rows do not fit at once), many job rows, and many panels.
   if (!quick) {
-    check_spec({1300, 70, {3000}, {Form::kF32}, {Form::kF32}, true, false, false, DType::F32, false, false, false, 1, 0}, isa);
-    check_spec({2100, 33, {64, 16}, {Form::kBf16, Form::kF32}, {Form::kNf4, Form::kF32}, false, true, true, DType::BF16,
-                false, true, true, 1, 0}, isa);
-    check_spec({12, 1500, {600}, {Form::kBf16}, {Form::kBf16}, false, true, true, DType::BF16, false, false, false, 1, 0}, isa);
+    check_spec(
+        {1300, 70, {3000}, {Form::kF32}, {Form::kF32}, true, false, false, DType::F32, false, false, false, 1, 0}, isa);
+    check_spec({2100,
+                33,
+                {64, 16},
+                {Form::kBf16, Form::kF32},
+                {Form::kNf4, Form::kF32},
+                false,
+                true,
+                true,
+                DType::BF16,
+                false,
+                true,
+                true,
+                1,
+                0},
+               isa);
+    check_spec(
+        {12, 1500, {600}, {Form::kBf16}, {Form::kBf16}, false, true, true, DType::BF16, false, false, false, 1, 0},
+        isa);
   }
   for (int flags = 0; flags < 8; ++flags) {
-    Spec s{53, 100, {700, 16}, {Form::kBf16, Form::kF32}, {Form::kNf4Nested, Form::kF32}, (flags & 1) != 0, (flags & 2) != 0,
-           (flags & 4) != 0, flags % 3 == 0 ? DType::BF16 : DType::F32, true, true, false, 1.0f, 2};
+    Spec s{53,
+           100,
+           {700, 16},
+           {Form::kBf16, Form::kF32},
+           {Form::kNf4Nested, Form::kF32},
+           (flags & 1) != 0,
+           (flags & 2) != 0,
+           (flags & 4) != 0,
+           flags % 3 == 0 ? DType::BF16 : DType::F32,
+           true,
+           true,
+           false,
+           1.0f,
+           2};
     check_row_independence(s, isa);
   }
   check_exact_decoding(isa);
@@ -504,8 +548,20 @@ void test_pool() {
 
 // fp32 sums are one chain of fused multiply-adds in k order, so variants that have FMA agree to the bit.
 void test_fp32_bits_across_variants() {
-  const Spec s{45, 77, {600, 33}, {Form::kF32, Form::kBf16}, {Form::kNf4, Form::kF32}, true, true, false, DType::F32,
-               true, true, false, 0.3f, 1};
+  const Spec s{45,
+               77,
+               {600, 33},
+               {Form::kF32, Form::kBf16},
+               {Form::kNf4, Form::kF32},
+               true,
+               true,
+               false,
+               DType::F32,
+               true,
+               true,
+               false,
+               0.3f,
+               1};
   Problem p = build(s);
   if (!force_isa(Isa::kAvx2)) {
     std::printf("not run: fp32 bits across variants (this CPU has no AVX2)\n");

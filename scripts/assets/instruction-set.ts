@@ -35,20 +35,26 @@ function split({ items }: Task): { train: Item[]; test: Item[] } {
   return { train: items.filter((item) => !test.includes(item)), test };
 }
 
-const draw = new Draw(20240);
-const seen = new Set<string>();
-const train: AlpacaRow[] = [];
-const test: AlpacaRow[] = [];
-for (const task of tasks) {
-  const parts = split(task);
-  test.push(...rowsOf(parts.test, Math.min(TEST_ROWS_PER_TASK, parts.test.length), draw, seen));
-  train.push(...rowsOf(parts.train, task.rows, draw, seen));
+/** All rows, the same on every machine. */
+export function instructionSet(): { train: AlpacaRow[]; test: AlpacaRow[] } {
+  const draw = new Draw(20240);
+  const seen = new Set<string>();
+  const train: AlpacaRow[] = [];
+  const test: AlpacaRow[] = [];
+  for (const task of tasks) {
+    const parts = split(task);
+    test.push(...rowsOf(parts.test, Math.min(TEST_ROWS_PER_TASK, parts.test.length), draw, seen));
+    train.push(...rowsOf(parts.train, task.rows, draw, seen));
+  }
+  return { train: draw.shuffled(train), test: draw.shuffled(test) };
 }
-mkdirSync(target, { recursive: true });
-for (const [name, rows] of [
-  ['train', draw.shuffled(train)],
-  ['test', draw.shuffled(test)],
-] as const) {
-  writeFileSync(join(target, `${name}.jsonl`), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
-  console.log(`data/quickstart/${name}.jsonl: ${rows.length} rows`);
+
+export const asLines = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join('');
+
+if (require.main === module) {
+  mkdirSync(target, { recursive: true });
+  for (const [name, rows] of Object.entries(instructionSet())) {
+    writeFileSync(join(target, `${name}.jsonl`), asLines(rows));
+    console.log(`data/quickstart/${name}.jsonl: ${rows.length} rows`);
+  }
 }

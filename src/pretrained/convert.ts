@@ -13,6 +13,7 @@ import { checkNames } from './materialize';
 import { openModel } from './open';
 import { configWith, writeModelFolder, type ModelSaved } from './save';
 import { programTensor, type FloatDType } from './tensor-export';
+import type { TokenizerSource } from './tokenizer-copy';
 import { checkShape, traceDense, type WeightSource } from './weights';
 
 export interface ConvertOptions {
@@ -20,11 +21,13 @@ export interface ConvertOptions {
   dtype?: FloatDType;
   maxShardBytes?: number;
   threads?: number;
+  /** What to save as tokenizer; default: the model's own. Null saves none, for a GGUF whose tokenizer is not supported. */
+  tokenizer?: TokenizerSource | null;
 }
 
 /** Converts `path` to a dense folder. @throws LatheError ERR_FORMAT, ERR_UNSUPPORTED, ERR_CHECKPOINT */
 export async function convertModel(path: string, outDir: string, o: ConvertOptions = {}): Promise<ModelSaved> {
-  const { dtype = 'bf16', threads, maxShardBytes } = o;
+  const { dtype = 'bf16', threads, maxShardBytes, tokenizer = path } = o;
   const open = await openModel(path);
   const config = configWith(open.config, dtype);
   const parameters = buildModel(config, { dtype }, path).parameters();
@@ -36,7 +39,7 @@ export async function convertModel(path: string, outDir: string, o: ConvertOptio
   try {
     const tensors = [...parameters].map(([name, p]) => programTensor(session, name, p.shape, dtype, (bindings) => traceDense(open.sources.get(name) as WeightSource, name, bindings)));
     const totalParameters = [...parameters.values()].reduce((n, p) => n + elementCount(p.shape), 0);
-    return await writeModelFolder(outDir, { tensors, config, generationConfig: open.generationConfig, tokenizer: path, totalParameters, maxShardBytes });
+    return await writeModelFolder(outDir, { tensors, config, generationConfig: open.generationConfig, tokenizer, totalParameters, maxShardBytes });
   } finally {
     await session.close();
   }

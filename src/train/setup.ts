@@ -10,6 +10,7 @@ import { openGguf } from '../io/gguf/reader';
 import { readAdapter } from '../peft/load';
 import { AutoModelForCausalLM } from '../pretrained/auto';
 import type { PreTrainedModel } from '../pretrained/model';
+import { readModelConfig } from '../pretrained/open';
 import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { AutoTokenizer } from '../tokenizers/auto-tokenizer';
 import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
@@ -107,12 +108,14 @@ function matches(value: unknown, condition: RowFilter[string]): boolean {
 
 /** The model as the configuration describes it: quantised, resized for added tokens, with a saved adapter. */
 export async function openModelFor(config: ResolvedConfig, tokenizer: Tokenizer | null): Promise<PreTrainedModel> {
-  const model = await AutoModelForCausalLM.fromPretrained(modelPath(config), {
+  const options = {
     ...modelOptions(config),
     quantizationConfig: config.loadIn4bit
       ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: config.bnb4bitQuantType, bnb4bitUseDoubleQuant: config.useBnbNestedQuant })
       : undefined,
-  });
+  };
+  const path = modelPath(config);
+  const model = config.fromConfig ? AutoModelForCausalLM.fromConfig(readModelConfig(path), options) : await AutoModelForCausalLM.fromPretrained(path, options);
   if (tokenizer && (tokenizer.vocabSize > model.vocabSize || config.resizeToMultipleOf)) {
     model.resizeTokenEmbeddings(Math.max(tokenizer.vocabSize, model.vocabSize), { padToMultipleOf: config.resizeToMultipleOf ?? undefined });
   }

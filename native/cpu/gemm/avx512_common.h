@@ -22,7 +22,9 @@
 namespace lathe::cpu {
 namespace {
 
-inline __mmask16 first_lanes(int64_t n) { return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (n < 0 ? 0 : n)) - 1); }
+inline __mmask16 first_lanes(int64_t n) {
+  return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (n < 0 ? 0 : n)) - 1);
+}
 
 // Row i of the result holds element i of every input row.
 [[maybe_unused]] inline void transpose16(__m512i* r) {
@@ -41,8 +43,8 @@ inline __mmask16 first_lanes(int64_t n) { return n >= 16 ? static_cast<__mmask16
   // t[4g + j], 128-bit lane L: element 4L + j of rows 4g .. 4g+3. What is left is a 4x4 exchange of lanes.
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(t[j], t[4 + j], 0x88);        // lanes 0, 2 of groups 0 and 1
-    const __m512i b = _mm512_shuffle_i32x4(t[j], t[4 + j], 0xdd);        // lanes 1, 3
+    const __m512i a = _mm512_shuffle_i32x4(t[j], t[4 + j], 0x88);  // lanes 0, 2 of groups 0 and 1
+    const __m512i b = _mm512_shuffle_i32x4(t[j], t[4 + j], 0xdd);  // lanes 1, 3
     const __m512i c = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0x88);
     const __m512i d = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0xdd);
     r[j] = _mm512_shuffle_i32x4(a, c, 0x88);
@@ -163,8 +165,10 @@ __attribute__((noinline)) void tile_of(const TileArgs& t) {
 template <class Dot, class Narrow>
 void tile_any(const TileArgs& t) {
   using Tile = void (*)(const TileArgs&);
-#define LATHE_TILES(R) \
-  {tile_of<Dot, Narrow, R, 1>, tile_of<Dot, Narrow, R, 2>, tile_of<Dot, Narrow, R, 3>, tile_of<Dot, Narrow, R, 4>}
+#define LATHE_TILES(R)                                                                                             \
+  {                                                                                                                \
+    tile_of<Dot, Narrow, R, 1>, tile_of<Dot, Narrow, R, 2>, tile_of<Dot, Narrow, R, 3>, tile_of<Dot, Narrow, R, 4> \
+  }
   static const Tile tiles[kTileRows][4] = {LATHE_TILES(1), LATHE_TILES(2), LATHE_TILES(3),
                                            LATHE_TILES(4), LATHE_TILES(5), LATHE_TILES(6)};
 #undef LATHE_TILES

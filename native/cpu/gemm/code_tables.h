@@ -15,9 +15,7 @@ namespace lathe::cpu {
 extern const float kNf4Values[16];
 extern const float kFp4Values[16];
 
-inline const float* code_values(MatFormat format) {
-  return format == MatFormat::kFp4 ? kFp4Values : kNf4Values;
-}
+inline const float* code_values(MatFormat format) { return format == MatFormat::kFp4 ? kFp4Values : kNf4Values; }
 
 /* The signed dynamic map, sorted; index 127 is 0. */
 extern const float kSignedDynamicMap[256];

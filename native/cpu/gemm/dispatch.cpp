@@ -17,8 +17,7 @@ constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512bf16"};
 Isa supported() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   // A table is null where the build left the variant out.
@@ -59,10 +58,14 @@ const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 const KernelTable& gemm_kernels(bool bf16_compute) {
   switch (slot()) {
-    case Isa::kAvx512Bf16: return bf16_compute ? *avx512bf16_kernels() : *avx512_kernels(false);
-    case Isa::kAvx512: return *avx512_kernels(bf16_compute);
-    case Isa::kAvx2: return *avx2_kernels(bf16_compute);
-    default: return *portable_kernels(bf16_compute);
+    case Isa::kAvx512Bf16:
+      return bf16_compute ? *avx512bf16_kernels() : *avx512_kernels(false);
+    case Isa::kAvx512:
+      return *avx512_kernels(bf16_compute);
+    case Isa::kAvx2:
+      return *avx2_kernels(bf16_compute);
+    default:
+      return *portable_kernels(bf16_compute);
   }
 }
 

@@ -21,14 +21,14 @@ namespace lathe::cpu {
 namespace {
 
 constexpr int64_t kCodeAlignment = 64;
-constexpr int64_t kMaxJobRows = 1008;      // bounds the carried sums of a job
+constexpr int64_t kMaxJobRows = 1008;          // bounds the carried sums of a job
 constexpr int64_t kPackedRowsBytes = 4 << 20;  // stays in L3 while every panel reads it
 constexpr int64_t kMinPackedRows = 96;
-constexpr int64_t kRowPadding = 16;        // units between packed rows, so that rows do not share cache sets
+constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows do not share cache sets
 constexpr int64_t kRowsPerPackChunk = 96;
 constexpr int64_t kMinJobRows = 48;
-constexpr int64_t kPackCostRows = 10;      // packing a panel costs about as much as this many rows of tiles
-constexpr int64_t kInlineWork = 1 << 15;   // multiply-adds below which waking threads costs more than it saves
+constexpr int64_t kPackCostRows = 10;     // packing a panel costs about as much as this many rows of tiles
+constexpr int64_t kInlineWork = 1 << 15;  // multiply-adds below which waking threads costs more than it saves
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -181,8 +181,8 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
     const Term& term = terms_[packed_terms[chunk / chunks]];
     const int64_t first = chunk % chunks * kRowsPerPackChunk;
     const int64_t stride = term.units + kRowPadding;
-    kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(kRowsPerPackChunk, rows - first), 0,
-                        term.k, term.packed + first * stride, stride});
+    kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(kRowsPerPackChunk, rows - first), 0, term.k,
+                        term.packed + first * stride, stride});
   });
 }
 

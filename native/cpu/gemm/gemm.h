@@ -42,7 +42,7 @@ struct GemmCall {
   const void* addend = nullptr;  // [m, n] or null; may be exactly c (same pointer, dtype and ld)
   DType addend_dtype = DType::F32;
   int64_t addend_ld = 0;
-  void* c = nullptr;  // [m, n]; must not overlap any operand
+  void* c = nullptr;           // [m, n]; must not overlap any operand
   DType c_dtype = DType::F32;  // F32 or BF16
   int64_t ldc = 0;
   bool bf16_compute = false;

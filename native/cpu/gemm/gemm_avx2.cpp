@@ -95,8 +95,7 @@ struct F32Units {
     const Reg x = load_f32(p, D, valid);
     // A stored bf16 is already rounded.
     if (!kRounded || D == DType::BF16) return x;
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(rounded_bits(x), _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+    return _mm256_castsi256_ps(_mm256_and_si256(rounded_bits(x), _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
 
   template <DType D>
@@ -116,7 +115,8 @@ struct F32Units {
       std::memcpy(&word, bytes + 4 * i, 4);
       const __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32(word), shift);
       const Reg half = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
-      const Reg value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code), _mm256_permutevar8x32_ps(high, code), half);
+      const Reg value =
+          _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code), _mm256_permutevar8x32_ps(high, code), half);
       _mm256_storeu_ps(out + 8 * i, value);
     }
   }
@@ -136,8 +136,8 @@ void finish_row(const Epilogue& e, int64_t row, int64_t col, int count, __m256 l
     __m256 x = _mm256_fmadd_ps(_mm256_set1_ps(e.alpha), sums[v], bias);
     if (e.addend != nullptr) {
       const int64_t size = e.addend_dtype == DType::F32 ? 4 : 2;
-      x = _mm256_add_ps(x, load_f32(static_cast<const char*>(e.addend) + (row * e.addend_ld + j) * size,
-                                    e.addend_dtype, valid));
+      x = _mm256_add_ps(
+          x, load_f32(static_cast<const char*>(e.addend) + (row * e.addend_ld + j) * size, e.addend_dtype, valid));
     }
     if (e.c_dtype == DType::F32) {
       float* c = static_cast<float*>(e.c) + row * e.ldc + j;
@@ -204,13 +204,18 @@ __attribute__((noinline)) void sub_tile(const TileArgs& t, int sub) {
 
 void tile(const TileArgs& t) {
   using SubTile = void (*)(const TileArgs&, int);
-  static const SubTile tiles[kTileRows] = {sub_tile<1>, sub_tile<2>, sub_tile<3>, sub_tile<4>, sub_tile<5>, sub_tile<6>};
+  static const SubTile tiles[kTileRows] = {sub_tile<1>, sub_tile<2>, sub_tile<3>,
+                                           sub_tile<4>, sub_tile<5>, sub_tile<6>};
   for (int sub = 0; sub * kSub < t.cols; ++sub) tiles[t.rows - 1](t, sub);
 }
 
 template <bool kRounded>
-constexpr KernelTable kTable = {"avx2", kRounded ? Unit::kF32Rounded : Unit::kF32, 512,
-                                Packer<F32Units<kRounded>>::pack_rows, Packer<F32Units<kRounded>>::pack_panel, tile};
+constexpr KernelTable kTable = {"avx2",
+                                kRounded ? Unit::kF32Rounded : Unit::kF32,
+                                512,
+                                Packer<F32Units<kRounded>>::pack_rows,
+                                Packer<F32Units<kRounded>>::pack_panel,
+                                tile};
 
 }  // namespace
 

@@ -83,8 +83,11 @@ struct F32Units {
 };
 
 template <bool kRounded>
-constexpr KernelTable kTable = {"avx512", kRounded ? Unit::kF32Rounded : Unit::kF32, 1024,
-                                Packer<F32Units<kRounded>>::pack_rows, Packer<F32Units<kRounded>>::pack_panel,
+constexpr KernelTable kTable = {"avx512",
+                                kRounded ? Unit::kF32Rounded : Unit::kF32,
+                                1024,
+                                Packer<F32Units<kRounded>>::pack_rows,
+                                Packer<F32Units<kRounded>>::pack_panel,
                                 tile_any<FmaF32, NarrowF32>};
 
 }  // namespace

@@ -106,13 +106,13 @@ struct Bf16Pairs {
     // Twice, because the permute looks at five bits of an index and only four are meant.
     const __m512i lut = _mm512_broadcast_i64x4(values);
     // 16-bit element 2i and 2i+1 of lane L both get byte 4L + i; then the first takes the high nibble.
-    const __m512i spread = _mm512_set_epi32(
-        static_cast<int>(0x800f800fu), static_cast<int>(0x800e800eu), static_cast<int>(0x800d800du),
-        static_cast<int>(0x800c800cu), static_cast<int>(0x800b800bu), static_cast<int>(0x800a800au),
-        static_cast<int>(0x80098009u), static_cast<int>(0x80088008u), static_cast<int>(0x80078007u),
-        static_cast<int>(0x80068006u), static_cast<int>(0x80058005u), static_cast<int>(0x80048004u),
-        static_cast<int>(0x80038003u), static_cast<int>(0x80028002u), static_cast<int>(0x80018001u),
-        static_cast<int>(0x80008000u));
+    const __m512i spread =
+        _mm512_set_epi32(static_cast<int>(0x800f800fu), static_cast<int>(0x800e800eu), static_cast<int>(0x800d800du),
+                         static_cast<int>(0x800c800cu), static_cast<int>(0x800b800bu), static_cast<int>(0x800a800au),
+                         static_cast<int>(0x80098009u), static_cast<int>(0x80088008u), static_cast<int>(0x80078007u),
+                         static_cast<int>(0x80068006u), static_cast<int>(0x80058005u), static_cast<int>(0x80048004u),
+                         static_cast<int>(0x80038003u), static_cast<int>(0x80028002u), static_cast<int>(0x80018001u),
+                         static_cast<int>(0x80008000u));
     const __m512i shift = _mm512_set1_epi32(4);
     for (int i = 0; i < 2; ++i) {
       const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 16 * i));
@@ -123,7 +123,10 @@ struct Bf16Pairs {
   }
 };
 
-const KernelTable kTable = {"avx512bf16", Unit::kBf16Pair, 1024, Packer<Bf16Pairs>::pack_rows,
+const KernelTable kTable = {"avx512bf16",
+                            Unit::kBf16Pair,
+                            1024,
+                            Packer<Bf16Pairs>::pack_rows,
                             Packer<Bf16Pairs>::pack_panel,
                             tile_any<DotBf16, NarrowBf16>};
 

@@ -64,13 +64,13 @@ struct Epilogue {
 struct TileArgs {
   const Segment* segments;
   int segment_count;
-  int rows;         // 1 .. kTileRows
-  int cols;         // 1 .. kPanelCols
-  int64_t a_row;    // first row, relative to Segment::a
+  int rows;          // 1 .. kTileRows
+  int cols;          // 1 .. kPanelCols
+  int64_t a_row;     // first row, relative to Segment::a
   int64_t row, col;  // where the tile lies in c
-  float* sums;      // carried fp32 sums [rows][kPanelCols], or null when the tile starts and ends here
-  bool resume;      // start from `sums` instead of zero
-  bool finish;      // apply the epilogue instead of storing `sums`
+  float* sums;       // carried fp32 sums [rows][kPanelCols], or null when the tile starts and ends here
+  bool resume;       // start from `sums` instead of zero
+  bool finish;       // apply the epilogue instead of storing `sums`
   const Epilogue* epilogue;
 };
 

@@ -144,8 +144,8 @@ struct Packer {
           }
         } else {
           for (int64_t j = 0; j < W; ++j) {
-            block[j] = j < count ? S::template along_k<D>(p + j * s.row_bytes + u * P * kElement<D>, k - u * P)
-                                 : S::zero();
+            block[j] =
+                j < count ? S::template along_k<D>(p + j * s.row_bytes + u * P * kElement<D>, k - u * P) : S::zero();
           }
         }
         S::transpose(block);
@@ -279,9 +279,12 @@ struct Packer {
     }
     const Source s = source_of(p);
     switch (p.operand->dtype) {
-      case DType::F32: return dense_rows<DType::F32>(p, s, p.lanes, p.k, p.out);
-      case DType::BF16: return dense_rows<DType::BF16>(p, s, p.lanes, p.k, p.out);
-      default: return dense_rows<DType::F16>(p, s, p.lanes, p.k, p.out);
+      case DType::F32:
+        return dense_rows<DType::F32>(p, s, p.lanes, p.k, p.out);
+      case DType::BF16:
+        return dense_rows<DType::BF16>(p, s, p.lanes, p.k, p.out);
+      default:
+        return dense_rows<DType::F16>(p, s, p.lanes, p.k, p.out);
     }
   }
 
@@ -315,9 +318,12 @@ struct Packer {
     }
     const Source s = source_of(p);
     switch (p.operand->dtype) {
-      case DType::F32: return dense_panel<DType::F32>(p, s, p.lanes, p.k, panel, 0, 0);
-      case DType::BF16: return dense_panel<DType::BF16>(p, s, p.lanes, p.k, panel, 0, 0);
-      default: return dense_panel<DType::F16>(p, s, p.lanes, p.k, panel, 0, 0);
+      case DType::F32:
+        return dense_panel<DType::F32>(p, s, p.lanes, p.k, panel, 0, 0);
+      case DType::BF16:
+        return dense_panel<DType::BF16>(p, s, p.lanes, p.k, panel, 0, 0);
+      default:
+        return dense_panel<DType::F16>(p, s, p.lanes, p.k, panel, 0, 0);
     }
   }
 };

@@ -125,12 +125,24 @@ void tile(const TileArgs& t) {
       for (int r = 0; r < t.rows; ++r) std::memcpy(sums[r], t.sums + r * kPanelCols + j, sizeof sums[r]);
     }
     switch (t.rows) {
-      case 1: multiply<1>(t, j / kWidth, sums); break;
-      case 2: multiply<2>(t, j / kWidth, sums); break;
-      case 3: multiply<3>(t, j / kWidth, sums); break;
-      case 4: multiply<4>(t, j / kWidth, sums); break;
-      case 5: multiply<5>(t, j / kWidth, sums); break;
-      default: multiply<6>(t, j / kWidth, sums); break;
+      case 1:
+        multiply<1>(t, j / kWidth, sums);
+        break;
+      case 2:
+        multiply<2>(t, j / kWidth, sums);
+        break;
+      case 3:
+        multiply<3>(t, j / kWidth, sums);
+        break;
+      case 4:
+        multiply<4>(t, j / kWidth, sums);
+        break;
+      case 5:
+        multiply<5>(t, j / kWidth, sums);
+        break;
+      default:
+        multiply<6>(t, j / kWidth, sums);
+        break;
     }
     for (int r = 0; r < t.rows; ++r) {
       if (t.finish) {

@@ -14,6 +14,7 @@ const L = 'lathe';
 
 // prettier-ignore
 export const latheKeys = {
+  from_config: supported(flag(), false, L, 'Start from random weights: only config.json of model_name_or_path is read (pretraining).'),
   adapter_name_or_path: supported(nullable(text()), null, L, 'PEFT adapter folder to go on from; implies use_peft, and its own r, alpha and target modules are used.'),
   tokenizer_name_or_path: supported(nullable(text()), null, L, 'Tokenizer folder, if not the model\'s.'),
   added_special_tokens: supported(textList(), [], L, 'Special tokens added to the tokenizer; the embeddings are resized to match. With use_peft, name embed_tokens (and lm_head when untied) in lora_modules_to_save to train the new rows.'),
