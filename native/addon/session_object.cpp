@@ -14,6 +14,15 @@ namespace {
 
 double as_number(uint64_t value) { return static_cast<double>(value); }
 
+// N of "cuda:N"; 0 of "cuda". Numbers count the devices that CUDA_VISIBLE_DEVICES leaves.
+int read_device_index(Napi::Env env, const std::string& text) {
+  if (text == "cuda") return 0;
+  const bool shaped = text.size() > 5 && text.size() < 9 && text[4] == ':' &&
+                      text.find_first_not_of("0123456789", 5) == std::string::npos;
+  if (!shaped) throw_status(env, {"ERR_CONFIG", "device: expected cpu, cuda or cuda:N, received '" + text + "'"});
+  return std::stoi(text.substr(5));
+}
+
 DeviceSpec read_device(Napi::Env env, Napi::Value value) {
   DeviceSpec device;
   Napi::Object options = value.IsObject() ? value.As<Napi::Object>() : Napi::Object::New(env);
@@ -22,9 +31,10 @@ DeviceSpec read_device(Napi::Env env, Napi::Value value) {
   if (text == "cpu") {
     device.kind = DeviceSpec::Kind::Cpu;
   } else if (text.rfind("cuda", 0) == 0) {
-    throw_status(env, {"ERR_DEVICE", "device '" + text + "': this build of the addon has no CUDA backend"});
+    device.kind = DeviceSpec::Kind::Cuda;
+    device.index = read_device_index(env, text);
   } else {
-    throw_status(env, {"ERR_CONFIG", "device: expected 'cpu', received '" + text + "'"});
+    throw_status(env, {"ERR_CONFIG", "device: expected cpu, cuda or cuda:N, received '" + text + "'"});
   }
   Napi::Value threads = options.Get("threads");
   if (threads.IsUndefined()) {

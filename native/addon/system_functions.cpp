@@ -1,6 +1,7 @@
 // Functions that describe the machine and the process: isa, devices, memory, kernels, defaultThreads.
 #include "addon/convert.h"
 #include "addon/functions.h"
+#include "engine/backend_module.h"
 #include "engine/memory.h"
 #include "engine/system.h"
 #include "lathe/backend.h"
@@ -39,6 +40,28 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
     cpu.Set("memoryBytes", static_cast<double>(memory_limit()));
     out.Set(0u, cpu);
   }
+  const CudaReport report = cuda_report();
+  for (size_t i = 0; i < report.devices.size(); i++) {
+    const DeviceInfo& info = report.devices[i];
+    Napi::Object gpu = Napi::Object::New(env);
+    gpu.Set("device", "cuda:" + std::to_string(i));
+    gpu.Set("name", info.name);
+    gpu.Set("memoryBytes", static_cast<double>(info.memory_bytes));
+    gpu.Set("freeBytes", static_cast<double>(info.free_bytes));
+    out.Set(out.Length(), gpu);
+  }
+  return out;
+}
+
+// What became of the CUDA backend: {module, path, built, problem, kernels}.
+Napi::Value cuda(const Napi::CallbackInfo& info) {
+  const CudaReport report = cuda_report();
+  Napi::Object out = Napi::Object::New(info.Env());
+  out.Set("module", report.module);
+  out.Set("path", report.module_path);
+  out.Set("built", report.built);
+  out.Set("problem", report.problem);
+  out.Set("kernels", string_array(info.Env(), report.kernels));
   return out;
 }
 
@@ -56,6 +79,7 @@ Napi::Value kernels(const Napi::CallbackInfo& info) {
 LATHE_ADDON_FUNCTION("isa", isa);
 LATHE_ADDON_FUNCTION("defaultThreads", threads);
 LATHE_ADDON_FUNCTION("devices", devices);
+LATHE_ADDON_FUNCTION("cuda", cuda);
 LATHE_ADDON_FUNCTION("memory", memory);
 LATHE_ADDON_FUNCTION("kernels", kernels);
 

@@ -79,11 +79,22 @@ BpeTrainerOptions read_options(Napi::Env env, Napi::Value value) {
   return options;
 }
 
-void claim(Napi::Env env, Training& training) {
-  if (training.busy.exchange(true)) {
+// The right to work on a trainer. Given back before the promise settles, or when no thread could be started.
+class Claim {
+ public:
+  Claim(Napi::Env env, std::shared_ptr<Training> training) : training_(std::move(training)) {
+    if (!training_->busy.exchange(true)) return;
+    training_.reset();
     throw_status(env, {"ERR_CONFIG", "the BPE trainer is at work: await what was called before"});
   }
-}
+  ~Claim() { release(); }
+  void release() {
+    if (auto training = std::move(training_)) training->busy = false;
+  }
+
+ private:
+  std::shared_ptr<Training> training_;
+};
 
 // A batch of texts, copied: JavaScript may reuse its buffers at once.
 struct Batch {
@@ -118,12 +129,12 @@ std::shared_ptr<Batch> read_batch(Napi::Env env, const Napi::CallbackInfo& info)
 Napi::Value feed(const Napi::CallbackInfo& info, const std::shared_ptr<Training>& training) {
   Napi::Env env = info.Env();
   std::shared_ptr<Batch> batch = read_batch(env, info);
-  claim(env, *training);
+  auto claim = std::make_shared<Claim>(env, training);
   return run_in_background(
       env,
-      [training, batch] {
+      [training, batch, claim] {
         Status status = training->trainer->feed(batch->texts);
-        training->busy = false;
+        claim->release();
         return status;
       },
       [](Napi::Env done) { return done.Undefined(); });
@@ -156,15 +167,15 @@ Napi::Value model_object(Napi::Env env, const BpeModel& model) {
 }
 
 Napi::Value train(const Napi::CallbackInfo& info, const std::shared_ptr<Training>& training) {
-  claim(info.Env(), *training);
+  auto claim = std::make_shared<Claim>(info.Env(), training);
   training->merges = 0;
   training->tokens = 0;
   auto model = std::make_shared<BpeModel>();
   return run_in_background(
       info.Env(),
-      [training, model] {
+      [training, model, claim] {
         Status status = training->trainer->train(*model);
-        training->busy = false;
+        claim->release();
         return status;
       },
       [model](Napi::Env env) { return model_object(env, *model); });

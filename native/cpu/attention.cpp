@@ -11,7 +11,7 @@
  *
  * Invariants: no atomics; bits do not depend on threads or on a document's place. cu_seqlens is clamped to [0, T] and
  * to be non-decreasing, so that no content can make a kernel leave its buffers. Rows outside every document: o = 0,
- * lse = +inf, zero gradients.
+ * lse = +inf, zero gradients. lse, dq, dk and dv may be absent; the products of an absent gradient are skipped.
  *
  * Scratch, in bytes, with dp = up(head_dim, 16), g = heads / kv_heads, n = threads, up(x, y) = y * ceil(x / y):
  *   scratch(attention)        = plan + n * up(4 * F, 64)
@@ -155,7 +155,8 @@ Status prepare_packed(NodeView& node, const DeviceSpec& device, int q_at, Plan* 
   LATHE_TRY(expect_matrix(node, "k", node.inputs[q_at + 1], q.dtype, s.tokens, s.kv_heads * s.head_dim));
   LATHE_TRY(expect_matrix(node, "v", node.inputs[q_at + 2], q.dtype, s.tokens, s.kv_heads * s.head_dim));
   const TensorType& cu = node.inputs.back();
-  if (cu.dtype != DType::I32 || cu.rank != 1 || cu.shape[0] < 1) return node.fail("expected cu_seqlens to be i32 [S + 1]");
+  if (cu.dtype != DType::I32 || cu.rank != 1 || cu.shape[0] < 1)
+    return node.fail("expected cu_seqlens to be i32 [S + 1]");
   if (s.tokens >= (1 << 24)) return node.fail("expected fewer than 2^24 tokens");
   p->documents = cu.shape[0] - 1;
   return ok_status();
@@ -166,9 +167,9 @@ Status prepare_forward(NodeView& node, const DeviceSpec& device, KernelPlan* pla
   Plan* p = plan->emplace<Plan>();
   LATHE_TRY(prepare_packed(node, device, 0, p));
   const Shape& s = p->shape;
+  if (!node.output_present[0]) return node.fail("expected output o to be present");
   LATHE_TRY(expect_matrix(node, "o", node.outputs[0], node.inputs[0].dtype, s.tokens, s.heads * s.head_dim));
-  if (!node.output_present[0] || !node.output_present[1]) return node.fail("expected outputs o and lse to be present");
-  LATHE_TRY(expect_matrix(node, "lse", node.outputs[1], DType::F32, s.heads, s.tokens));
+  if (node.output_present[1]) LATHE_TRY(expect_matrix(node, "lse", node.outputs[1], DType::F32, s.heads, s.tokens));
   return expect_scratch(node, plan_bytes(s) + p->threads * forward_worker_bytes(s));
 }
 
@@ -181,9 +182,12 @@ Status prepare_backward(NodeView& node, const DeviceSpec& device, KernelPlan* pl
   LATHE_TRY(expect_matrix(node, "do", node.inputs[0], dtype, s.tokens, s.heads * s.head_dim));
   LATHE_TRY(expect_matrix(node, "o", node.inputs[4], dtype, s.tokens, s.heads * s.head_dim));
   LATHE_TRY(expect_matrix(node, "lse", node.inputs[5], DType::F32, s.heads, s.tokens));
-  LATHE_TRY(expect_matrix(node, "dq", node.outputs[0], dtype, s.tokens, s.heads * s.head_dim));
-  for (int i = 1; i < 3; i++)
-    LATHE_TRY(expect_matrix(node, i == 1 ? "dk" : "dv", node.outputs[i], dtype, s.tokens, s.kv_heads * s.head_dim));
+  const char* names[] = {"dq", "dk", "dv"};
+  for (int i = 0; i < 3; i++)
+    if (node.output_present[i]) {
+      const int64_t cols = (i > 0 ? s.kv_heads : s.heads) * s.head_dim;
+      LATHE_TRY(expect_matrix(node, names[i], node.outputs[i], dtype, s.tokens, cols));
+    }
   p->split = p->threads > 1 && s.group() > 1 && s.kv_heads < 4 * p->threads;
   return expect_scratch(node, plan_bytes(s) + p->threads * backward_worker_bytes(*p) + parts_bytes(*p));
 }
@@ -262,6 +266,7 @@ void each_gap(const Plan& p, const int32_t* cu, Fn fn) {
 }
 
 void zero_rows(const Plan& p, void* x, int64_t first, int64_t last, int64_t cols) {
+  if (x == nullptr) return;
   std::memset(static_cast<char*>(x) + first * cols * element_bytes(p), 0, (last - first) * cols * element_bytes(p));
 }
 
@@ -274,7 +279,7 @@ Status run_forward(const KernelPlan& kernel_plan, const Buffers& b, Stream& stre
   float* lse = b.out<float>(1);
   each_gap(p, cu, [&](int64_t first, int64_t last) {
     zero_rows(p, b.outputs[0], first, last, s.heads * s.head_dim);
-    for (int64_t h = 0; h < s.heads; h++)
+    for (int64_t h = 0; lse && h < s.heads; h++)
       std::fill(lse + h * s.tokens + first, lse + h * s.tokens + last, std::numeric_limits<float>::infinity());
   });
 
@@ -329,8 +334,11 @@ struct Backward {
   }
   float* scratch(int worker) const { return reinterpret_cast<float*>(workers + worker * backward_worker_bytes(p)); }
 
+  bool wants(int output) const { return b.outputs[output] != nullptr; }
+
   void finish(int output, const float* sums, int64_t count, int64_t stride, int64_t row, int64_t rows,
               int64_t kv_head) const {
+    if (!wants(output)) return;
     const Shape& s = p.shape;
     const int64_t ld = s.kv_heads * s.head_dim;
     char* out = static_cast<char*>(b.outputs[output]) + (row * ld + kv_head * s.head_dim) * element_bytes(p);
@@ -347,11 +355,12 @@ struct Backward {
     for (int64_t h = 0; h < group; h++) {
       attention::BackwardItem x = item(d, kv_head * group + h, memory);
       x.keep_kv = h > 0;
-      x.dk = sums + (h > 0 ? 2 * n : 0);
-      x.dv = x.dk + n;
+      float* mine = sums + (h > 0 ? 2 * n : 0);
+      x.dk = wants(1) ? mine : nullptr;
+      x.dv = wants(2) ? mine + n : nullptr;
       tiles.backward(s, x);
-      if (h > 0)
-        for (int64_t j = 0; j < 2 * n; j++) sums[j] += x.dk[j];
+      if (h == 0) continue;
+      for (int64_t j = wants(1) ? 0 : n, end = wants(2) ? 2 * n : n; j < end; j++) sums[j] += mine[j];
     }
     finish(1, sums, 1, 0, documents.begin(d), documents.length(d), kv_head);
     finish(2, sums + n, 1, 0, documents.begin(d), documents.length(d), kv_head);
@@ -362,8 +371,9 @@ struct Backward {
     const Shape& s = p.shape;
     const int64_t d = i / s.heads, head = i % s.heads, plane = s.tokens * s.padded_dim();
     attention::BackwardItem x = item(d, head, scratch(worker));
-    x.dk = parts + head * plane + x.row0 * s.padded_dim();
-    x.dv = x.dk + s.heads * plane;
+    float* mine = parts + head * plane + x.row0 * s.padded_dim();
+    x.dk = wants(1) ? mine : nullptr;
+    x.dv = wants(2) ? mine + s.heads * plane : nullptr;
     tiles.backward(s, x);
   }
 

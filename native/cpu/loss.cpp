@@ -90,18 +90,21 @@ Status prepare_head(NodeView& node, const DeviceSpec& device, KernelPlan* plan, 
   const int64_t t = x.shape[0];
   if (!is(node.inputs[2], DType::I32, t)) return node.fail("expected labels to be i32 [T]");
   for (int i = 0; i < 3; i++)
-    if (node.output_present[i] && !is(node.outputs[i], DType::F32, t)) return node.fail("expected nll, correct and entropy to be f32 [T]");
+    if (node.output_present[i] && !is(node.outputs[i], DType::F32, t))
+      return node.fail("expected nll, correct and entropy to be f32 [T]");
   if (grad) {
     if (!is(node.inputs[3], DType::F32, t)) return node.fail("expected dnll to be f32 [T]");
     if (addend && !is(node.inputs[4], DType::F32, w.shape[0], w.shape[1]))
       return node.fail("expected the addend to be f32 [V, D]");
-    if (!is(node.outputs[3], x.dtype, t, x.shape[1])) return node.fail("expected dx to have the type of x");
+    if (node.output_present[3] && !is(node.outputs[3], x.dtype, t, x.shape[1]))
+      return node.fail("expected dx to have the type of x");
     if (node.output_present[4] && !is(node.outputs[4], DType::F32, w.shape[0], w.shape[1]))
       return node.fail("expected dw to be f32 [V, D]");
     if (addend) plan->allow_alias(4, 4);
   }
   if (chunk < 1) return node.fail("expected chunk >= 1, received " + std::to_string(chunk));
-  if (!std::isfinite(logit_scale) || !(softcap >= 0)) return node.fail("expected a finite logit_scale and softcap >= 0");
+  if (!std::isfinite(logit_scale) || !(softcap >= 0))
+    return node.fail("expected a finite logit_scale and softcap >= 0");
   p->tokens = t, p->width = x.shape[1], p->vocabulary = w.shape[0], p->chunk = std::min(chunk, std::max<int64_t>(t, 1));
   p->x = x.dtype, p->w = w.dtype;
   p->logit_scale = static_cast<float>(logit_scale), p->softcap = static_cast<float>(softcap);
@@ -160,7 +163,8 @@ void row_gradient(const RowOps& ops, float* z, int64_t n, float softcap, int32_t
   for (int64_t i = 0; i < n; i += kBlock) {
     const int64_t m = std::min(kBlock, n - i);
     ops.exp_sum(z + i, 1.0f, high, piece, m);
-    if (label >= i && label < i + m) piece[label - i] = static_cast<float>(std::expm1(double(z[label]) - lse) * std::exp(lse - high));
+    if (label >= i && label < i + m)  // p - 1 without cancellation
+      piece[label - i] = static_cast<float>(std::expm1(double(z[label]) - lse) * std::exp(lse - high));
     if (softcap > 0) ops.softcap_grad(piece, z + i, softcap, piece, m);
     // Writing bf16 never overtakes the fp32 that is still to be read.
     void* to = out == DType::BF16 ? static_cast<void*>(narrow + i) : z + i;
@@ -170,7 +174,7 @@ void row_gradient(const RowOps& ops, float* z, int64_t n, float softcap, int32_t
 
 // ---- the head
 
-// Runs of equal stride: the rows of one chunk, in place when they are neighbours.
+// The rows of one chunk, one after the other: in place when they are neighbours, else copied to `to`.
 const void* gather(const Plan& p, const void* x, const int32_t* rows, int64_t n, char* to) {
   const int64_t bytes = p.width * dtype_bytes(p.x);
   const char* from = static_cast<const char*>(x);
@@ -281,7 +285,8 @@ Status prepare_small(NodeView& node, const DeviceSpec&, KernelPlan* plan, bool g
   if (!is_float(z.dtype) || z.rank != 2 || z.shape[1] < 1) return node.fail("expected logits to be f32 or bf16 [T, C]");
   if (!is(node.inputs[1], DType::I32, z.shape[0])) return node.fail("expected labels to be i32 [T]");
   if (grad ? !is(node.inputs[2], DType::F32, z.shape[0]) || !is(node.outputs[0], z.dtype, z.shape[0], z.shape[1])
-           : !is(node.outputs[0], DType::F32, z.shape[0]) || !is(node.outputs[1], DType::F32, z.shape[0]))
+           : (node.output_present[0] && !is(node.outputs[0], DType::F32, z.shape[0])) ||
+                 (node.output_present[1] && !is(node.outputs[1], DType::F32, z.shape[0])))
     return node.fail(grad ? "expected dnll f32 [T] and dlogits of the type of the logits" : "expected outputs f32 [T]");
   if (grad) plan->allow_alias(0, 0);
   *plan->emplace<SmallPlan>() = {z.shape[0], z.shape[1], z.dtype == DType::BF16};

@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+
+#include "lathe/backend.h"
 
 namespace lathe {
 
@@ -46,13 +49,17 @@ Status node_status(const LoadedProgram& loaded, size_t index, const char* code, 
 class Run {
  public:
   Run(const RunRequest& request, RunContext& context)
-      : request_(request), context_(context), loaded_(*request.program), program_(loaded_.program) {}
+      : request_(request), context_(context), loaded_(*request.program), program_(loaded_.program),
+        backend_(Backend::of(context.device.kind)) {}
 
   Status operator()() {
-    LATHE_TRY(bind());
-    LATHE_TRY(run_nodes());
-    copy_out();
-    return ok_status();
+    if (backend_.separate_memory()) backend_.activate(*context_.stream);
+    Status status = bind();
+    if (status.ok()) status = run_nodes();
+    if (status.ok()) status = copy_out();
+    // What is still under way reads memory that this run owns.
+    if (!status.ok() && backend_.separate_memory()) (void)backend_.synchronize(*context_.stream);
+    return status;
   }
 
  private:
@@ -63,6 +70,12 @@ class Run {
       if (buffer.kind == Kind::Arena && context_.arena) base_[i] = context_.arena->data() + buffer.place;
       if (buffer.kind == Kind::State) base_[i] = loaded_.states[buffer.place]->region->data();
       if (buffer.kind == Kind::Constant && loaded_.constants) base_[i] = loaded_.constants->data() + buffer.place;
+    }
+    if (!loaded_.constants_to_copy.empty()) {
+      const std::vector<uint8_t>& blob = loaded_.constants_to_copy;
+      LATHE_TRY(to_device(loaded_.constants->data(), blob.data(), blob.size()));
+      LATHE_TRY(backend_.synchronize(*context_.stream));
+      std::vector<uint8_t>().swap(loaded_.constants_to_copy);
     }
     uint64_t end = 0;
     for (size_t i = 0; i < program_.inputs.size(); i++) {
@@ -76,7 +89,7 @@ class Run {
       if (buffer.kind == Kind::External) {
         LATHE_TRY(bind_external(index, binding));
       } else {
-        if (binding.bytes > 0) std::memcpy(base_[index], binding.data, binding.bytes);
+        LATHE_TRY(to_device(base_[index], binding.data, binding.bytes));
         end = std::max(end, buffer.place + binding.bytes);
       }
     }
@@ -86,6 +99,14 @@ class Run {
 
   // Kernels may assume that a pointer is aligned to its element; file formats do not promise it.
   Status bind_external(uint32_t index, const Binding& binding) {
+    if (backend_.separate_memory()) {
+      // One allocation per file range, freed when the run is over: only loading weights does this.
+      std::shared_ptr<Region> copy;
+      LATHE_TRY(Region::allocate_on(context_.device, binding.bytes, "the device's copy of an input", &copy));
+      base_[index] = copy->data();
+      aligned_.push_back(std::move(copy));
+      return to_device(base_[index], binding.data, binding.bytes);
+    }
     const uint64_t element = static_cast<uint64_t>(dtype_bytes(program_.buffers[index].type.dtype));
     if (reinterpret_cast<uintptr_t>(binding.data) % element == 0) {
       base_[index] = const_cast<uint8_t*>(binding.data);
@@ -96,6 +117,13 @@ class Run {
     std::memcpy(copy->data(), binding.data, binding.bytes);
     base_[index] = copy->data();
     aligned_.push_back(std::move(copy));
+    return ok_status();
+  }
+
+  Status to_device(void* to, const void* from, uint64_t bytes) {
+    if (bytes == 0) return ok_status();
+    if (backend_.separate_memory()) return backend_.copy(*context_.stream, to, from, bytes, CopyKind::ToDevice);
+    std::memcpy(to, from, bytes);
     return ok_status();
   }
 
@@ -126,7 +154,10 @@ class Run {
     const PreparedNode& node = loaded_.nodes[i];
     context_.arena_high_water = std::max(context_.arena_high_water, node.arena_end);
     const auto start = context_.profile ? Clock::now() : Clock::time_point{};
-    const Status status = node.kernel->run(node.plan, buffers, *context_.stream);
+    Status status = node.kernel->run(node.plan, buffers, *context_.stream);
+    // A device works behind our back; times and the blame for an error need it to have arrived.
+    if (backend_.separate_memory() && status.ok() && (context_.profile || synchronous()))
+      status = backend_.synchronize(*context_.stream);
     if (context_.profile) {
       timing_[i].calls++;
       timing_[i].ns += static_cast<uint64_t>((Clock::now() - start).count());
@@ -140,7 +171,14 @@ class Run {
     for (size_t o = 0; o < node.outputs.size(); o++) {
       if (node.outputs[o] == kAbsentBuffer) continue;
       const TensorType& type = program_.buffers[node.outputs[o]].type;
-      const int64_t at = first_nonfinite(type, base_[node.outputs[o]]);
+      const void* data = base_[node.outputs[o]];
+      if (backend_.separate_memory()) {
+        host_copy_.resize(static_cast<size_t>(type.bytes()));
+        LATHE_TRY(backend_.copy(*context_.stream, host_copy_.data(), data, host_copy_.size(), CopyKind::ToHost));
+        LATHE_TRY(backend_.synchronize(*context_.stream));
+        data = host_copy_.data();
+      }
+      const int64_t at = first_nonfinite(type, data);
       if (at >= 0) {
         return node_status(loaded_, i, "ERR_NONFINITE",
                            "output " + std::to_string(o) + " " + describe(type) + " is not finite at element " +
@@ -159,21 +197,40 @@ class Run {
     }
   }
 
-  void copy_out() {
+  // LATHE_CUDA_SYNC=1: every node is waited for, so that an error names the node that caused it.
+  static bool synchronous() {
+    static const bool on = [] { const char* v = std::getenv("LATHE_CUDA_SYNC"); return v && *v && *v != '0'; }();
+    return on;
+  }
+
+  Status copy_out() {
+    if (backend_.separate_memory()) {
+      const Status status = backend_.synchronize(*context_.stream);
+      if (!status.ok())
+        return {status.code(), "program '" + loaded_.name + "': " + status.message() +
+                                   ": set LATHE_CUDA_SYNC=1 to learn which node caused it"};
+    }
     std::lock_guard<std::mutex> lock(request_.gate->mutex);
-    if (request_.gate->closed) return;
+    if (request_.gate->closed) return ok_status();
     for (size_t i = 0; i < program_.outputs.size(); i++) {
       const uint32_t buffer = program_.outputs[i].buffer;
       const size_t bytes = static_cast<size_t>(program_.buffers[buffer].type.bytes());
-      if (bytes > 0) std::memcpy(request_.outputs[i], base_[buffer], bytes);
+      if (bytes == 0) continue;
+      if (backend_.separate_memory())
+        LATHE_TRY(backend_.copy(*context_.stream, request_.outputs[i], base_[buffer], bytes, CopyKind::ToHost));
+      else
+        std::memcpy(request_.outputs[i], base_[buffer], bytes);
     }
+    return backend_.separate_memory() ? backend_.synchronize(*context_.stream) : ok_status();
   }
 
   const RunRequest& request_;
   RunContext& context_;
   LoadedProgram& loaded_;
   const Program& program_;
+  const Backend& backend_;
   std::vector<uint8_t*> base_;
+  std::vector<uint8_t> host_copy_;  // of an output that is scanned for non-finite values
   std::vector<std::shared_ptr<Region>> aligned_;
   std::vector<NodeTiming> timing_;
 };

@@ -32,6 +32,7 @@ struct LoadedProgram {
   std::vector<PreparedNode> nodes;
   std::vector<std::shared_ptr<StateSlot>> states;
   std::shared_ptr<Region> constants;  // null when there are none
+  std::vector<uint8_t> constants_to_copy;  // until the first run, where constants lie in device memory
 
   std::mutex timing_mutex;
   std::vector<NodeTiming> timing;  // per node, filled while profiling
@@ -66,6 +67,7 @@ struct RunContext {
   std::shared_ptr<Region> arena;    // null when no program needs one
   std::shared_ptr<Region> scratch;
   Stream* stream = nullptr;
+  DeviceSpec device;
   const std::atomic<bool>* cancelled = nullptr;
   bool profile = false;
   uint64_t arena_high_water = 0;    // out: one past the last arena byte that was used

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "lathe/backend.h"
 #include "lathe/program.h"
 
 namespace lathe {
@@ -116,7 +117,36 @@ Status Region::allocate(uint64_t bytes, const std::string& what, std::shared_ptr
   return ok_status();
 }
 
+Status Region::allocate_on(const DeviceSpec& device, uint64_t bytes, const std::string& what,
+                           std::shared_ptr<Region>* out) {
+  const Backend& backend = Backend::of(device.kind);
+  if (!backend.separate_memory()) return allocate(bytes, what, out);
+  std::shared_ptr<Region> region(new Region);
+  DeviceInfo info;
+  LATHE_TRY(backend.describe(device.index, &info));
+  void* data = nullptr;
+  // The driver would refuse too, but only its own way; a little is left to it for its tables.
+  Status status = bytes > info.free_bytes ? Status("ERR_PLAN_MEMORY", "") : backend.allocate(device.index, bytes, &data);
+  if (!status.ok()) {
+    return {"ERR_PLAN_MEMORY", what + " needs " + format_bytes(bytes) + ", but " + info.name + " (cuda:" +
+                                   std::to_string(device.index) + ") has " + format_bytes(info.free_bytes) + " of " +
+                                   format_bytes(info.memory_bytes) + " free" +
+                                   (status.message().empty() ? "" : " (" + status.message() + ")") +
+                                   ": use a smaller micro-batch, gradient checkpointing or 4-bit weights"};
+  }
+  region->bytes_ = bytes;
+  region->data_ = static_cast<uint8_t*>(data);
+  region->release_ = backend.release;
+  region->device_ = device.index;
+  *out = std::move(region);
+  return ok_status();
+}
+
 Region::~Region() {
+  if (release_) {
+    release_(device_, data_);
+    return;
+  }
   if (mapping_) {
     munmap(mapping_, mapping_bytes_);
   } else {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "lathe/status.h"
+#include "lathe/types.h"
 
 namespace lathe {
 
@@ -16,6 +17,9 @@ class Region {
  public:
   // Zero-filled. `what` names it in the error: "arena of program 'micro'".
   static Status allocate(uint64_t bytes, const std::string& what, std::shared_ptr<Region>* out);
+  // The same in the device's own memory where it has one; `data` is then not the host's to touch.
+  static Status allocate_on(const DeviceSpec& device, uint64_t bytes, const std::string& what,
+                            std::shared_ptr<Region>* out);
   ~Region();
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
@@ -29,6 +33,8 @@ class Region {
   uint64_t bytes_ = 0;
   void* mapping_ = nullptr;  // null when `data_` came from aligned_alloc
   uint64_t mapping_bytes_ = 0;
+  void (*release_)(int device, void* data) = nullptr;  // device memory
+  int device_ = 0;
 };
 
 // What all regions of this process hold together, and the most they may.

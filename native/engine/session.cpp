@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "engine/backend_module.h"
 #include "lathe/backend.h"
 
 namespace lathe {
@@ -35,6 +36,7 @@ uint64_t region_bytes(const std::shared_ptr<Region>& region) { return region ? r
 }  // namespace
 
 Status Session::create(const DeviceSpec& device, std::shared_ptr<Session>* out) {
+  LATHE_TRY(ensure_backend(device.kind));
   const Backend& backend = Backend::of(device.kind);
   if (!backend.open) return device_error("this build has no backend for the device");
   const auto& duplicates = Registry::of(device.kind).duplicates();
@@ -73,8 +75,8 @@ Status Session::define_state(const std::vector<StateSpec>& specs) {
     }
     auto slot = std::make_shared<StateSlot>();
     slot->spec = spec;
-    LATHE_TRY(Region::allocate(static_cast<uint64_t>(spec.type.bytes()),
-                               "state '" + spec.name + "' " + describe(spec.type), &slot->region));
+    LATHE_TRY(Region::allocate_on(device_, static_cast<uint64_t>(spec.type.bytes()),
+                                  "state '" + spec.name + "' " + describe(spec.type), &slot->region));
     added.emplace(spec.name, std::move(slot));
   }
   states_.merge(added);
@@ -131,8 +133,14 @@ Status Session::load_program(const uint8_t* data, size_t size, const std::string
     LATHE_TRY(in_program(prepare_nodes(program, device_, &loaded->nodes)));
     LATHE_TRY(in_program(check_dataflow(program, loaded->nodes)));
     if (!program.blob.empty()) {
-      LATHE_TRY(Region::allocate(program.blob.size(), "constants of program '" + loaded->name + "'", &loaded->constants));
-      std::memcpy(loaded->constants->data(), program.blob.data(), program.blob.size());
+      LATHE_TRY(Region::allocate_on(device_, program.blob.size(), "constants of program '" + loaded->name + "'",
+                                    &loaded->constants));
+      if (Backend::of(device_.kind).separate_memory()) {
+        // Copied by the first run, on the engine's thread: the stream is not this thread's to use.
+        loaded->constants_to_copy = std::move(program.blob);
+      } else {
+        std::memcpy(loaded->constants->data(), program.blob.data(), program.blob.size());
+      }
       std::vector<uint8_t>().swap(program.blob);
     }
 
@@ -161,10 +169,10 @@ Status Session::reserve_working_memory(const LoadedProgram& loaded) {
   const Program& program = loaded.program;
   std::shared_ptr<Region> arena = arena_, scratch = scratch_;
   if (program.arena_bytes > region_bytes(arena)) {
-    LATHE_TRY(Region::allocate(program.arena_bytes, "the arena of program '" + loaded.name + "'", &arena));
+    LATHE_TRY(Region::allocate_on(device_, program.arena_bytes, "the arena of program '" + loaded.name + "'", &arena));
   }
   if (program.scratch_bytes > region_bytes(scratch)) {
-    LATHE_TRY(Region::allocate(program.scratch_bytes, "the scratch of program '" + loaded.name + "'", &scratch));
+    LATHE_TRY(Region::allocate_on(device_, program.scratch_bytes, "the scratch of program '" + loaded.name + "'", &scratch));
   }
   arena_ = std::move(arena);
   scratch_ = std::move(scratch);
@@ -234,6 +242,7 @@ Status Session::execute_on_engine(const RunRequest& request) {
     context.scratch = scratch_;
   }
   context.stream = &stream_;
+  context.device = device_;
   context.cancelled = &cancelled_;
   context.profile = profiling_;
   Status status = execute(request, context);
@@ -254,10 +263,10 @@ Status Session::read_state(std::shared_ptr<StateSlot> slot, uint64_t offset, uin
                            std::shared_ptr<Gate> gate, Done done) {
   LATHE_TRY(check_range(*slot, offset, length));
   return submit(
-      [slot, offset, length, destination, gate]() -> Status {
+      [this, slot, offset, length, destination, gate]() -> Status {
         std::lock_guard<std::mutex> lock(gate->mutex);
-        if (!gate->closed && length > 0) std::memcpy(destination, slot->region->data() + offset, length);
-        return ok_status();
+        if (gate->closed || length == 0) return ok_status();
+        return copy_now(destination, slot->region->data() + offset, length, CopyKind::ToHost);
       },
       std::move(done));
 }
@@ -266,11 +275,20 @@ Status Session::write_state(std::shared_ptr<StateSlot> slot, uint64_t offset, st
                             Done done) {
   LATHE_TRY(check_range(*slot, offset, bytes->bytes()));
   return submit(
-      [slot, offset, bytes]() -> Status {
-        if (bytes->bytes() > 0) std::memcpy(slot->region->data() + offset, bytes->data(), bytes->bytes());
-        return ok_status();
+      [this, slot, offset, bytes]() -> Status {
+        if (bytes->bytes() == 0) return ok_status();
+        return copy_now(slot->region->data() + offset, bytes->data(), bytes->bytes(), CopyKind::ToDevice);
       },
       std::move(done));
+}
+
+// On the engine's thread: one copy between the host and a slot, done when it returns.
+Status Session::copy_now(void* to, const void* from, uint64_t bytes, CopyKind kind) {
+  const Backend& backend = Backend::of(device_.kind);
+  if (!backend.separate_memory()) return std::memcpy(to, from, bytes), ok_status();
+  backend.activate(stream_);
+  LATHE_TRY(backend.copy(stream_, to, from, bytes, kind));
+  return backend.synchronize(stream_);
 }
 
 std::vector<ProfileRow> Session::profile() const {

@@ -16,6 +16,7 @@
 #include "engine/executor.h"
 #include "engine/mapped_file.h"
 #include "engine/memory.h"
+#include "lathe/backend.h"
 #include "lathe/kernel.h"
 #include "lathe/status.h"
 
@@ -93,6 +94,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Status submit(std::function<Status()> work, Done done);
   Status execute_on_engine(const RunRequest& request);
   Status reserve_working_memory(const LoadedProgram& loaded);
+  Status copy_now(void* to, const void* from, uint64_t bytes, CopyKind kind);
   void free_everything();
 
   const DeviceSpec device_;

@@ -37,7 +37,8 @@ using Data = std::vector<double>;
 
 // The definition. `round` is applied where a plain low-precision version would round: P, dS and the results.
 template <class Round>
-Arrays reference(const Case& c, double scale, const Data& q, const Data& k, const Data& v, const Data& dout, Round round) {
+Arrays reference(const Case& c, double scale, const Data& q, const Data& k, const Data& v, const Data& dout,
+                 Round round) {
   const int64_t H = c.heads, G = c.kv_heads, K = c.dim, T = c.tokens;
   Arrays r;
   r.o.assign(T * H * K, 0), r.dq = r.o, r.dk.assign(T * G * K, 0), r.dv = r.dk;
@@ -96,7 +97,7 @@ double largest(const Data& a) {
   return m;
 }
 
-void check(bool ok, const Case& c, const char* what, double got, double limit) {
+void check(bool ok, const Case& c, const char* what, double got = 0, double limit = 0) {
   if (ok) return;
   failures++;
   std::printf("FAIL %s [%s] %s: %.3g, limit %.3g\n", c.name, cpu::isa_name(cpu::active_isa()), what, got, limit);
@@ -147,7 +148,9 @@ void check_case(const Case& c, DType dtype, cpu::Pool& one, cpu::Pool& three) {
   Random random(c.tokens * 31 + c.heads * 7 + c.dim);
   const double scale = 1 / std::sqrt(double(c.dim));
   const float spread = c.softcap ? 1.5f : 1.0f;
-  auto value = [&](int64_t cols, float s) { return Value::floats(dtype, {c.tokens, cols}, random.normals(c.tokens * cols, s)); };
+  auto value = [&](int64_t cols, float s) {
+    return Value::floats(dtype, {c.tokens, cols}, random.normals(c.tokens * cols, s));
+  };
   Value q = value(c.heads * c.dim, spread), k = value(c.kv_heads * c.dim, spread), v = value(c.kv_heads * c.dim, 1),
         dout = value(c.heads * c.dim, 1);
   const Run r = run(c, scale, q, k, v, dout, one);
@@ -189,7 +192,8 @@ void check_case(const Case& c, DType dtype, cpu::Pool& one, cpu::Pool& three) {
     bool same = x.o.same_bytes(rows_of(r.o, first, last)) && x.dq.same_bytes(rows_of(r.dq, first, last)) &&
                 x.dk.same_bytes(rows_of(r.dk, first, last)) && x.dv.same_bytes(rows_of(r.dv, first, last));
     for (int64_t h = 0; h < c.heads; h++)
-      for (int64_t i = 0; i < alone.tokens; i++) same = same && x.lse.get(h * alone.tokens + i) == r.lse.get(h * c.tokens + first + i);
+      for (int64_t i = 0; i < alone.tokens; i++)
+        same = same && x.lse.get(h * alone.tokens + i) == r.lse.get(h * c.tokens + first + i);
     check(same, c, "packed and separate bits differ, document", double(s), 0);
   }
 }
@@ -199,7 +203,9 @@ void test_hidden_keys(cpu::Pool& pool, DType dtype) {
   Case c{"hidden keys", {0, 8, 200, 200}, 230, 2, 1, 32};
   c.window = 5;
   Random random(5);
-  auto value = [&](int64_t cols) { return Value::floats(dtype, {c.tokens, cols}, random.normals(c.tokens * cols)); };
+  auto value = [&](int64_t cols) {
+    return Value::floats(dtype, {c.tokens, cols}, random.normals(c.tokens * cols));
+  };
   Value q = value(64), k = value(32), v = value(32), dout = value(64);
   // Only queries 100.. of the second document get a gradient: keys before 108 - 4 must get exactly 0.
   for (int64_t i = 0; i < 108 * 64; i++) dout.set(i, 0);
@@ -221,17 +227,48 @@ void test_hidden_keys(cpu::Pool& pool, DType dtype) {
   check(std::isnan(seen.o.get(152 * 64)), c, "NaN in a visible key vanished", 0, 0);
 }
 
+// An absent output changes nothing in the others; shapes on both ways of cutting the backward pass.
+void test_absent(cpu::Pool& one, cpu::Pool& three) {
+  Case c{"absent outputs", {0, 70, 150}, 150, 4, 2, 32};
+  Random random(13);
+  auto value = [&](int64_t cols) {
+    return Value::floats(DType::F32, {c.tokens, cols}, random.normals(c.tokens * cols));
+  };
+  Value q = value(128), k = value(64), v = value(64), dout = value(128), cu = Value::ints(c.cu);
+  Run full = run(c, 0.2, q, k, v, dout, one);
+  const Attributes a = attributes_of(c, 0.2);
+  for (cpu::Pool* pool : {&one, &three}) {
+    Value o(DType::F32, {c.tokens, 128});
+    Op("attention", a, {&q, &k, &v, &cu}, {&o, nullptr}, {o.type(), {}}, pool->threads()).run(*pool);
+    check(o.same_bytes(full.o), c, "o without lse");
+    for (int present = 1; present < 8; present++) {
+      Value dq = o, dk(DType::F32, {c.tokens, 64}), dv = dk;
+      Value* out[] = {present & 1 ? &dq : nullptr, present & 2 ? &dk : nullptr, present & 4 ? &dv : nullptr};
+      std::vector<TensorType> types;
+      for (Value* x : out) types.push_back(x ? x->type() : TensorType{});
+      Op("attention_grad", a, {&dout, &q, &k, &v, &full.o, &full.lse, &cu}, {out[0], out[1], out[2]}, types,
+         pool->threads())
+          .run(*pool);
+      check(!out[0] || dq.same_bytes(full.dq), c, "dq, outputs present", present);
+      check(!out[1] || dk.same_bytes(full.dk), c, "dk, outputs present", present);
+      check(!out[2] || dv.same_bytes(full.dv), c, "dv, outputs present", present);
+    }
+  }
+}
+
 void test_bad_offsets(cpu::Pool& pool) {
   Case c{"bad offsets", {-5, 40, 20, 900}, 64, 2, 2, 16};
   Random random(9);
-  auto value = [&](int64_t cols) { return Value::floats(DType::F32, {c.tokens, cols}, random.normals(c.tokens * cols)); };
+  auto value = [&](int64_t cols) {
+    return Value::floats(DType::F32, {c.tokens, cols}, random.normals(c.tokens * cols));
+  };
   Value q = value(32), k = value(32), v = value(32), dout = value(32);
   const Run r = run(c, 0.25, q, k, v, dout, pool);  // the fences of the runner are the check
   check(std::isfinite(r.o.get(0)), c, "first document", 0, 0);
 }
 
-void test_decode(DType dtype, int64_t heads, int64_t kv_heads, int64_t dim, int64_t window, double softcap, cpu::Pool& one,
-                 cpu::Pool& three) {
+void test_decode(DType dtype, int64_t heads, int64_t kv_heads, int64_t dim, int64_t window, double softcap,
+                 cpu::Pool& one, cpu::Pool& three) {
   Case c{"decode", {}, 3, heads, kv_heads, dim};
   c.window = window, c.softcap = softcap;
   const int64_t B = 3, S = 150;
@@ -253,14 +290,16 @@ void test_decode(DType dtype, int64_t heads, int64_t kv_heads, int64_t dim, int6
       double sum = 0;
       for (int64_t j = from; j < lengths[b]; j++) {
         double s = 0;
-        for (int64_t d = 0; d < dim; d++) s += double(q.get((b * heads + h) * dim + d)) * k.get(((b * S + j) * kv_heads + g) * dim + d);
+        for (int64_t d = 0; d < dim; d++)
+          s += double(q.get((b * heads + h) * dim + d)) * k.get(((b * S + j) * kv_heads + g) * dim + d);
         s *= scale;
         x.push_back(softcap ? softcap * std::tanh(s / softcap) : s);
         sum += std::exp(x.back());
       }
       for (int64_t d = 0; d < dim; d++) {
         double y = 0;
-        for (int64_t j = from; j < lengths[b]; j++) y += std::exp(x[j - from]) / sum * v.get(((b * S + j) * kv_heads + g) * dim + d);
+        for (int64_t j = from; j < lengths[b]; j++)
+          y += std::exp(x[j - from]) / sum * v.get(((b * S + j) * kv_heads + g) * dim + d);
         e = std::max(e, std::fabs(y - o.get((b * heads + h) * dim + d)));
         top = std::max(top, std::fabs(y));
       }
@@ -308,6 +347,7 @@ int main() {
       test_decode(t, 2, 1, 256, 0, 30.0, one, three);
       test_decode(t, 2, 1, 5, 0, 0, one, three);
     }
+    test_absent(one, three);
     test_bad_offsets(three);
     std::printf("attention: %zu cases x f32, bf16 on %s\n", cases.size(), cpu::isa_name(static_cast<cpu::Isa>(i)));
   }

@@ -75,7 +75,9 @@ class Value {
   }
 
  private:
-  static void* align(void* p) { return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(p) + 63) & ~uintptr_t{63}); }
+  static void* align(void* p) {
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(p) + 63) & ~uintptr_t{63});
+  }
   TensorType type_;
   std::vector<uint8_t> memory_;
 };
@@ -91,7 +93,7 @@ class Op {
  public:
   Op(const std::string& name, const Attributes& attributes, std::vector<Value*> inputs, std::vector<Value*> outputs,
      std::vector<TensorType> output_types, int threads)
-      : inputs_(inputs), outputs_(outputs), threads_(threads) {
+      : inputs_(inputs), outputs_(outputs) {
     kernel_ = Registry::of(DeviceSpec::Kind::Cpu).find(name);
     if (kernel_ == nullptr) fail(name, "no such kernel");
     NodeView node;
@@ -144,7 +146,6 @@ class Op {
   const Kernel* kernel_;
   KernelPlan plan_;
   std::vector<Value*> inputs_, outputs_;
-  int threads_;
   std::vector<uint8_t> scratch_;
 };
 

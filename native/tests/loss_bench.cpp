@@ -40,11 +40,14 @@ int main(int argc, char** argv) {
       Value w = Value::floats(dtype, {s.vocabulary, s.width}, random.normals(s.vocabulary * s.width, 0.03f));
       std::vector<int32_t> wanted;
       for (int64_t i = 0; i < s.tokens; i++) wanted.push_back(static_cast<int32_t>(random.next() % s.vocabulary));
-      Value labels = Value::ints(wanted), dnll = Value::floats(DType::F32, {s.tokens}, std::vector<float>(s.tokens, 1e-3f));
+      Value labels = Value::ints(wanted);
+      Value dnll = Value::floats(DType::F32, {s.tokens}, std::vector<float>(s.tokens, 1e-3f));
       Value nll(DType::F32, {s.tokens}), correct = nll, entropy = nll, dx = x, dw(DType::F32, {s.vocabulary, s.width});
       Attributes a;
-      set_number(a, "logit_scale", 1), set_number(a, "softcap", 0), set_number(a, "chunk", chunk), set_number(a, "addend", 0);
-      Op op("linear_cross_entropy_grad", a, {&x, &w, &labels, &dnll}, {&nll, &correct, nullptr, &dx, s.dw ? &dw : nullptr},
+      set_number(a, "logit_scale", 1), set_number(a, "softcap", 0), set_number(a, "chunk", chunk);
+      set_number(a, "addend", 0);
+      Op op("linear_cross_entropy_grad", a, {&x, &w, &labels, &dnll},
+            {&nll, &correct, nullptr, &dx, s.dw ? &dw : nullptr},
             {nll.type(), nll.type(), nll.type(), dx.type(), dw.type()}, threads);
       op.run(pool);
       std::vector<double> ms;

@@ -89,6 +89,37 @@ function program(): Command {
       await previewCommand(config, overrides, options);
     });
 
+  const tokenizer = lathe.command('tokenizer').description('train a tokenizer, or see how well one fits some text');
+  const withTexts = (command: Command): Command =>
+    command
+      .requiredOption('--files <path...>', 'files, folders or quoted patterns; tables (.jsonl, .json, .csv, .parquet) give a column, anything else is one text; .gz and .zst too')
+      .option('--field <name>', 'column of tables (default: text, content or code)')
+      .option('--as-text', 'read tables as plain text too')
+      .option('--on-bad-file <what>', 'error or skip, for text files that are not UTF-8', 'error');
+  withTexts(tokenizer.command('train').description('learn a byte-level BPE vocabulary'))
+    .requiredOption('--vocab-size <n>', 'tokens in all: special ones, 256 bytes, merges')
+    .requiredOption('--output <folder>', 'where tokenizer.json and tokenizer_config.json go')
+    .option('--from <path>', "keep this tokenizer's pipeline and special tokens (folder or GGUF file)")
+    .option('--special-tokens <token...>', 'further special tokens; they get the first ids')
+    .option('--eos-token <token>', 'end of text (default without --from: <|endoftext|>)')
+    .option('--bos-token <token>')
+    .option('--pad-token <token>')
+    .option('--pre-tokenizer <name>', 'how words are cut without --from: gpt2, gpt2-digits, llama3 or qwen2', 'gpt2')
+    .option('--min-frequency <n>', 'pairs that occur less often are not merged (default: 2; 0 with --from)')
+    .option('--memory-cap <size>', 'bound on the word counts, such as 2GiB: beyond it the rarest words are dropped, and said so')
+    .option('--threads <n>')
+    .action(async (options: import('./tokenizer').TrainFlags) => {
+      const { tokenizerTrainCommand } = require('./tokenizer') as typeof import('./tokenizer');
+      await tokenizerTrainCommand(options);
+    });
+  withTexts(tokenizer.command('stats').description('fertility, coverage, unknowns, longest tokens; side by side for two').argument('<folder...>', 'one or two tokenizers'))
+    .option('--keywords <language>', 'which reserved words are not one token: python or javascript')
+    .option('--json', 'machine-readable')
+    .action(async (folders: string[], options: import('./tokenizer').TextFlags) => {
+      const { tokenizerStatsCommand } = require('./tokenizer') as typeof import('./tokenizer');
+      await tokenizerStatsCommand(folders, options);
+    });
+
   lathe
     .command('merge')
     .description('merge an adapter into its base model as 16-bit weights')

@@ -68,7 +68,7 @@ function group(files: string[], splitOf: (file: string) => string | undefined): 
 }
 
 /** `*` within a folder, `**` across folders, `?`, `[abc]`. */
-function globToRegExp(pattern: string): RegExp {
+export function globToRegExp(pattern: string): RegExp {
   const source = pattern.replace(/\*\*\/|\*\*|\*|\?|\[[^\]]+\]|[.+^${}()|\\]/g, (part) => {
     if (part === '**/') return '(?:.*/)?';
     if (part === '**') return '.*';

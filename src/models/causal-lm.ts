@@ -40,6 +40,8 @@ export interface CausalLm extends Module {
   cacheShape(batch: number, length: number): KvCacheShape;
   /** PEFT's default LoRA targets for this architecture. */
   readonly loraTargets: readonly string[];
+  /** What a person who trains this model should know about how it differs from the reference; sentences. */
+  readonly notes?: readonly string[];
 }
 
 export interface BuildOptions {
@@ -54,4 +56,6 @@ export interface ModelFamily {
   readonly modelType: string;
   readonly architectures: readonly string[];
   build(raw: Readonly<Record<string, unknown>>, options: BuildOptions): CausalLm;
+  /** A checkpoint's key as the model's parameter name; null for a tensor that is no parameter. Default: as it is. */
+  checkpointName?(key: string): string | null;
 }

@@ -30,6 +30,13 @@ export class ConfigReader {
     return value;
   }
 
+  /** A dropout rate: in [0, 1). */
+  probability(key: string, fallback: number): number {
+    const value = this.number(key, fallback);
+    if (value < 0 || value >= 1) this.fail(key, 'a number in [0, 1)');
+    return value;
+  }
+
   boolean(key: string, fallback: boolean): boolean {
     const value = this.raw[key] ?? fallback;
     if (typeof value !== 'boolean') this.fail(key, 'true or false');

@@ -2,9 +2,14 @@
 import { LatheError, nearest } from '../errors';
 import type { BuildOptions, CausalLm, ModelFamily } from './causal-lm';
 import type { RawConfig } from './config-reader';
+import { gemma } from './gemma';
+import { gpt2 } from './gpt2';
 import { llama } from './llama';
+import { mistral } from './mistral';
+import { qwen2 } from './qwen2';
+import { qwen3 } from './qwen3';
 
-const FAMILIES: readonly ModelFamily[] = [llama];
+const FAMILIES: readonly ModelFamily[] = [llama, mistral, qwen2, qwen3, gemma, gpt2];
 
 export const MODEL_TYPES: readonly string[] = FAMILIES.map((f) => f.modelType);
 
@@ -18,4 +23,11 @@ export function buildModel(raw: RawConfig, options: BuildOptions, at = 'config.j
     at,
     remedy: `use one of ${MODEL_TYPES.join(', ')}${guess ? ` (did you mean '${guess}'?)` : ''}`,
   });
+}
+
+/** A checkpoint's tensors by the model's parameter names; tensors that are no parameters are left out. */
+export function canonicalNames<T>(raw: RawConfig, tensors: ReadonlyMap<string, T>): Map<string, T> {
+  const rename = FAMILIES.find((f) => f.modelType === raw.model_type)?.checkpointName;
+  const named = [...tensors].map(([key, tensor]): [string | null, T] => [rename ? rename(key) : key, tensor]);
+  return new Map(named.filter((entry): entry is [string, T] => entry[0] !== null));
 }

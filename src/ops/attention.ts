@@ -9,7 +9,7 @@ import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import type { DeviceSpec } from '../graph/device';
-import { expectCount, expectDtype, expectFloat, expectRank, expectShape, ndArray, numberOf, shapeError } from './expect';
+import { expectCount, expectFloat, expectIndices, expectLike, expectRank, expectShape, expectType, ndArray, numberOf, onlyFirst, shapeError } from './expect';
 
 export interface AttentionShape {
   heads: number;
@@ -35,8 +35,8 @@ function checkHeads(op: string, q: TensorType, k: TensorType, v: TensorType, a: 
   expectFloat(op, 'q', q);
   const t = q.shape[0];
   expectShape(op, 'q', q, [t, heads * headDim]);
-  expectShape(op, 'k', k, [t, kvHeads * headDim]);
-  expectShape(op, 'v', v, [t, kvHeads * headDim]);
+  expectType(op, 'k', k, q.dtype, [t, kvHeads * headDim]);
+  expectLike(op, 'v', v, k);
   if (heads % kvHeads !== 0) throw shapeError(op, `heads divisible by kv_heads`, `${heads} and ${kvHeads}`);
 }
 
@@ -52,11 +52,11 @@ const attentionDef: OpDef = {
   infer(x, a) {
     expectCount('attention', x, 4);
     checkHeads('attention', x[0], x[1], x[2], a);
-    expectDtype('attention', 'cu_seqlens', x[3], 'i32');
+    expectIndices('attention', 'cu_seqlens', x[3]);
     return [x[0], { shape: [a.heads as number, x[0].shape[0]], dtype: 'f32' }];
   },
-  vjp({ inputs: [q, k, v, cu], outputs: [o, lse], attributes, cotangents: [dO] }) {
-    return [...apply(attentionGradDef, [dO!, q, k, v, o, lse, cu], attributes), null];
+  vjp({ inputs: [q, k, v, cu], outputs: [o, lse], attributes, cotangents }) {
+    return [...apply(attentionGradDef, [onlyFirst('attention', cotangents), q, k, v, o, lse, cu], attributes), null];
   },
   reference: ([q, k, v, cu], a) => attentionReference(q, k, v, cu, a),
   cost(x, a) {
@@ -71,10 +71,12 @@ const attentionGradDef: OpDef = {
   name: 'attention_grad',
   infer(x, a) {
     expectCount('attention_grad', x, 7);
-    const [dO, q, k, v, o] = x;
+    const [dO, q, k, v, o, lse, cu] = x;
     checkHeads('attention_grad', q, k, v, a);
-    expectShape('attention_grad', 'do', dO, q.shape);
-    expectShape('attention_grad', 'o', o, q.shape);
+    expectLike('attention_grad', 'do', dO, q);
+    expectLike('attention_grad', 'o', o, q);
+    expectType('attention_grad', 'lse', lse, 'f32', [a.heads as number, q.shape[0]]);
+    expectIndices('attention_grad', 'cu_seqlens', cu);
     return [q, k, v];
   },
   reference: ([dO, q, k, v, , , cu], a) => attentionGradReference(dO, q, k, v, cu, a),
@@ -91,10 +93,12 @@ const attentionDecodeDef: OpDef = {
     expectCount('attention_decode', x, 4);
     const [q, k, v, lengths] = x;
     const width = numberOf('attention_decode', a, 'kv_heads') * numberOf('attention_decode', a, 'head_dim');
+    expectIndices('attention_decode', 'lengths', lengths);
+    expectFloat('attention_decode', 'q', q);
     expectShape('attention_decode', 'q', q, [lengths.shape[0], numberOf('attention_decode', a, 'heads') * (a.head_dim as number)]);
     expectRank('attention_decode', 'k_cache', k, 3);
-    expectShape('attention_decode', 'k_cache', k, [q.shape[0], k.shape[1], width]);
-    expectShape('attention_decode', 'v_cache', v, k.shape);
+    expectType('attention_decode', 'k_cache', k, q.dtype, [q.shape[0], k.shape[1], width]);
+    expectLike('attention_decode', 'v_cache', v, k);
     return [q];
   },
   reference([q, k, v, lengths], a) {

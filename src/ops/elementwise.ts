@@ -5,10 +5,10 @@
  */
 import { apply } from '../graph/trace';
 import type { OpDef } from '../graph/op-def';
-import type { Tensor, TensorType } from '../graph/tensor';
+import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import type { DType } from '../graph/dtype';
 import { LatheError } from '../errors';
-import { expectCount, expectDtype, expectFloat, expectSameType, expectShape, ndArray, numberOf, streamCost, stringOf } from './expect';
+import { expectCount, expectDtype, expectFloat, expectSameType, expectType, ndArray, numberOf, streamCost, stringOf } from './expect';
 
 export type ActivationKind = 'gelu' | 'gelu_tanh' | 'relu' | 'silu' | 'tanh' | 'sigmoid';
 
@@ -59,6 +59,14 @@ function activationOf(op: string, kind: string): { f: (x: number) => number; df:
   return found;
 }
 
+/** Activations that gate; the others have no fused kernel. */
+const GATES: readonly string[] = ['silu', 'gelu', 'gelu_tanh'];
+
+function expectGate(op: string, a: Attributes): void {
+  const kind = stringOf(op, a, 'kind');
+  if (!GATES.includes(kind)) throw new LatheError('ERR_UNSUPPORTED', `[${op}] unknown gate '${kind}'`, { remedy: `use one of ${GATES.join(', ')}` });
+}
+
 function binary(name: string, f: (a: number, b: number) => number, vjp: OpDef['vjp']): OpDef {
   return {
     name,
@@ -106,8 +114,7 @@ const scaleByDef: OpDef = {
   infer(x) {
     expectCount('scale_by', x, 2);
     expectFloat('scale_by', 'a', x[0]);
-    expectDtype('scale_by', 's', x[1], 'f32');
-    expectShape('scale_by', 's', x[1], [1]);
+    expectType('scale_by', 's', x[1], 'f32', [1]);
     return [x[0]];
   },
   vjp({ inputs: [, s], cotangents: [dy], needs }) {
@@ -124,7 +131,9 @@ const castDef: OpDef = {
   infer(x, a) {
     expectCount('cast', x, 1);
     expectDtype('cast', 'a', x[0], 'f32', 'bf16', 'f16');
-    return [{ shape: x[0].shape, dtype: stringOf('cast', a, 'dtype') as DType }];
+    const type: TensorType = { shape: x[0].shape, dtype: stringOf('cast', a, 'dtype') as DType };
+    expectDtype('cast', 'the result', type, 'f32', 'bf16', 'f16');
+    return [type];
   },
   vjp: ({ inputs: [x], cotangents: [dy] }) => [cast(dy!, x.node.kind === 'state' ? 'f32' : x.dtype)],
   reference: ([x]) => [x],
@@ -148,8 +157,7 @@ const expandDef: OpDef = {
   name: 'expand',
   infer(x, a) {
     expectCount('expand', x, 1);
-    expectDtype('expand', 's', x[0], 'f32');
-    expectShape('expand', 's', x[0], [1]);
+    expectType('expand', 's', x[0], 'f32', [1]);
     return [{ shape: [numberOf('expand', a, 'n')], dtype: 'f32' }];
   },
   reference: ([s], a) => [ndArray([a.n as number], () => s.data[0])],
@@ -185,9 +193,11 @@ const activationDef: OpDef = {
 
 const activationGradDef: OpDef = {
   name: 'activation_grad',
-  infer(x) {
+  infer(x, a) {
     expectCount('activation_grad', x, 2);
+    expectFloat('activation_grad', 'x', x[1]);
     expectSameType('activation_grad', x[0], x[1]);
+    activationOf('activation_grad', stringOf('activation_grad', a, 'kind'));
     return [x[1]];
   },
   reference: ([dy, x], a) => [ndArray(x.shape, (i) => dy.data[i] * activationOf('activation_grad', a.kind as string).df(x.data[i]))],
@@ -201,7 +211,7 @@ const gluDef: OpDef = {
     expectCount('glu', x, 2);
     expectFloat('glu', 'gate', x[0]);
     expectSameType('glu', x[0], x[1]);
-    activationOf('glu', stringOf('glu', a, 'kind'));
+    expectGate('glu', a);
     return [x[0]];
   },
   vjp: ({ inputs: [gate, up], cotangents: [dy], attributes }) => [...apply(gluGradDef, [dy!, gate, up], attributes)],
@@ -216,8 +226,10 @@ const gluDef: OpDef = {
 
 const gluGradDef: OpDef = {
   name: 'glu_grad',
-  infer(x) {
+  infer(x, a) {
     expectCount('glu_grad', x, 3);
+    expectFloat('glu_grad', 'gate', x[1]);
+    expectGate('glu_grad', a);
     expectSameType('glu_grad', x[0], x[1]);
     expectSameType('glu_grad', x[1], x[2]);
     return [x[1], x[2]];
@@ -237,7 +249,7 @@ const clipCoefficientDef: OpDef = {
   name: 'clip_coefficient',
   infer(x, a) {
     expectCount('clip_coefficient', x, 1);
-    expectShape('clip_coefficient', 'norm', x[0], [1]);
+    expectType('clip_coefficient', 'norm', x[0], 'f32', [1]);
     numberOf('clip_coefficient', a, 'max_norm');
     return [{ shape: [1], dtype: 'f32' }];
   },

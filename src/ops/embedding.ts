@@ -2,8 +2,8 @@
 import type { DType } from '../graph/dtype';
 import { apply } from '../graph/trace';
 import type { OpDef } from '../graph/op-def';
-import { elementCount, type Tensor } from '../graph/tensor';
-import { expectCount, expectDtype, expectFloat, expectRank, expectShape, ndArray, numberOf } from './expect';
+import { elementCount, type Tensor, type TensorType } from '../graph/tensor';
+import { expectCount, expectFloat, expectIndices, expectRank, expectType, ndArray, numberOf } from './expect';
 import { cast } from './elementwise';
 
 const embeddingDef: OpDef = {
@@ -12,9 +12,10 @@ const embeddingDef: OpDef = {
     expectCount('embedding', x, 2);
     expectRank('embedding', 'table', x[0], 2);
     expectFloat('embedding', 'table', x[0]);
-    expectRank('embedding', 'ids', x[1], 1);
-    expectDtype('embedding', 'ids', x[1], 'i32');
-    return [{ shape: [x[1].shape[0], x[0].shape[1]], dtype: a.dtype as DType }];
+    expectIndices('embedding', 'ids', x[1]);
+    const type: TensorType = { shape: [x[1].shape[0], x[0].shape[1]], dtype: a.dtype as DType };
+    expectFloat('embedding', 'the result', type);
+    return [type];
   },
   vjp({ inputs: [table, ids], attributes, cotangents: [dy] }) {
     const grad = apply(embeddingGradDef, [dy!, ids], { vocab: table.shape[0], scale: attributes.scale, addend: 0 })[0];
@@ -36,16 +37,19 @@ const embeddingDef: OpDef = {
 const embeddingGradDef: OpDef = {
   name: 'embedding_grad',
   infer(x, a) {
-    expectCount('embedding_grad', x, 2 + (a.addend as number));
+    expectCount('embedding_grad', x, 2 + numberOf('embedding_grad', a, 'addend'));
     expectRank('embedding_grad', 'dy', x[0], 2);
+    expectFloat('embedding_grad', 'dy', x[0]);
+    expectType('embedding_grad', 'ids', x[1], 'i32', [x[0].shape[0]]);
     const shape = [numberOf('embedding_grad', a, 'vocab'), x[0].shape[1]];
-    if (a.addend) expectShape('embedding_grad', 'addend', x[2], shape);
+    if (a.addend) expectType('embedding_grad', 'addend', x[2], 'f32', shape);
     return [{ shape, dtype: 'f32' }];
   },
   reference([dy, ids, addend], a) {
     const d = dy.shape[1];
     const out = ndArray([a.vocab as number, d], (i) => addend?.data[i] ?? 0);
     ids.data.forEach((id, t) => {
+      if (id < 0 || id >= out.shape[0]) return;
       for (let j = 0; j < d; j++) out.data[id * d + j] += dy.data[t * d + j] * (a.scale as number);
     });
     return [out];

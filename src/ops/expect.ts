@@ -1,7 +1,7 @@
 /** Shape and attribute checks shared by the shape rules; each throws a LatheError that names the op. */
 import { LatheError, formatShape } from '../errors';
 import { isFloat, type DType } from '../graph/dtype';
-import { elementCount, sameShape, typeBytes, type Attributes, type TensorType } from '../graph/tensor';
+import { elementCount, sameShape, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
 import type { Cost, NdArray } from '../graph/op-def';
 
 export function shapeError(op: string, expected: string, received: string): LatheError {
@@ -32,6 +32,30 @@ export function expectFloat(op: string, name: string, t: TensorType): void {
   if (!isFloat(t.dtype) || t.dtype === 'f16') {
     throw new LatheError('ERR_DTYPE', `[${op}] expected ${name} of type f32 or bf16, received ${t.dtype}`);
   }
+}
+
+/** Exactly this dtype and shape. */
+export function expectType(op: string, name: string, t: TensorType, dtype: DType, shape: readonly number[]): void {
+  expectDtype(op, name, t, dtype);
+  expectShape(op, name, t, shape);
+}
+
+/** The dtype and shape of another tensor. */
+export function expectLike(op: string, name: string, t: TensorType, like: TensorType): void {
+  expectType(op, name, t, like.dtype, like.shape);
+}
+
+/** i32 of rank 1. */
+export function expectIndices(op: string, name: string, t: TensorType): void {
+  expectRank(op, name, t, 1);
+  expectDtype(op, name, t, 'i32');
+}
+
+/** The cotangent of output 0 of an op whose other outputs are statistics without a gradient. */
+export function onlyFirst(op: string, cotangents: readonly (Tensor | null)[]): Tensor {
+  const [first, ...rest] = cotangents;
+  if (!first || rest.some((c) => c !== null)) throw new LatheError('ERR_UNSUPPORTED', `[${op}] only output 0 is differentiable`);
+  return first;
 }
 
 export function expectSameType(op: string, a: TensorType, b: TensorType): void {

@@ -4,13 +4,12 @@
  *
  * Sources: Liger Kernel's fused linear cross-entropy (arXiv 2410.10989), Cut Cross-Entropy (arXiv 2411.09009).
  */
-import { LatheError } from '../errors';
 import { dtypeBytes } from '../graph/dtype';
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { DeviceSpec } from '../graph/device';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
-import { expectCount, expectDtype, expectFloat, expectRank, expectShape, ndArray, numberOf, streamCost } from './expect';
+import { expectCount, expectFloat, expectLike, expectRank, expectShape, expectType, ndArray, numberOf, onlyFirst, streamCost } from './expect';
 import { gemmScratchBytes } from './matmul';
 
 /** Rows of logits that exist at a time. */
@@ -22,9 +21,9 @@ function checkHead(op: string, x: readonly TensorType[], a: Attributes): number 
   expectRank(op, 'x', x[0], 2);
   expectFloat(op, 'x', x[0]);
   expectRank(op, 'w', x[1], 2);
+  expectFloat(op, 'w', x[1]);
   expectShape(op, 'w', x[1], [x[1].shape[0], x[0].shape[1]]);
-  expectShape(op, 'labels', x[2], [x[0].shape[0]]);
-  expectDtype(op, 'labels', x[2], 'i32');
+  expectType(op, 'labels', x[2], 'i32', [x[0].shape[0]]);
   numberOf(op, a, 'logit_scale');
   numberOf(op, a, 'softcap');
   numberOf(op, a, 'chunk');
@@ -41,9 +40,9 @@ const linearCrossEntropyDef: OpDef = {
     const t = perToken(checkHead('linear_cross_entropy', x, a));
     return [t, t, t];
   },
-  vjp({ inputs: [x, w, labels], attributes, cotangents: [dnll, dCorrect, dEntropy] }) {
-    if (dCorrect || dEntropy) throw new LatheError('ERR_UNSUPPORTED', '[linear_cross_entropy] only the loss is differentiable, not accuracy or entropy');
-    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll!], { ...attributes, addend: 0 });
+  vjp({ inputs: [x, w, labels], attributes, cotangents }) {
+    const dnll = onlyFirst('linear_cross_entropy', cotangents);
+    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll], { ...attributes, addend: 0 });
     return [dx, dw, null];
   },
   reference: ([x, w, labels], a) => headReference(x, w, labels, a).slice(0, 3),
@@ -56,9 +55,10 @@ const linearCrossEntropyGradDef: OpDef = {
   name: 'linear_cross_entropy_grad',
   optionalOutputs: [1, 2, 4],
   infer(x, a) {
-    expectCount('linear_cross_entropy_grad', x, 4 + (a.addend as number));
+    expectCount('linear_cross_entropy_grad', x, 4 + numberOf('linear_cross_entropy_grad', a, 'addend'));
     const t = perToken(checkHead('linear_cross_entropy_grad', x, a));
-    expectShape('linear_cross_entropy_grad', 'dnll', x[3], t.shape);
+    expectLike('linear_cross_entropy_grad', 'dnll', x[3], t);
+    if (a.addend) expectType('linear_cross_entropy_grad', 'addend', x[4], 'f32', x[1].shape);
     return [t, t, t, x[0], { shape: x[1].shape, dtype: 'f32' }];
   },
   reference: ([x, w, labels, dnll, addend], a) => headReference(x, w, labels, a, dnll, addend),
@@ -77,6 +77,8 @@ function headReference(x: NdArray, w: NdArray, labels: NdArray, a: Attributes, d
   for (let i = 0; i < t; i++) {
     const label = labels.data[i];
     if (label === IGNORE) continue;
+    // A label outside of the vocabulary must not train silently.
+    const valid = label >= 0 && label < v ? 1 : NaN;
     const logits = new Float64Array(v);
     const slope = new Float64Array(v);
     for (let c = 0; c < v; c++) {
@@ -89,12 +91,12 @@ function headReference(x: NdArray, w: NdArray, labels: NdArray, a: Attributes, d
     const max = logits.reduce((m, z) => Math.max(m, z), -Infinity);
     const total = logits.reduce((s, z) => s + Math.exp(z - max), 0);
     const lse = max + Math.log(total);
-    nll.data[i] = lse - logits[label];
+    nll.data[i] = valid * (lse - logits[label]);
     correct.data[i] = logits.indexOf(max) === label ? 1 : 0;
-    entropy.data[i] = lse - logits.reduce((s, z) => s + Math.exp(z - lse) * z, 0);
+    entropy.data[i] = valid * (lse - logits.reduce((s, z) => s + Math.exp(z - lse) * z, 0));
     if (!dnll) continue;
     for (let c = 0; c < v; c++) {
-      const g = (Math.exp(logits[c] - lse) - (c === label ? 1 : 0)) * dnll.data[i] * slope[c];
+      const g = valid * (Math.exp(logits[c] - lse) - (c === label ? 1 : 0)) * dnll.data[i] * slope[c];
       for (let j = 0; j < d; j++) {
         dx.data[i * d + j] += g * w.data[c * d + j];
         dw.data[c * d + j] += g * x.data[i * d + j];
@@ -116,17 +118,22 @@ function lossScratchBytes(x: readonly TensorType[], a: Attributes, d: DeviceSpec
   return grad ? rows + chunk + Math.max(gemm(c, v, width), gemm(c, width, v), gemm(v, width, c) + 2 ** 23) : rows + gemm(c, v, width);
 }
 
+function checkClasses(op: string, x: readonly TensorType[]): number {
+  expectRank(op, 'logits', x[0], 2);
+  expectFloat(op, 'logits', x[0]);
+  expectType(op, 'labels', x[1], 'i32', [x[0].shape[0]]);
+  return x[0].shape[0];
+}
+
 const crossEntropyDef: OpDef = {
   name: 'cross_entropy',
   optionalOutputs: [1],
   infer(x) {
     expectCount('cross_entropy', x, 2);
-    expectRank('cross_entropy', 'logits', x[0], 2);
-    expectShape('cross_entropy', 'labels', x[1], [x[0].shape[0]]);
-    const t = perToken(x[0].shape[0]);
+    const t = perToken(checkClasses('cross_entropy', x));
     return [t, t];
   },
-  vjp: ({ inputs: [logits, labels], cotangents: [dnll] }) => [apply(crossEntropyGradDef, [logits, labels, dnll!])[0], null],
+  vjp: ({ inputs: [logits, labels], cotangents }) => [apply(crossEntropyGradDef, [logits, labels, onlyFirst('cross_entropy', cotangents)])[0], null],
   reference([logits, labels]) {
     const c = logits.shape[1];
     const nll = ndArray([logits.shape[0]]);
@@ -147,6 +154,8 @@ const crossEntropyGradDef: OpDef = {
   name: 'cross_entropy_grad',
   infer(x) {
     expectCount('cross_entropy_grad', x, 3);
+    const t = perToken(checkClasses('cross_entropy_grad', x));
+    expectLike('cross_entropy_grad', 'dnll', x[2], t);
     return [x[0]];
   },
   reference([logits, labels, dnll]) {
@@ -155,6 +164,7 @@ const crossEntropyGradDef: OpDef = {
       ndArray(logits.shape, (i) => {
         const r = Math.floor(i / c);
         if (labels.data[r] === IGNORE) return 0;
+        if (labels.data[r] < 0 || labels.data[r] >= c) return NaN;
         const row = logits.data.subarray(r * c, (r + 1) * c);
         const max = Math.max(...row);
         const p = Math.exp(logits.data[i] - max) / row.reduce((s, z) => s + Math.exp(z - max), 0);

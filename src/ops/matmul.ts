@@ -13,10 +13,10 @@ import type { DType } from '../graph/dtype';
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
-import { expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
+import { expectCount, expectDtype, expectFloat, expectLike, expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
 import { cast, scale } from './elementwise';
 import { sumRows } from './reduce';
-import { dequantizeParts, QUANT_PARTS } from './quant';
+import { dequantizeParts, dequantizeReference, expectParts, QUANT_PARTS } from './quant';
 
 export type Compute = 'f32' | 'bf16';
 
@@ -34,9 +34,15 @@ export interface MatmulTerm {
 
 export interface MatmulLayout {
   terms: MatmulTerm[];
+  /** -1 when absent. */
   bias: number;
   addend: number;
+  /** How many inputs there are. */
+  inputs: number;
 }
+
+/** Terms that the kernels take in one call. */
+export const MAX_TERMS = 8;
 
 /** Input positions, derived from the attributes. */
 export function matmulLayout(a: Attributes): MatmulLayout {
@@ -50,7 +56,7 @@ export function matmulLayout(a: Attributes): MatmulLayout {
   });
   const bias = a.bias === 1 ? next++ : -1;
   const addend = a.addend === 1 ? next++ : -1;
-  return { terms, bias, addend };
+  return { terms, bias, addend, inputs: next };
 }
 
 function termSize(x: readonly TensorType[], t: MatmulTerm): { m: number; k: number; n: number } {
@@ -64,22 +70,30 @@ function termSize(x: readonly TensorType[], t: MatmulTerm): { m: number; k: numb
 
 function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
   const layout = matmulLayout(a);
+  const { terms } = layout;
+  if (terms.length < 1 || terms.length > MAX_TERMS) throw shapeError('matmul', `1 to ${MAX_TERMS} terms`, String(terms.length));
+  expectCount('matmul', x, layout.inputs);
   let m = -1;
   let n = -1;
-  for (const t of layout.terms) {
+  for (const t of terms) {
     expectRank('matmul', 'a', x[t.a], 2);
-    if (t.quant === 0) expectShape('matmul', 'b', x[t.b], [t.rows, t.cols]);
-    else expectShape('matmul', 'packed b', x[t.b], [Math.ceil((t.rows * t.cols) / 2)]);
+    expectDtype('matmul', 'a', x[t.a], 'f32', 'bf16', 'f16');
+    if (t.quant !== 0) expectParts('matmul', x.slice(t.b), t.rows * t.cols, QUANT_PARTS[t.quant] === 4);
+    else {
+      expectDtype('matmul', 'b', x[t.b], 'f32', 'bf16', 'f16');
+      expectShape('matmul', 'b', x[t.b], [t.rows, t.cols]);
+    }
     const size = termSize(x, t);
     if (m >= 0 && (m !== size.m || n !== size.n)) throw shapeError('matmul', `every term to give [${m}, ${n}]`, `[${size.m}, ${size.n}]`);
     ({ m, n } = size);
   }
-  if (layout.bias >= 0) expectShape('matmul', 'bias', x[layout.bias], [n]);
   const type: TensorType = { shape: [m, n], dtype: a.dtype as DType };
-  if (layout.addend >= 0) {
-    expectShape('matmul', 'addend', x[layout.addend], type.shape);
-    if (x[layout.addend].dtype !== type.dtype) throw new LatheError('ERR_DTYPE', `[matmul] expected addend of type ${type.dtype}, received ${x[layout.addend].dtype}`);
+  expectFloat('matmul', 'the result', type);
+  if (layout.bias >= 0) {
+    expectFloat('matmul', 'bias', x[layout.bias]);
+    expectShape('matmul', 'bias', x[layout.bias], [n]);
   }
+  if (layout.addend >= 0) expectLike('matmul', 'addend', x[layout.addend], type);
   return [type];
 }
 
@@ -126,8 +140,9 @@ const matmulDef: OpDef = {
     const [m, n] = type.shape;
     const out = ndArray([m, n]);
     for (const t of layout.terms) {
-      if (t.quant !== 0) throw new LatheError('ERR_UNSUPPORTED', '[matmul] the reference takes dense operands; dequantise first');
-      accumulate(out, x[t.a], t.transA, x[t.b], t.transB);
+      const parts = x.slice(t.b, t.b + QUANT_PARTS[t.quant]);
+      const b = t.quant === 0 ? x[t.b] : dequantizeReference(parts, t.quant <= 2 ? 'nf4' : 'fp4', t.rows, t.cols);
+      accumulate(out, x[t.a], t.transA, b, t.transB);
     }
     const alpha = a.alpha as number;
     for (let i = 0; i < out.data.length; i++) {

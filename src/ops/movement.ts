@@ -2,7 +2,7 @@
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { elementCount, type Tensor } from '../graph/tensor';
-import { expectCount, expectDtype, expectRank, expectShape, listOf, ndArray, numberOf, shapeError, streamCost } from './expect';
+import { expectCount, expectFloat, expectIndices, expectRank, expectType, listOf, ndArray, numberOf, shapeError, streamCost } from './expect';
 import { fill } from './elementwise';
 
 const reshapeDef: OpDef = {
@@ -41,8 +41,7 @@ const gatherRowsDef: OpDef = {
   infer(x) {
     expectCount('gather_rows', x, 2);
     expectRank('gather_rows', 'a', x[0], 2);
-    expectRank('gather_rows', 'rows', x[1], 1);
-    expectDtype('gather_rows', 'rows', x[1], 'i32');
+    expectIndices('gather_rows', 'rows', x[1]);
     return [{ shape: [x[1].shape[0], x[0].shape[1]], dtype: x[0].dtype }];
   },
   vjp: ({ inputs: [a, rows], cotangents: [dy] }) => [apply(scatterRowsDef, [dy!, rows], { rows_out: a.shape[0] })[0], null],
@@ -51,7 +50,7 @@ const gatherRowsDef: OpDef = {
     return [
       ndArray([rows.shape[0], cols], (i) => {
         const r = rows.data[Math.floor(i / cols)];
-        return r < 0 ? 0 : a.data[r * cols + (i % cols)];
+        return r < 0 || r >= a.shape[0] ? 0 : a.data[r * cols + (i % cols)];
       }),
     ];
   },
@@ -63,7 +62,8 @@ const scatterRowsDef: OpDef = {
   infer(x, a) {
     expectCount('scatter_rows', x, 2);
     expectRank('scatter_rows', 'dy', x[0], 2);
-    expectDtype('scatter_rows', 'rows', x[1], 'i32');
+    expectFloat('scatter_rows', 'dy', x[0]);
+    expectType('scatter_rows', 'rows', x[1], 'i32', [x[0].shape[0]]);
     return [{ shape: [numberOf('scatter_rows', a, 'rows_out'), x[0].shape[1]], dtype: x[0].dtype }];
   },
   vjp: ({ inputs: [, rows], cotangents: [dy] }) => [gatherRows(dy!, rows), null],
@@ -71,7 +71,7 @@ const scatterRowsDef: OpDef = {
     const cols = dy.shape[1];
     const out = ndArray([a.rows_out as number, cols]);
     rows.data.forEach((r, i) => {
-      if (r >= 0) for (let j = 0; j < cols; j++) out.data[r * cols + j] += dy.data[i * cols + j];
+      if (r >= 0 && r < out.shape[0]) for (let j = 0; j < cols; j++) out.data[r * cols + j] += dy.data[i * cols + j];
     });
     return [out];
   },
@@ -141,15 +141,15 @@ const cacheWriteDef: OpDef = {
   infer(x) {
     expectCount('cache_write', x, 3);
     expectRank('cache_write', 'cache', x[0], 2);
-    expectShape('cache_write', 'x', x[1], [x[2].shape[0], x[0].shape[1]]);
-    expectDtype('cache_write', 'rows', x[2], 'i32');
+    expectIndices('cache_write', 'rows', x[2]);
+    expectType('cache_write', 'x', x[1], x[0].dtype, [x[2].shape[0], x[0].shape[1]]);
     return [x[0]];
   },
   reference([cache, x, rows]) {
     const out: NdArray = { shape: cache.shape, data: Float64Array.from(cache.data) };
     const cols = cache.shape[1];
     rows.data.forEach((r, i) => {
-      if (r >= 0) out.data.set(x.data.subarray(i * cols, (i + 1) * cols), r * cols);
+      if (r >= 0 && r < cache.shape[0]) out.data.set(x.data.subarray(i * cols, (i + 1) * cols), r * cols);
     });
     return [out];
   },
@@ -170,7 +170,7 @@ export const movementOps = {
 /** The same bytes under another shape. */
 export const reshape = (a: Tensor, shape: readonly number[]): Tensor => apply(reshapeDef, [a], { shape: [...shape] })[0];
 export const transpose = (a: Tensor): Tensor => apply(transposeDef, [a])[0];
-/** Rows of `[R, D]` by index i32 `[n]`; -1 gives zeros. */
+/** Rows of `[R, D]` by index i32 `[n]`; -1 (or anything outside of [0, R)) gives zeros. */
 export const gatherRows = (a: Tensor, rows: Tensor): Tensor => apply(gatherRowsDef, [a, rows])[0];
 /** Cuts `[T, D]` into column groups of the given sizes. */
 export const splitCols = (a: Tensor, sizes: readonly number[]): readonly Tensor[] => apply(splitColsDef, [a], { sizes: [...sizes] });

@@ -5,15 +5,34 @@
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
-import { expectCount, expectFloat, expectRank, expectShape, ndArray, numberOf, streamCost } from './expect';
+import { expectCount, expectFloat, expectLike, expectRank, expectShape, ndArray, numberOf, onlyFirst, streamCost } from './expect';
 
 function inferNorm(op: string, x: readonly TensorType[], a: Attributes, parameters: number): number {
   expectCount(op, x, 1 + parameters);
   expectRank(op, 'x', x[0], 2);
   expectFloat(op, 'x', x[0]);
-  for (let i = 1; i <= parameters; i++) expectShape(op, i === 1 ? 'weight' : 'bias', x[i], [x[0].shape[1]]);
+  expectWeight(op, x[1], x[0].shape[1]);
+  if (parameters === 2) expectLike(op, 'bias', x[2], x[1]);
   numberOf(op, a, 'eps');
   return x[0].shape[0];
+}
+
+function expectWeight(op: string, w: TensorType, width: number): void {
+  expectFloat(op, 'weight', w);
+  expectShape(op, 'weight', w, [width]);
+}
+
+/** dy, x, w, saved statistics, (addend); returns the type of x. */
+function inferNormGrad(op: string, x: readonly TensorType[], a: Attributes, statistics: number): TensorType {
+  expectCount(op, x, 3 + statistics + numberOf(op, a, 'addend'));
+  const [dy, type, w, ...rest] = x;
+  expectRank(op, 'x', type, 2);
+  expectFloat(op, 'x', type);
+  expectLike(op, 'dy', dy, type);
+  expectWeight(op, w, type.shape[1]);
+  for (let i = 0; i < statistics; i++) expectLike(op, 'a saved statistic', rest[i], rows(type.shape[0]));
+  if (a.addend) expectLike(op, 'addend', rest[statistics], type);
+  return type;
 }
 
 const rows = (t: number): TensorType => ({ shape: [t], dtype: 'f32' });
@@ -30,9 +49,9 @@ const rmsNormDef: OpDef = {
     const t = inferNorm('rms_norm', x, a, 1);
     return [x[0], rows(t)];
   },
-  vjp({ inputs: [x, w], outputs: [, rstd], attributes, cotangents: [dy] }) {
+  vjp({ inputs: [x, w], outputs: [, rstd], attributes, cotangents }) {
     const { eps, unit_offset } = attributes;
-    return [...apply(rmsNormGradDef, [dy!, x, w, rstd], { eps, unit_offset, addend: 0 })];
+    return [...apply(rmsNormGradDef, [onlyFirst('rms_norm', cotangents), x, w, rstd], { eps, unit_offset, addend: 0 })];
   },
   reference([x, w], a) {
     const d = x.shape[1];
@@ -49,10 +68,7 @@ const rmsNormGradDef: OpDef = {
   name: 'rms_norm_grad',
   optionalOutputs: [1],
   infer(x, a) {
-    expectCount('rms_norm_grad', x, 4 + (a.addend as number));
-    const type = x[1];
-    expectShape('rms_norm_grad', 'dy', x[0], type.shape);
-    if (a.addend) expectShape('rms_norm_grad', 'addend', x[4], type.shape);
+    const type = inferNormGrad('rms_norm_grad', x, a, 1);
     return [type, { shape: [type.shape[1]], dtype: 'f32' }];
   },
   reference([dy, x, w, , addend], a) {
@@ -84,8 +100,8 @@ const layerNormDef: OpDef = {
     const t = inferNorm('layer_norm', x, a, 2);
     return [x[0], rows(t), rows(t)];
   },
-  vjp({ inputs: [x, w], outputs: [, mean, rstd], cotangents: [dy] }) {
-    return [...apply(layerNormGradDef, [dy!, x, w, mean, rstd], { addend: 0 })];
+  vjp({ inputs: [x, w], outputs: [, mean, rstd], cotangents }) {
+    return [...apply(layerNormGradDef, [onlyFirst('layer_norm', cotangents), x, w, mean, rstd], { addend: 0 })];
   },
   reference([x, w, b], a) {
     const d = x.shape[1];
@@ -106,8 +122,7 @@ const layerNormGradDef: OpDef = {
   name: 'layer_norm_grad',
   optionalOutputs: [1, 2],
   infer(x, a) {
-    expectCount('layer_norm_grad', x, 5 + (a.addend as number));
-    const type = x[1];
+    const type = inferNormGrad('layer_norm_grad', x, a, 2);
     expectShape('layer_norm_grad', 'dy', x[0], type.shape);
     const d = { shape: [type.shape[1]], dtype: 'f32' } as const;
     return [type, d, d];

@@ -7,7 +7,7 @@
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { elementCount, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
-import { expectCount, expectDtype, expectShape, ndArray, numberOf, streamCost } from './expect';
+import { expectCount, expectFloat, expectType, ndArray, numberOf, streamCost } from './expect';
 import { DYNAMIC_MAP_SIGNED, DYNAMIC_MAP_UNSIGNED } from './quant-tables';
 
 export const OPTIMIZER_BLOCK = 256;
@@ -15,13 +15,13 @@ export const OPTIMIZER_BLOCK = 256;
 function checkGroup(op: string, x: readonly TensorType[], a: Attributes, perParameter: number): number {
   const count = numberOf(op, a, 'count');
   expectCount(op, x, 3 + perParameter * count);
-  expectDtype(op, 'lr', x[0], 'f32');
-  expectDtype(op, 'step', x[1], 'i32');
-  expectDtype(op, 'grad_scale', x[2], 'f32');
+  expectType(op, 'lr', x[0], 'f32', [1]);
+  expectType(op, 'step', x[1], 'i32', [1]);
+  expectType(op, 'grad_scale', x[2], 'f32', [1]);
   for (let i = 0; i < count; i++) {
     const [p, g] = x.slice(3 + i * perParameter);
-    expectShape(op, `gradient ${i}`, g, p.shape);
-    expectDtype(op, `gradient ${i}`, g, 'f32');
+    expectFloat(op, `parameter ${i}`, p);
+    expectType(op, `gradient ${i}`, g, 'f32', p.shape);
   }
   return count;
 }
@@ -30,6 +30,7 @@ const adamwDef: OpDef = {
   name: 'adamw',
   infer(x, a) {
     const count = checkGroup('adamw', x, a, 4);
+    for (let i = 0; i < count; i++) for (const moment of x.slice(5 + 4 * i, 7 + 4 * i)) expectType('adamw', `a moment of parameter ${i}`, moment, 'f32', x[3 + 4 * i].shape);
     return Array.from({ length: count }, (_, i) => [x[3 + 4 * i], x[5 + 4 * i], x[6 + 4 * i]]).flat();
   },
   reference(x, a) {
@@ -71,8 +72,8 @@ const adamw8bitDef: OpDef = {
     for (let i = 0; i < count; i++) {
       const [p, , c1, c2, a1, a2] = x.slice(3 + 6 * i, 9 + 6 * i);
       const n = elementCount(p.shape);
-      for (const c of [c1, c2]) expectShape('adamw_8bit', 'codes', c, [n]);
-      for (const s of [a1, a2]) expectShape('adamw_8bit', 'absmax', s, [Math.ceil(n / OPTIMIZER_BLOCK)]);
+      for (const c of [c1, c2]) expectType('adamw_8bit', `codes of parameter ${i}`, c, 'u8', [n]);
+      for (const s of [a1, a2]) expectType('adamw_8bit', `absmax of parameter ${i}`, s, 'f32', [Math.ceil(n / OPTIMIZER_BLOCK)]);
       out.push(p, c1, c2, a1, a2);
     }
     return out;
@@ -131,11 +132,15 @@ function adam8Reference(x: readonly NdArray[], [p, g, c1, c2, a1, a2]: readonly 
   return out;
 }
 
-/** Index of the nearest entry of a sorted map. */
+/** Index of the nearest entry of a sorted map; a tie takes the lower one. */
 export function nearestCode(map: Float32Array, x: number): number {
-  let best = 0;
-  for (let i = 1; i < map.length; i++) if (Math.abs(map[i] - x) < Math.abs(map[best] - x)) best = i;
-  return best;
+  let [low, high] = [0, map.length - 1];
+  while (low < high) {
+    const mid = (low + high) >> 1;
+    if (map[mid] < x) low = mid + 1;
+    else high = mid;
+  }
+  return low > 0 && x - map[low - 1] <= Math.abs(map[low] - x) ? low - 1 : low;
 }
 
 export const optimOps = { adamw: adamwDef, adamw_8bit: adamw8bitDef };

@@ -8,8 +8,8 @@ import { LatheError } from '../errors';
 import type { DType } from '../graph/dtype';
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
-import { elementCount, typeBytes, type Attributes, type Tensor } from '../graph/tensor';
-import { expectCount, expectDtype, expectShape, ndArray, numberOf, streamCost, stringOf } from './expect';
+import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
+import { expectCount, expectDtype, expectFloat, expectRank, expectShape, expectType, ndArray, numberOf, streamCost, stringOf } from './expect';
 import { DYNAMIC_MAP_SIGNED } from './quant-tables';
 
 export const BLOCK = 64;
@@ -66,12 +66,14 @@ export function quantize4bitReference(type: QuantType, data: Float64Array): { pa
     let max = 0;
     for (let i = b * BLOCK; i < end; i++) max = Math.max(max, Math.abs(f(data[i])));
     absmax[b] = f(max);
-    const inverse = max > 0 ? f(1 / f(max)) : 0;
+    const inverse = f(1 / Math.max(f(max), f(1e-38)));
     for (let i = b * BLOCK; i < end; i++) {
       const code = encode(type, f(f(data[i]) * inverse));
       packed[i >> 1] += i % 2 === 0 ? code * 16 : code;
     }
   }
+  // The unused low nibble of an odd tail holds the code of 0.
+  if (data.length % 2 === 1) packed[packed.length - 1] += encode(type, 0);
   return { packed, absmax };
 }
 
@@ -114,6 +116,7 @@ const quantizeAbsmaxDef: OpDef = {
   infer(x) {
     expectCount('quantize_absmax', x, 1);
     expectDtype('quantize_absmax', 'absmax', x[0], 'f32');
+    expectRank('quantize_absmax', 'absmax', x[0], 1);
     const [nb] = x[0].shape;
     return [
       { shape: [nb], dtype: 'u8' },
@@ -131,7 +134,7 @@ const quantizeAbsmaxDef: OpDef = {
       let max = 0;
       for (let i = b * NESTED_BLOCK; i < end; i++) max = Math.max(max, Math.abs(f(x.data[i] - offset)));
       nested.data[b] = f(max);
-      const inverse = max > 0 ? f(1 / f(max)) : 0;
+      const inverse = f(1 / Math.max(f(max), f(1e-38)));
       for (let i = b * NESTED_BLOCK; i < end; i++) codes.data[i] = nearestSigned(f(f(x.data[i] - offset) * inverse));
     }
     return [codes, nested, ndArray([1], () => offset)];
@@ -146,30 +149,47 @@ export function blockScale(parts: readonly NdArray[], b: number): number {
   return f(f(f(DYNAMIC_MAP_SIGNED[codes.data[b]]) * nested.data[Math.floor(b / NESTED_BLOCK)]) + offset.data[0]);
 }
 
+/** Checks the tensors that stand for n quantised values. */
+export function expectParts(op: string, parts: readonly TensorType[], n: number, nested: boolean): void {
+  const nb = Math.ceil(n / BLOCK);
+  expectType(op, 'packed', parts[0], 'u8', [Math.ceil(n / 2)]);
+  expectType(op, 'absmax', parts[1], nested ? 'u8' : 'f32', [nb]);
+  if (!nested) return;
+  expectType(op, 'nested_absmax', parts[2], 'f32', [Math.ceil(nb / NESTED_BLOCK)]);
+  expectType(op, 'nested_offset', parts[3], 'f32', [1]);
+}
+
+/** The fp32 matrix that parts stand for, to the bit. */
+export function dequantizeReference([packed, ...scales]: readonly NdArray[], type: QuantType, rows: number, cols: number): NdArray {
+  const table = type === 'nf4' ? NF4 : FP4;
+  return ndArray([rows, cols], (i) => {
+    const byte = packed.data[i >> 1];
+    return f(f(table[i % 2 === 0 ? byte >> 4 : byte & 15]) * blockScale(scales, Math.floor(i / BLOCK)));
+  });
+}
+
 const dequantize4bitDef: OpDef = {
   name: 'dequantize_4bit',
   infer(x, a) {
     const nested = numberOf('dequantize_4bit', a, 'nested') === 1;
     expectCount('dequantize_4bit', x, nested ? 4 : 2);
     const n = numberOf('dequantize_4bit', a, 'rows') * numberOf('dequantize_4bit', a, 'cols');
-    const nb = Math.ceil(n / BLOCK);
-    expectShape('dequantize_4bit', 'packed', x[0], [Math.ceil(n / 2)]);
-    expectShape('dequantize_4bit', 'absmax', x[1], [nb]);
-    if (nested) expectShape('dequantize_4bit', 'nested_absmax', x[2], [Math.ceil(nb / NESTED_BLOCK)]);
-    return [{ shape: [a.rows as number, a.cols as number], dtype: a.dtype as DType }];
+    expectParts('dequantize_4bit', x, n, nested);
+    const type: TensorType = { shape: [a.rows as number, a.cols as number], dtype: a.dtype as DType };
+    expectFloat('dequantize_4bit', 'the result', type);
+    return [type];
   },
-  reference([packed, ...scales], a) {
-    const table = a.type === 'nf4' ? NF4 : FP4;
-    return [
-      ndArray([a.rows as number, a.cols as number], (i) => {
-        const byte = packed.data[i >> 1];
-        return f(f(table[i % 2 === 0 ? byte >> 4 : byte & 15]) * blockScale(scales, Math.floor(i / BLOCK)));
-      }),
-    ];
-  },
+  reference: (parts, a) => [dequantizeReference(parts, a.type as QuantType, a.rows as number, a.cols as number)],
   cost: (x, a) => ({ flops: (a.rows as number) * (a.cols as number), bytes: x.reduce((s, t) => s + typeBytes(t), 0) + 2 * (a.rows as number) * (a.cols as number) }),
   typeAttributes: ['dtype'],
   recompute: 'cheap',
+};
+
+/** Elements and bytes of a block of GGUF's formats. */
+export const GGML_BLOCKS: Readonly<Record<string, readonly [elements: number, bytes: number]>> = {
+  F32: [1, 4], F16: [1, 2], BF16: [1, 2],
+  Q4_0: [32, 18], Q4_1: [32, 20], Q5_0: [32, 22], Q5_1: [32, 24], Q8_0: [32, 34],
+  Q2_K: [256, 84], Q3_K: [256, 110], Q4_K: [256, 144], Q5_K: [256, 176], Q6_K: [256, 210],
 };
 
 const dequantizeGgmlDef: OpDef = {
@@ -177,8 +197,13 @@ const dequantizeGgmlDef: OpDef = {
   infer(x, a) {
     expectCount('dequantize_ggml', x, 1);
     expectDtype('dequantize_ggml', 'bytes', x[0], 'u8');
-    stringOf('dequantize_ggml', a, 'type');
-    return [{ shape: [numberOf('dequantize_ggml', a, 'rows'), numberOf('dequantize_ggml', a, 'cols')], dtype: a.dtype as DType }];
+    const block = GGML_BLOCKS[stringOf('dequantize_ggml', a, 'type')];
+    if (!block) throw new LatheError('ERR_UNSUPPORTED', `[dequantize_ggml] unknown type '${String(a.type)}'`, { remedy: `use one of ${Object.keys(GGML_BLOCKS).join(', ')}` });
+    const shape = [numberOf('dequantize_ggml', a, 'rows'), numberOf('dequantize_ggml', a, 'cols')];
+    expectShape('dequantize_ggml', 'bytes', x[0], [(elementCount(shape) / block[0]) * block[1]]);
+    const type: TensorType = { shape, dtype: a.dtype as DType };
+    expectFloat('dequantize_ggml', 'the result', type);
+    return [type];
   },
   cost: (x, a) => ({ flops: (a.rows as number) * (a.cols as number), bytes: typeBytes(x[0]) + 4 * (a.rows as number) * (a.cols as number) }),
   typeAttributes: ['dtype'],

@@ -29,6 +29,16 @@ export function siteHash(path: string, ordinal = 0): { lo: number; hi: number } 
   return { lo: Number(h & 0xffffffffn), hi: Number(h >> 32n) };
 }
 
+/** The words of an element's lane; neighbours share a block, so the last one is kept. */
+function wordsOf(c2: number, c3: number, k0: number, k1: number): (group: number) => readonly number[] {
+  let last = -1;
+  let words: readonly number[] = [];
+  return (group) => {
+    if (group !== last) [last, words] = [group, philox(group >>> 0, Math.floor(group / 2 ** 32), c2, c3, k0, k1)];
+    return words;
+  };
+}
+
 const dropoutDef: OpDef = {
   name: 'dropout',
   infer(x, a) {
@@ -44,14 +54,8 @@ const dropoutDef: OpDef = {
     const keep = 1 - (a.p as number);
     const limit = Math.floor(keep * 2 ** 32);
     const [seedLo, seedHi, step, micro] = Array.from(rng.data, (v) => v >>> 0);
-    const key = [(seedLo ^ (a.site_lo as number)) >>> 0, (seedHi ^ (a.site_hi as number)) >>> 0];
-    return [
-      ndArray(x.shape, (i) => {
-        const group = Math.floor(i / 4);
-        const lanes = philox(group >>> 0, Math.floor(group / 2 ** 32), step, micro, key[0], key[1]);
-        return lanes[i % 4] < limit ? x.data[i] / keep : 0;
-      }),
-    ];
+    const words = wordsOf(step, micro, (seedLo ^ (a.site_lo as number)) >>> 0, (seedHi ^ (a.site_hi as number)) >>> 0);
+    return [ndArray(x.shape, (i) => (words(Math.floor(i / 4))[i % 4] < limit ? x.data[i] / keep : 0))];
   },
   cost: (x) => streamCost([x[0]], [x[0]], 12),
   mayAlias: () => [[0, 0]],
@@ -67,11 +71,10 @@ function randomDef(name: 'random_uniform' | 'random_normal'): OpDef {
     },
     reference(_x, a) {
       const shape = a.shape as number[];
-      const key = [((a.seed_lo as number) ^ (a.site_lo as number)) >>> 0, ((a.seed_hi as number) ^ (a.site_hi as number)) >>> 0];
+      const words = wordsOf(0, 0, ((a.seed_lo as number) ^ (a.site_lo as number)) >>> 0, ((a.seed_hi as number) ^ (a.site_hi as number)) >>> 0);
       return [
         ndArray(shape, (i) => {
-          const group = Math.floor(i / 4);
-          const u = philox(group >>> 0, Math.floor(group / 2 ** 32), 0, 0, key[0], key[1]);
+          const u = words(Math.floor(i / 4));
           const lane = i % 4;
           if (name === 'random_uniform') return (a.low as number) + ((a.high as number) - (a.low as number)) * ((u[lane] >>> 8) * 2 ** -24);
           const pair = lane & 2;

@@ -2,8 +2,8 @@
 import { apply } from '../graph/trace';
 import type { OpDef } from '../graph/op-def';
 import { elementCount, type Tensor, type TensorType } from '../graph/tensor';
-import { expectCount, expectFloat, expectRank, ndArray, streamCost } from './expect';
-import { expand } from './elementwise';
+import { expectCount, expectFloat, expectRank, expectType, ndArray, numberOf, streamCost } from './expect';
+import { cast, expand } from './elementwise';
 import { reshape } from './movement';
 
 /** One f64 per block of 4096 elements. */
@@ -19,8 +19,7 @@ const sumDef: OpDef = {
     return [SCALAR];
   },
   vjp({ inputs: [x], cotangents: [dy] }) {
-    // Only f32 vectors are summed on the way to a loss; a wider use would need a cast here.
-    return [reshape(expand(dy!, x.shape.reduce((a, b) => a * b, 1)), x.shape)];
+    return [cast(reshape(expand(dy!, elementCount(x.shape)), x.shape), x.dtype)];
   },
   reference: ([x]) => [ndArray([1], () => x.data.reduce((a, b) => a + b, 0))],
   cost: (x) => streamCost(x, [], 1),
@@ -30,8 +29,10 @@ const sumDef: OpDef = {
 const sumRowsDef: OpDef = {
   name: 'sum_rows',
   infer(x, a) {
-    expectCount('sum_rows', x, 1 + ((a.addend as number) ?? 0));
+    expectCount('sum_rows', x, 1 + numberOf('sum_rows', a, 'addend'));
     expectRank('sum_rows', 'a', x[0], 2);
+    expectFloat('sum_rows', 'a', x[0]);
+    if (a.addend) expectType('sum_rows', 'addend', x[1], 'f32', [x[0].shape[1]]);
     return [{ shape: [x[0].shape[1]], dtype: 'f32' }];
   },
   reference([x, addend]) {

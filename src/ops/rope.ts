@@ -6,14 +6,13 @@
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { Tensor, TensorType } from '../graph/tensor';
-import { expectCount, expectDtype, expectFloat, expectRank, expectShape, listOf, ndArray, numberOf, shapeError, streamCost } from './expect';
+import { expectCount, expectFloat, expectIndices, expectLike, expectRank, expectType, listOf, ndArray, numberOf, shapeError, streamCost } from './expect';
 
 const ropeTableDef: OpDef = {
   name: 'rope_table',
   infer(x, a) {
     expectCount('rope_table', x, 1);
-    expectRank('rope_table', 'positions', x[0], 1);
-    expectDtype('rope_table', 'positions', x[0], 'i32');
+    expectIndices('rope_table', 'positions', x[0]);
     numberOf('rope_table', a, 'attention_scaling');
     const type: TensorType = { shape: [x[0].shape[0], listOf('rope_table', a, 'inv_freq').length], dtype: 'f32' };
     return [type, type];
@@ -37,8 +36,8 @@ const ropeDef: OpDef = {
     const k = numberOf('rope', a, 'head_dim');
     if (x[0].shape[1] % k !== 0) throw shapeError('rope', `columns divisible by head_dim ${k}`, String(x[0].shape[1]));
     expectRank('rope', 'cos', x[1], 2);
-    expectShape('rope', 'cos', x[1], [x[0].shape[0], x[1].shape[1]]);
-    expectShape('rope', 'sin', x[2], x[1].shape);
+    expectType('rope', 'cos', x[1], 'f32', [x[0].shape[0], x[1].shape[1]]);
+    expectLike('rope', 'sin', x[2], x[1]);
     if (2 * x[1].shape[1] > k) throw shapeError('rope', `at most ${k / 2} frequencies`, String(x[1].shape[1]));
     return [x[0]];
   },

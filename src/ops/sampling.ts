@@ -5,7 +5,7 @@
 import { apply } from '../graph/trace';
 import type { OpDef } from '../graph/op-def';
 import { elementCount, type Tensor } from '../graph/tensor';
-import { expectCount, expectDtype, expectRank, expectShape, ndArray } from './expect';
+import { expectCount, expectDtype, expectRank, expectType, ndArray } from './expect';
 import { philox } from './random';
 
 const sampleDef: OpDef = {
@@ -16,9 +16,9 @@ const sampleDef: OpDef = {
     expectRank('sample', 'logits', logits, 2);
     expectDtype('sample', 'logits', logits, 'f32');
     expectRank('sample', 'history', history, 2);
-    expectDtype('sample', 'history', history, 'i32');
-    expectShape('sample', 'params', params, [8]);
-    expectShape('sample', 'rng', rng, [4]);
+    expectType('sample', 'history', history, 'i32', [logits.shape[0], history.shape[1]]);
+    expectType('sample', 'params', params, 'f32', [8]);
+    expectType('sample', 'rng', rng, 'i32', [4]);
     return [
       { shape: [logits.shape[0]], dtype: 'i32' },
       { shape: [logits.shape[0]], dtype: 'f32' },
@@ -28,7 +28,9 @@ const sampleDef: OpDef = {
     const [b, v] = logits.shape;
     const tokens = ndArray([b]);
     const logprobs = ndArray([b]);
-    const [temperature, topK, topP, minP, penalty, doSample] = params.data;
+    const [temperature, topK, topP, minP, penalty] = params.data;
+    // Temperature 0 is greedy, as is not sampling.
+    const doSample = temperature > 0 ? params.data[5] : 0;
     for (let r = 0; r < b; r++) {
       const z = Float64Array.from(logits.data.subarray(r * v, (r + 1) * v));
       const seen = new Set(history.data.subarray(r * history.shape[1], (r + 1) * history.shape[1]));

@@ -13,7 +13,7 @@
  */
 import type { Graph } from '../graph/trace';
 import { sameType, type Node, type Tensor } from '../graph/tensor';
-import { matmulLayout } from '../ops/matmul';
+import { matmulLayout, MAX_TERMS } from '../ops/matmul';
 import { QUANT_PARTS, quantCode, type QuantType } from '../ops/quant';
 import { countUses, nodeLike, Rewriter } from './rewrite';
 
@@ -136,6 +136,7 @@ function mergeTerms(a: Tensor, b: Tensor): Node | null {
   if (x.op?.name !== 'matmul' || y.op?.name !== 'matmul' || !sameType(a.type, b.type)) return null;
   const [p, q] = [x.attributes, y.attributes];
   if (p.alpha !== 1 || q.alpha !== 1 || p.bias || q.bias || p.addend || q.addend || p.compute !== q.compute) return null;
+  if ((p.quant as number[]).length + (q.quant as number[]).length > MAX_TERMS) return null;
   const lists = Object.fromEntries(['trans_a', 'trans_b', 'quant', 'rows', 'cols'].map((key) => [key, [...(p[key] as number[]), ...(q[key] as number[])]]));
   const later = x.order > y.order ? x : y;
   return nodeLike(later, later.op!, [...x.inputs, ...y.inputs], { ...p, ...lists });

@@ -37,14 +37,21 @@ export interface PeftModel {
 export function getPeftModel(model: CausalLm, config: LoraConfig, adapterName = 'default', untiedHead = false): PeftModel {
   const linears = [...model.modules()].filter((m): m is Linear => m instanceof Linear);
   const targets = selectTargets(model, linears, config);
+  const { saved, copied } = selectSaved(model, targets, config);
+  // Nothing throws from here on: a refused adapter leaves the model as it was.
   for (const p of model.parameters().values()) p.trainable = false;
+  for (const p of saved.values()) {
+    // Trained in full precision: a bf16 weight would swallow small updates.
+    p.dtype = 'f32';
+    p.trainable = true;
+  }
   const pairs = new Map<string, LowRank>();
   for (const linear of targets) {
     const pair = makePair(linear, config, adapterName);
     linear.lowRank.push(pair);
     pairs.set(linear.path, pair);
   }
-  return { base: model, config, adapterName, pairs, ...markSaved(model, targets, config), untiedHead };
+  return { base: model, config, adapterName, pairs, saved, copied, untiedHead };
 }
 
 function selectTargets(model: CausalLm, linears: readonly Linear[], config: LoraConfig): Linear[] {
@@ -106,18 +113,16 @@ function tiedAndSaved(model: CausalLm, config: LoraConfig): boolean {
   return model.config.tieWordEmbeddings && config.ensureWeightTying && embeddingPaths(model).some((path) => config.savesModule(path));
 }
 
-function markSaved(model: CausalLm, targets: readonly Linear[], config: LoraConfig): { saved: Map<string, Parameter>; copied: Set<string> } {
+/** Base parameters to train in full: modules_to_save with all below them, and biases. */
+function selectSaved(model: CausalLm, targets: readonly Linear[], config: LoraConfig): { saved: Map<string, Parameter>; copied: Set<string> } {
   const saved = new Map<string, Parameter>();
   const copied = new Set<string>();
-  const train = (p: Parameter): void => {
+  const add = (p: Parameter): void => {
     if (p.quant) throw new LatheError('ERR_CONFIG', `'${p.name}' is held in 4 bits and cannot be trained`, { remedy: 'add its module to llm_int8_skip_modules or drop it from modules_to_save' });
-    // Trained in full precision: a bf16 weight would swallow small updates.
-    p.dtype = 'f32';
-    p.trainable = true;
     saved.set(p.name, p);
   };
   const copy = (p: Parameter): void => {
-    train(p);
+    add(p);
     copied.add(p.name);
   };
   if (needsUntiedHead(model, config)) {
@@ -132,7 +137,7 @@ function markSaved(model: CausalLm, targets: readonly Linear[], config: LoraConf
   }
   if (config.bias !== 'none') {
     const owners = config.bias === 'lora_only' ? targets : [...model.modules()];
-    for (const m of owners) for (const [key, p] of m.ownParameters()) if (key === 'bias') train(p);
+    for (const m of owners) for (const [key, p] of m.ownParameters()) if (key === 'bias') add(p);
   }
   return { saved, copied };
 }

@@ -30,8 +30,9 @@ export async function convertModel(path: string, outDir: string, o: ConvertOptio
   const { dtype = 'bf16', threads, maxShardBytes, tokenizer = path } = o;
   const open = await openModel(path);
   const config = configWith(open.config, dtype);
-  const parameters = buildModel(config, { dtype }, path).parameters();
-  const tied = config.tie_word_embeddings === true;
+  const model = buildModel(config, { dtype }, path);
+  const parameters = model.parameters();
+  const tied = model.config.tieWordEmbeddings;
   checkNames(parameters.keys(), open.sources.keys(), path, (name) => (tied && name === 'lm_head.weight') || name.endsWith('rotary_emb.inv_freq'));
   for (const [name, p] of parameters) checkShape(name, open.sources.get(name)!, p.shape);
 

@@ -123,13 +123,11 @@ export class PreTrainedModel {
     const embedding = sources.get(embeddingKey);
     const expected = adapterParameters(this.peft, { embeddings: embedding !== undefined && !this.peft.saved.has(this.module.embedding.name) });
     checkNames(expected.keys(), sources.keys(), at);
-    if (embedding) this.adoptRows(sourceShape(embedding)[0]);
+    // A vocabulary that was resized on purpose has to fit; the shape check below names the tensor if it does not.
+    const rows = embedding ? sourceShape(embedding)[0] : this.vocabSize;
+    if (rows !== this.vocabSize && this.sourceRows.size === 0) this.resizeTokenEmbeddings(rows);
     for (const [key, p] of expected) checkShape(key, sources.get(key)!, p.shape);
     this.adapterSources = new Map([...expected].map(([key, p]) => [p.name, sources.get(key)!]));
-  }
-
-  private adoptRows(rows: number): void {
-    if (rows !== this.vocabSize) this.resizeTokenEmbeddings(rows);
   }
 
   /** Makes every parameter trainable; for full fine-tuning and pretraining. */

@@ -10,7 +10,9 @@ import { mapGgufModel } from '../io/gguf/llama';
 import { openGguf } from '../io/gguf/reader';
 import { readTensorBytes, type TensorSource } from '../io/tensor-source';
 import type { RawConfig } from '../models/config-reader';
+import { canonicalNames } from '../models/registry';
 import type { QuantType } from '../ops/quant';
+import { isAdapterFolder } from '../peft/load';
 import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { BNB_PARTS, bnbStateOwner, checkQuantMap, decodeBnbState, nestedQuantMap, quantMap } from '../quantization/bnb-state';
 import { fromGguf, fromSafetensors, type WeightSource } from './weights';
@@ -79,6 +81,9 @@ function ggufGeneration(metadata: ReadonlyMap<string, unknown>): RawConfig {
 
 /** config.json of a folder, without opening weights. */
 export function readModelConfig(dir: string): RawConfig {
+  if (!existsSync(join(dir, 'config.json')) && isAdapterFolder(dir)) {
+    throw new LatheError('ERR_CONFIG', 'expected a model, received the folder of an adapter', { at: dir, remedy: 'open it with AutoPeftModelForCausalLM, or its base model with this adapter' });
+  }
   return readJsonObject(join(dir, 'config.json'), 'give a folder that holds a model in Hugging Face format');
 }
 
@@ -95,7 +100,7 @@ async function openFolder(path: string): Promise<OpenModel> {
     path,
     config,
     generationConfig: existsSync(generationPath) ? readJsonObject(generationPath, 'repair or remove the file') : null,
-    sources: await weightSources(tensors),
+    sources: canonicalNames(config, await weightSources(tensors)),
     quantization,
     storedDtype: [...tensors.values()].some((t) => t.dtype === 'F32' && t.shape.length === 2 && !t.name.includes('absmax')) ? 'f32' : 'bf16',
     gguf: null,

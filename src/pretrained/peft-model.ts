@@ -36,12 +36,11 @@ export const PeftModel = {
     const warn = o.onWarning ?? ((message: string): void => process.emitWarning(message, 'LatheWarning'));
     const mismatch = baseMismatch(file.origin, model.origin.path);
     if (mismatch) warn(mismatch);
-    const peft = model.addAdapter(file.config, o.adapterName);
+    model.addAdapter(file.config, o.adapterName);
     if (model.module.config.tieWordEmbeddings) await checkTied(file, model);
     model.setAdapterSources(file.sources, dir);
     model.adapterBase = file.origin.baseModel;
     if (!o.isTrainable) for (const p of [...model.parameters().values()]) p.trainable = false;
-    void peft;
     return model;
   },
 };

@@ -48,7 +48,8 @@ export async function saveModel(model: PreTrainedModel, dir: string, o: SaveOpti
     return writeModel(model, dir, denseTensors(model.module, session, dtype), configWith(model.config, dtype), o);
   }
   if (o.dtype) throw new LatheError('ERR_CONFIG', `dtype '${o.dtype}' does not apply to a 4-bit model`, { remedy: 'leave dtype out, or save it dense with saveMerged' });
-  const config = { ...configWith(model.config, model.module.computeDtype as FloatDType), quantization_config: quantization.toJson() };
+  const dtype = model.module.computeDtype as FloatDType;
+  const config = { ...configWith(model.config, dtype), quantization_config: quantization.toJson(dtype) };
   return writeModel(model, dir, await bnbTensors(model.module, session), config, o);
 }
 

@@ -12,7 +12,7 @@ export interface BitsAndBytesOptions {
   loadIn4bit?: boolean;
   bnb4bitQuantType?: QuantType;
   bnb4bitUseDoubleQuant?: boolean;
-  /** Dtype that GEMMs with these weights run in; the model's dtype when absent. */
+  /** What other programs should compute in, as saved; here matrix products run in the type of the activations. */
   bnb4bitComputeDtype?: DType;
   /** Module names (whole path or last part) kept dense besides the output head. */
   llmInt8SkipModules?: readonly string[];
@@ -54,13 +54,13 @@ export class BitsAndBytesConfig {
     });
   }
 
-  /** The `quantization_config` object transformers writes. */
-  toJson(): Record<string, unknown> {
+  /** The `quantization_config` object transformers writes. @param dtype compute type when none was asked for */
+  toJson(dtype: DType = 'bf16'): Record<string, unknown> {
     const name = { f32: 'float32', bf16: 'bfloat16' } as Record<string, string>;
     return {
       _load_in_4bit: this.loadIn4bit,
       _load_in_8bit: false,
-      bnb_4bit_compute_dtype: name[this.bnb4bitComputeDtype ?? 'bf16'],
+      bnb_4bit_compute_dtype: name[this.bnb4bitComputeDtype ?? dtype],
       bnb_4bit_quant_storage: 'uint8',
       bnb_4bit_quant_type: this.bnb4bitQuantType,
       bnb_4bit_use_double_quant: this.bnb4bitUseDoubleQuant,

@@ -1,6 +1,6 @@
 /**
- * The typed boundary: exactly what the C++ addon exports (native/addon). Nothing but `binding.ts` and `session.ts`
- * imports this. Synchronous methods throw, promises reject, with an Error whose `code` is one of our ErrorCodes.
+ * The typed boundary: exactly what the C++ addon exports (native/addon). Nothing outside of this folder imports
+ * this. Synchronous methods throw, promises reject, with an Error whose `code` is one of our ErrorCodes.
  */
 import type { DType } from '../graph/dtype';
 
@@ -75,6 +75,36 @@ export interface NativeSession {
   close(): Promise<void>;
 }
 
+export interface NativeBpeOptions {
+  vocabSize: number;
+  minFrequency: number;
+  specialTokens: string[];
+  /** Bytes that are in the vocabulary even when the text lacks them. */
+  initialAlphabet: Uint8Array;
+  preTokenizer: 'gpt2' | 'gpt2-digits' | 'llama3' | 'qwen2';
+  /** 0: as `defaultThreads()`. */
+  threads: number;
+  /** Bound on the word counts; 0: none. */
+  memoryCapBytes: number;
+}
+
+export interface NativeBpeResult {
+  /** By id, in byte-level characters. */
+  tokens: string[];
+  /** By rank: ids of the left and the right part, alternating. */
+  merges: Uint32Array;
+  stats: { words: number; occurrences: number; prunedWords: number; prunedOccurrences: number; textBytes: number };
+}
+
+/** One call at a time: a second one while a promise is pending throws ERR_CONFIG. */
+export interface NativeBpeTrainer {
+  /** Texts as UTF-8, end to end, each counted by itself; copied before this returns, counted on other threads. */
+  feed(utf8: Uint8Array, lengths: Uint32Array): Promise<void>;
+  train(): Promise<NativeBpeResult>;
+  /** How far `train` is, every 256 merges. */
+  progress(): { merges: number; tokens: number };
+}
+
 export interface NativeAddon {
   Session: new (options: { device: string; threads?: number }) => NativeSession;
   isa(): { arch: string; features: string[] };
@@ -84,4 +114,5 @@ export interface NativeAddon {
   memory(): { usedBytes: number; limitBytes: number };
   /** The ops that the CPU backend has kernels for. */
   kernels(): string[];
+  createBpeTrainer(options: NativeBpeOptions): NativeBpeTrainer;
 }

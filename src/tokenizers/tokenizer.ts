@@ -34,6 +34,8 @@ import {
   type TokenizerConfig,
   type TokenizerFiles,
 } from './tokenizer-files';
+import type { TextSource } from './train';
+import { tokenizerTrainer, type TrainOptions } from './training-hook';
 
 export interface EncodeOptions {
   /** Lets the post-processor add its tokens (BOS, CLS/SEP...); true by default. */
@@ -363,6 +365,17 @@ export class Tokenizer {
     const { text, spans } = assistantSpans(template, messages, this.special.named, this.allSpecialTokens, options);
     const { ids, offsets } = await this.encodeWithOffsets(text, { addSpecialTokens: false });
     return { text, ids, mask: maskOfSpans(spans, offsets), spans };
+  }
+
+  // --- training ----------------------------------------------------------------------------------------------
+
+  /**
+   * A new tokenizer with this one's pipeline and special tokens and a vocabulary learned from `texts`, as transformers'
+   * `train_new_from_iterator`. This one stays as it is.
+   * Errors: ERR_UNSUPPORTED when this is not byte-level BPE with a known pre-tokenizer; else as AutoTokenizer's.
+   */
+  trainNewFromIterator(texts: TextSource, options: TrainOptions): Promise<Tokenizer> {
+    return tokenizerTrainer()(this, texts, options);
   }
 
   // --- saving ------------------------------------------------------------------------------------------------

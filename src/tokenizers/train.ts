@@ -119,11 +119,15 @@ export async function trainNewFromIterator(
   });
   const report = reporter(options);
   let bytes = 0;
-  for await (const batch of utf8Batches(texts, (text) => model?.normalize(text) ?? text)) {
-    await trainer.feed(batch.utf8, batch.lengths);
-    bytes += batch.utf8.length;
-    report('count', bytes);
+  // One batch is counted natively while the next one is read.
+  let counting = Promise.resolve();
+  for await (const batch of utf8Batches(texts, model?.normalizer ? (text) => model.normalize(text) : null)) {
+    await counting;
+    report('count', (bytes += batch.utf8.length));
+    counting = Promise.resolve(trainer.feed(batch.utf8, batch.lengths));
+    counting.catch(() => {}); // seen at the next await, and not as an unhandled rejection before it
   }
+  await counting;
   if (bytes === 0)
     throw new LatheError('ERR_DATA', 'expected text to train on, received none', {
       at: 'texts',
@@ -245,7 +249,7 @@ function requireVocabSize(vocabSize: number, fixed: number): void {
 
 async function* utf8Batches(
   texts: TextSource,
-  normalize: (text: string) => string,
+  normalize: ((text: string) => string) | null,
 ): AsyncGenerator<{ utf8: Uint8Array; lengths: Uint32Array }> {
   let parts: Buffer[] = [];
   let bytes = 0;
@@ -264,7 +268,7 @@ async function* utf8Batches(
           remedy: 'drop rows without text, or map rows to their text',
         });
       }
-      const part = Buffer.from(normalize(text), 'utf8');
+      const part = Buffer.from(normalize ? normalize(text) : text, 'utf8');
       parts.push(part);
       bytes += part.length;
       row++;

@@ -7,10 +7,10 @@ import { join } from 'node:path';
 import { LatheError } from '../errors';
 import { loadDataset, type Dataset } from '../data';
 import { openGguf } from '../io/gguf/reader';
-import { readAdapter } from '../peft/load';
 import { AutoModelForCausalLM } from '../pretrained/auto';
 import type { PreTrainedModel } from '../pretrained/model';
 import { readModelConfig } from '../pretrained/open';
+import { PeftModel } from '../pretrained/peft-model';
 import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { AutoTokenizer } from '../tokenizers/auto-tokenizer';
 import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
@@ -119,11 +119,7 @@ export async function openModelFor(config: ResolvedConfig, tokenizer: Tokenizer 
   if (tokenizer && (tokenizer.vocabSize > model.vocabSize || config.resizeToMultipleOf)) {
     model.resizeTokenEmbeddings(Math.max(tokenizer.vocabSize, model.vocabSize), { padToMultipleOf: config.resizeToMultipleOf ?? undefined });
   }
-  if (config.adapterNameOrPath) {
-    const adapter = await readAdapter(config.adapterNameOrPath);
-    model.addAdapter(adapter.config);
-    model.setAdapterSources(adapter.sources as never, config.adapterNameOrPath);
-  }
+  if (config.adapterNameOrPath) await PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true });
   return model;
 }
 

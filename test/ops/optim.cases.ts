@@ -4,7 +4,7 @@ import { tolerance, U_F32 } from './tolerance';
 
 const HYPER = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
 const scalars = (lr: number, step: number, gradScale: number): RowInput[] => [f32([1], fixed(lr)), i32([1], fixed(step)), f32([1], fixed(gradScale))];
-const update = tolerance('some ten fp32 operations per element', { rel: 8 * U_F32, abs: 1e-9 });
+const update = tolerance('some ten fp32 operations on p, the step and the moments, whose sums may cancel', { rel: 8 * U_F32, ofMax: 4 * U_F32 });
 
 function adamw(name: string, shapes: readonly (readonly number[])[], o: { lr?: number; step?: number; gradScale?: number; hyper?: object } = {}): OpCase {
   const groups = shapes.flatMap((s) => [float(s), f32(s, normal(0.1)), f32(s, normal(0.05)), f32(s, positive(1e-6, 1e-2))]);
@@ -43,10 +43,10 @@ export const cases: readonly OpCase[] = [
   adamw('clipped, late', [[33]], { step: 20000, gradScale: 0.125 }),
   adamw('no decay, other betas', [[33]], { hyper: { weight_decay: 0, beta1: 0.8, beta2: 0.95, eps: 1e-6 } }),
   adamw('no learning rate', [[5]], { lr: 0 }),
-  adamw('many pieces', [[91, 401], [9000]]),
+  adamw('many pieces', [[51, 201], [9000]]),
   adamw8('first step', [[7, 9]], { step: 1 }),
   adamw8('several parameters', [[5, 3], [1], [257], [2, 3, 4]]),
   adamw8('clipped, late', [[600]], { step: 20000, gradScale: 0.125 }),
   adamw8('no decay, other betas', [[256]], { hyper: { weight_decay: 0, beta1: 0.8, beta2: 0.95, eps: 1e-6 } }),
-  adamw8('many pieces', [[51, 401], [9000]]),
+  adamw8('many pieces', [[11, 401], [5000]]),
 ];

@@ -118,8 +118,8 @@ void backward_item(const Shape& shape, const BackwardItem& item) {
       transpose(rows, dp, np / kPair, dp, keys_across + k0 / kKeys * dp * tile_units, tile_units);
     }
   }
-  set_zero(item.dk, len * dp);
-  set_zero(item.dv, len * dp);
+  if (item.dk) set_zero(item.dk, len * dp);
+  if (item.dv) set_zero(item.dv, len * dp);
 
   Middle x;
   x.s = s, x.dp = dprob, x.lse = lse, x.delta = delta, x.lo = lo, x.hi = hi;
@@ -141,7 +141,8 @@ void backward_item(const Shape& shape, const BackwardItem& item) {
     for (int64_t i = 0; i < kQueries; i++) {
       const bool real = i < queries;
       lse[i] = real ? item.lse[item.head * shape.tokens + item.row0 + q0 + i] * kLog2E : 1e30f;
-      delta[i] = real ? row_dot((const T*)item.dout + q_offset + i * q_ld, (const T*)item.o + q_offset + i * q_ld, d) : 0;
+      const int64_t row = q_offset + i * q_ld;
+      delta[i] = real ? row_dot((const T*)item.dout + row, (const T*)item.o + row, d) : 0;
     }
 
     const int64_t k_end = mask.hi(q0 + queries - 1) + 1;
@@ -166,15 +167,16 @@ void backward_item(const Shape& shape, const BackwardItem& item) {
       for (int pass = 0; pass < 2; pass++) {
         const float* left = pass == 0 ? p_rows : ds_rows;
         const float* right = pass == 0 ? dout_pairs : q_pairs;
-        float* out = (pass == 0 ? item.dv : item.dk) + k0 * dp;
+        float* sums = pass == 0 ? item.dv : item.dk;
+        if (sums == nullptr) continue;
         for (int64_t t = 0; t < count; t++) {
           if (first[t] >= last[t]) continue;
           const int64_t u0 = first[t] * kLanes / kPair, u1 = last[t] * kLanes / kPair, r = t * kStrip;
-          product(left + r * row_units + u0, row_units, right + u0 * dp, dp, n - r < kStrip ? n - r : int64_t(kStrip), dp,
-                  u1 - u0, out + r * dp, dp, kAdd);
+          product(left + r * row_units + u0, row_units, right + u0 * dp, dp,
+                  n - r < kStrip ? n - r : int64_t(kStrip), dp, u1 - u0, sums + (k0 + r) * dp, dp, kAdd);
         }
       }
-      for (int64_t g = 0, e; g < strips.groups; g = e) {
+      for (int64_t g = 0, e; item.dq && g < strips.groups; g = e) {
         e = strips.same(g);
         if (strips.begin[g] == strips.end[g]) continue;
         const int64_t k_first = strips.begin[g] * kStrip / kPair;
@@ -185,6 +187,7 @@ void backward_item(const Shape& shape, const BackwardItem& item) {
       }
     }
 
+    if (item.dq == nullptr) continue;
     transpose(dq, kQueries, dp, kQueries, rows, dp);
     T* out = (T*)item.dq + q_offset;
     const F scale = splat(shape.scale);

@@ -159,7 +159,8 @@ void forward_item(const Shape& shape, const ForwardItem& item) {
       for (int64_t g = 0, e; g < strips.groups; g = e) {
         e = strips.same(g);
         if (strips.begin[g] == strips.end[g]) continue;
-        int64_t k_first = strips.begin[g] * kStrip / kPair, k_count = (strips.end[g] - strips.begin[g]) * kStrip / kPair;
+        const int64_t k_first = strips.begin[g] * kStrip / kPair;
+        const int64_t k_count = (strips.end[g] - strips.begin[g]) * kStrip / kPair;
         product(values + k_first, tile_units, s + k_first * kQueries + g * kLanes, kQueries, dp, (e - g) * kLanes,
                 k_count, u.acc + g * kLanes, kQueries, kScaleLanes, u.alpha + g * kLanes);
       }
@@ -180,7 +181,8 @@ void forward_item(const Shape& shape, const ForwardItem& item) {
       int64_t c = 0;
       for (; c + kWidth <= d; c += kWidth) store(out + c, load(x + c));
       if (c < d) store(out + c, load(x + c), d - c);
-      item.lse[u.head * shape.tokens + item.row0 + u.q0 + r] = u.max[r] * factor + __builtin_logf(u.sum[r]);
+      if (item.lse)
+        item.lse[u.head * shape.tokens + item.row0 + u.q0 + r] = u.max[r] * factor + __builtin_logf(u.sum[r]);
     }
   }
 }

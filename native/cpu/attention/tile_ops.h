@@ -291,12 +291,17 @@ LATHE_INLINE void store_row_lanes(float* row, int64_t lane, F x) {
 #endif
 }
 
+// The sum of a vector's lanes, halves added to halves.
 LATHE_INLINE float sum_lanes(F v) {
-  float t[kWidth];
-  store(t, v);
-  for (int n = kWidth / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; i++) t[i] += t[i + n];
-  return t[0];
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#elif defined(__AVX2__)
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 
 // ---- masks

@@ -41,7 +41,7 @@ struct ForwardItem {
   const void* k;
   const void* v;
   void* o;
-  float* lse;
+  float* lse;    // null: not wanted
   int64_t row0;  // the document's first row
   int64_t len;   // its rows
   int64_t q0;    // first query, relative to the document, a multiple of kQueries
@@ -53,6 +53,7 @@ struct ForwardItem {
 };
 
 // One query head of one document. dk and dv receive this head's unscaled fp32 sums: [len][padded_dim], overwritten.
+// dq, dk and dv may be null: not wanted.
 struct BackwardItem {
   const void* dout;
   const void* q;

@@ -94,6 +94,10 @@ describe('config and folder', () => {
     expect(existsSync(dir)).toBe(true);
   });
 
+  test('the folder of an adapter', async () => {
+    await expect(load(join(TIED, 'adapter'))).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining('AutoPeftModelForCausalLM') as string });
+  });
+
   test('an unknown dtype', async () => {
     await expect(AutoModelForCausalLM.fromPretrained(TIED, { dtype: 'int8' as never })).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining("received 'int8'") as string });
   });

@@ -4,7 +4,7 @@ import { openCheckpoint } from '../../../src/io/checkpoint-files';
 import { readTensorFloats } from '../../../src/io/float-codec';
 import { LoraConfig } from '../../../src/peft/lora-config';
 import { AutoModelForCausalLM } from '../../../src/pretrained/auto';
-import { getPeftModel } from '../../../src/pretrained/peft-model';
+import { getPeftModel, PeftModel } from '../../../src/pretrained/peft-model';
 import { GOLDEN, maxDifference, readJson, runRows, temporaryFolder, type Rows } from '../../models/logits';
 
 const out = temporaryFolder();
@@ -107,6 +107,26 @@ test('resized and then trained in full on a tied model: both copies start as the
   expect(Buffer.compare(a, b)).toBe(0);
   expect(new Float32Array(a.slice().buffer).subarray(OLD * D).some((v) => v !== 0)).toBe(true);
   await model.close();
+});
+
+test('a model from a config whose tied embedding is copied: the copies start equal', async () => {
+  const model = AutoModelForCausalLM.fromConfig(readJson<Record<string, unknown>>(folder('tied'), 'config.json'), { dtype: 'f32' });
+  getPeftModel(model, new LoraConfig({ targetModules: ['q_proj'], modulesToSave: ['lm_head'] }));
+  const session = await model.ready();
+  const [a, b] = [await session.readState('model.embed_tokens.weight'), await session.readState('lm_head.weight')];
+  expect(Buffer.compare(a, b)).toBe(0);
+  expect(a.some((byte) => byte !== 0)).toBe(true);
+  await model.close();
+});
+
+test('an adapter with an embedding of its own size, on a model resized to another', async () => {
+  const adapter = join(GOLDEN, 'peft-variants/resized-tied');
+  const model = await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32' });
+  model.resizeTokenEmbeddings(192);
+  await expect(PeftModel.fromPretrained(model, adapter)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining('expected shape [192, 64], received [170, 64]') as string });
+  const fits = await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32' });
+  fits.resizeTokenEmbeddings(170);
+  expect((await PeftModel.fromPretrained(fits, adapter)).vocabularyResized).toBe(true);
 });
 
 test('too late, and not a size', async () => {

@@ -1,0 +1,45 @@
+/**
+ * The addon's BPE trainer in the form that src/tokenizers/train.ts asks for. The tokenizers may not know the addon, so
+ * whoever stands above both hands them this.
+ */
+import { convertErrors, loadNative, toLatheError } from './binding';
+import type { NativeBpeOptions, NativeBpeResult } from './native';
+
+const POLL_MS = 100;
+
+export interface BpeTraining {
+  feed(utf8: Uint8Array, lengths: Uint32Array): Promise<void>;
+  train(progress?: (merges: number, tokens: number) => void): Promise<NativeBpeResult>;
+}
+
+/** Everything native that training a tokenizer needs; the addon is loaded when the first trainer is made. */
+export const tokenizerTraining = {
+  /** @throws LatheError ERR_NATIVE_LOAD, ERR_CONFIG */
+  createBpeTrainer(options: NativeBpeOptions): BpeTraining {
+    const trainer = convertErrors(() => loadNative().createBpeTrainer(options));
+    const settled = async <T>(call: () => Promise<T>): Promise<T> => {
+      try {
+        return await call();
+      } catch (error) {
+        throw toLatheError(error);
+      }
+    };
+    return {
+      feed: (utf8, lengths) => settled(() => trainer.feed(utf8, lengths)),
+      train: (progress) =>
+        settled(async () => {
+          const pending = trainer.train();
+          const poll = () => {
+            const { merges, tokens } = trainer.progress();
+            if (merges > 0) progress?.(merges, tokens);
+          };
+          const timer = setInterval(poll, POLL_MS);
+          try {
+            return await pending;
+          } finally {
+            clearInterval(timer);
+          }
+        }),
+    };
+  },
+};
