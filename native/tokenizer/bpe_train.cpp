@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <new>
@@ -31,55 +32,102 @@ uint64_t pair_key(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) << 3
 
 struct HeapEntry {
   uint64_t count;
-  uint64_t key;
   uint32_t pair;       // index of the pair's state
   uint32_t positions;  // index into the position lists
+};
 
-  bool operator<(const HeapEntry& other) const {
-    return count != other.count ? count < other.count : key > other.key;
+/* Most frequent first, among equals the smaller pair of ids. */
+struct HeapOrder {
+  const std::vector<uint64_t>* keys;
+  bool operator()(const HeapEntry& a, const HeapEntry& b) const {
+    return a.count != b.count ? a.count < b.count : (*keys)[a.pair] > (*keys)[b.pair];
   }
 };
 
-/* pair key -> index of its state; open addressing, never shrinks. */
+/* pair key -> index of its state; open addressing over indices into the caller's list of keys, never shrinks. */
 class PairIndex {
  public:
-  PairIndex() : slots_(1 << 16, Slot{kEmpty, 0}) {}
+  PairIndex() : slots_(1 << 16, 0) {}
 
-  /* The state of a pair, made when new. */
-  uint32_t find_or_add(uint64_t key, uint32_t next) {
-    if ((used_ + 1) * 2 > slots_.size()) grow();
-    const size_t at = slot_of(key);
-    if (slots_[at].key == kEmpty) {
-      slots_[at] = {key, next};
-      ++used_;
-    }
-    return slots_[at].value;
+  /* The state of a pair, which is keys.size() when it is new; the caller then appends the key. */
+  uint32_t find_or_add(uint64_t key, const std::vector<uint64_t>& keys) {
+    if ((keys.size() + 1) * 2 > slots_.size()) grow(keys);
+    const size_t at = slot_of(key, keys);
+    if (slots_[at] == 0) slots_[at] = static_cast<uint32_t>(keys.size()) + 1;
+    return slots_[at] - 1;
   }
 
  private:
-  struct Slot {
-    uint64_t key;
-    uint32_t value;
-  };
-  static constexpr uint64_t kEmpty = ~uint64_t{0};
-
-  size_t slot_of(uint64_t key) const {
+  size_t slot_of(uint64_t key, const std::vector<uint64_t>& keys) const {
     const size_t mask = slots_.size() - 1;
     size_t at = (key * 0x9E3779B97F4A7C15u >> 20) & mask;
-    while (slots_[at].key != kEmpty && slots_[at].key != key) at = (at + 1) & mask;
+    while (slots_[at] != 0 && keys[slots_[at] - 1] != key) at = (at + 1) & mask;
     return at;
   }
 
-  void grow() {
-    std::vector<Slot> old(slots_.size() * 2, Slot{kEmpty, 0});
-    old.swap(slots_);
-    for (const Slot& slot : old) {
-      if (slot.key != kEmpty) slots_[slot_of(slot.key)] = slot;
-    }
+  void grow(const std::vector<uint64_t>& keys) {
+    const size_t size = slots_.size() * 2;
+    std::vector<uint32_t>().swap(slots_);  // before the new ones are there
+    slots_.assign(size, 0);
+    for (size_t i = 0; i < keys.size(); ++i) slots_[slot_of(keys[i], keys)] = static_cast<uint32_t>(i) + 1;
   }
 
-  std::vector<Slot> slots_;
-  size_t used_ = 0;
+  std::vector<uint32_t> slots_;  // index + 1; 0 is empty
+};
+
+/* Words that a pair occurs in. Most pairs occur in one or two: those need no memory of their own. */
+class WordList {
+ public:
+  WordList() = default;
+  WordList(WordList&& other) noexcept { swap(other); }
+  WordList& operator=(WordList&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  WordList(const WordList&) = delete;
+  WordList& operator=(const WordList&) = delete;
+  ~WordList() {
+    if (capacity_ > kInline) std::free(far_);
+  }
+
+  /* Appends a word unless it is the last one. */
+  void note(uint32_t word) {
+    if (size_ > 0 && data()[size_ - 1] == word) return;
+    if (size_ == capacity_) grow();
+    data()[size_++] = word;
+  }
+
+  const uint32_t* begin() const { return capacity_ > kInline ? far_ : near_; }
+  const uint32_t* end() const { return begin() + size_; }
+
+ private:
+  static constexpr uint32_t kInline = 2;
+
+  uint32_t* data() { return capacity_ > kInline ? far_ : near_; }
+
+  void grow() {
+    const uint32_t capacity = capacity_ + capacity_ / 2 + 2;
+    void* const held = capacity_ > kInline ? far_ : nullptr;
+    auto* const grown = static_cast<uint32_t*>(std::realloc(held, capacity * sizeof(uint32_t)));
+    if (grown == nullptr) throw std::bad_alloc();
+    if (held == nullptr) std::copy_n(near_, size_, grown);
+    far_ = grown;
+    capacity_ = capacity;
+  }
+
+  void swap(WordList& other) noexcept {
+    std::swap(size_, other.size_);
+    std::swap(capacity_, other.capacity_);
+    std::swap(bits_, other.bits_);
+  }
+
+  uint32_t size_ = 0;
+  uint32_t capacity_ = kInline;
+  union {
+    uint32_t near_[kInline];
+    uint32_t* far_;
+    uint64_t bits_ = 0;
+  };
 };
 
 /* One training run over counted words. */
@@ -105,10 +153,11 @@ class Merger {
         continue;
       }
       if (top.count < 1 || top.count < options_.min_frequency) break;
-      const auto left = static_cast<uint32_t>(top.key >> 32);
-      const auto right = static_cast<uint32_t>(top.key);
+      const uint64_t key = keys_[top.pair];
+      const auto left = static_cast<uint32_t>(key >> 32);
+      const auto right = static_cast<uint32_t>(key);
       const uint32_t merged = token_id(tokens_[left] + tokens_[right]);
-      merges.emplace_back(top.key, merged);
+      merges.emplace_back(key, merged);
       merge_in_words(left, right, merged, top.positions);
       if (merges.size() % 256 == 0 && options_.progress && !options_.progress(merges.size(), ids_.size())) {
         return {"ERR_DATA", "training was stopped by its progress callback"};
@@ -172,10 +221,10 @@ class Merger {
   /* Adds `delta` to a pair's count; a positive one also notes the word, once. */
   void change(uint32_t a, uint32_t b, int64_t delta, uint32_t word) {
     const uint64_t key = pair_key(a, b);
-    const uint32_t pair = index_.find_or_add(key, static_cast<uint32_t>(counts_.size()));
-    if (pair == counts_.size()) {
-      counts_.push_back(0);
+    const uint32_t pair = index_.find_or_add(key, keys_);
+    if (pair == keys_.size()) {
       keys_.push_back(key);
+      counts_.push_back(0);
       pending_of_.push_back(kNone);
     }
     counts_[pair] += delta;
@@ -184,8 +233,7 @@ class Merger {
       pending_of_[pair] = new_positions();
       pending_.push_back(pair);
     }
-    std::vector<uint32_t>& list = positions_[pending_of_[pair]];
-    if (list.empty() || list.back() != word) list.push_back(word);
+    positions_[pending_of_[pair]].note(word);
   }
 
   uint32_t new_positions() {
@@ -199,7 +247,7 @@ class Merger {
   }
 
   void release_positions(uint32_t list) {
-    positions_[list] = {};
+    positions_[list] = WordList();
     free_positions_.push_back(list);
   }
 
@@ -208,7 +256,7 @@ class Merger {
       const uint32_t list = pending_of_[pair];
       pending_of_[pair] = kNone;
       if (counts_[pair] > 0) {
-        heap_.push({static_cast<uint64_t>(counts_[pair]), keys_[pair], pair, list});
+        heap_.push({static_cast<uint64_t>(counts_[pair]), pair, list});
       } else {
         release_positions(list);
       }
@@ -217,7 +265,7 @@ class Merger {
   }
 
   void merge_in_words(uint32_t left, uint32_t right, uint32_t merged, uint32_t list) {
-    const std::vector<uint32_t> words = std::move(positions_[list]);
+    const WordList words = std::move(positions_[list]);
     release_positions(list);
     for (const uint32_t word : words) merge_in_word(left, right, merged, word);
     push_pending();
@@ -276,9 +324,9 @@ class Merger {
   std::vector<uint64_t> keys_;
   std::vector<uint32_t> pending_of_;  // position list that this step fills, or kNone
   std::vector<uint32_t> pending_;     // pairs with one
-  std::vector<std::vector<uint32_t>> positions_;
+  std::vector<WordList> positions_;
   std::vector<uint32_t> free_positions_;
-  std::priority_queue<HeapEntry> heap_;
+  std::priority_queue<HeapEntry, std::vector<HeapEntry>, HeapOrder> heap_{HeapOrder{&keys_}};
 };
 
 size_t thread_count(size_t wanted) {

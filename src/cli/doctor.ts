@@ -14,6 +14,8 @@ export async function doctorCommand(): Promise<void> {
   say(`isa       ${isa.arch}: ${isa.features.join(' ') || 'portable'}`);
   say(`threads   ${defaultThreads()}`);
   const gpus = addon.devices().filter((d) => d.device.startsWith('cuda'));
-  if (gpus.length === 0) say('CUDA      not built into this addon: programs run on the CPU');
-  for (const gpu of gpus) say(`${gpu.device.padEnd(10)}${gpu.name}, ${formatBytes(gpu.memoryBytes)}`);
+  const cuda = addon.cuda();
+  if (cuda.module) say(`CUDA      ${cuda.kernels.length} kernels for ${cuda.built}`);
+  if (gpus.length === 0) say(`CUDA      ${cuda.module ? `no device: ${cuda.problem}` : 'not built: programs run on the CPU (npm run build:cuda builds it, with nvcc)'}`);
+  for (const gpu of gpus) say(`${gpu.device.padEnd(10)}${gpu.name}, ${formatBytes(gpu.freeBytes ?? 0)} free of ${formatBytes(gpu.memoryBytes)}`);
 }

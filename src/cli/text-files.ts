@@ -5,7 +5,7 @@
  * Invariants: constant memory (a file above 16 MiB comes in parts that end before an unindented line); files in sorted
  * order within a pattern; nothing is left out without being counted.
  */
-import { readdir, stat } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadDataset, type Row } from '../data';
 import { readBytes } from '../data/byte-source';
@@ -77,18 +77,30 @@ async function walk(root: string, wanted: (path: string) => boolean): Promise<Te
 
 /** The texts of files, in batches. @throws LatheError ERR_DATA naming file and line */
 export async function* readTexts(files: readonly TextFile[], o: TextOptions = {}): AsyncGenerator<string[]> {
-  for (const { path } of files) {
-    const format = formatOf(path);
-    if (o.asText || format === undefined || format === 'text') yield* plainText(path, o);
-    else yield* columnOf(path, format === 'json', o.field);
+  for (const file of files) {
+    const format = formatOf(file.path);
+    if (o.asText || format === undefined || format === 'text') yield* plainText(file, o);
+    else yield* columnOf(file.path, format === 'json', o.field);
   }
 }
 
-async function* plainText(path: string, o: TextOptions): AsyncGenerator<string[]> {
+/** A file's bytes: small ones at once, which is several times quicker for a folder of thousands. */
+async function* bytesOf({ path, bytes }: TextFile): AsyncGenerator<Uint8Array> {
+  if (bytes > PART_CHARACTERS) return yield* readBytes(path);
+  const whole = await readFile(path).catch((cause: Error) => {
+    throw new LatheError('ERR_DATA', `expected a readable file, received ${cause.message}`, { at: path, remedy: 'check the path and its permissions', cause });
+  });
+  const compressed = /\.(gz|zst|zstd)$/i.test(path) || [0x1f8b, 0x28b5].includes(whole.length > 1 ? whole.readUInt16BE(0) : 0);
+  if (compressed) yield* readBytes(path);
+  else yield whole;
+}
+
+async function* plainText(file: TextFile, o: TextOptions): AsyncGenerator<string[]> {
+  const { path } = file;
   const decoder = new TextDecoder('utf-8', { fatal: true });
   let text = '';
   try {
-    for await (const chunk of readBytes(path)) {
+    for await (const chunk of bytesOf(file)) {
       text += decoder.decode(chunk, { stream: true });
       if (text.length <= PART_CHARACTERS) continue;
       const end = lastUnindentedLine(text);

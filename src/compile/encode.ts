@@ -28,8 +28,8 @@ class Writer {
     this.length = this.buffer.writeUInt32LE(v, this.length);
   }
   u64(v: number): void {
-    this.room(8);
-    this.length = this.buffer.writeBigUInt64LE(BigInt(v), this.length);
+    this.u32(v % 2 ** 32);
+    this.u32(Math.floor(v / 2 ** 32));
   }
   f64(v: number): void {
     this.room(8);
@@ -97,7 +97,13 @@ export function encode(name: string, placed: Placed, layout: Layout): Uint8Array
   const buffers = new Map<string, number>();
   const rows: { storage: Storage; type: TensorType }[] = [];
   const storageIds = new Map<Storage, number>();
+  const known = new Map<Tensor, number>();
   const bufferOf = (t: Tensor): number => {
+    let index = known.get(t);
+    if (index === undefined) known.set(t, (index = findBuffer(t)));
+    return index;
+  };
+  const findBuffer = (t: Tensor): number => {
     const storage = storageOf(placed, t);
     let id = storageIds.get(storage);
     if (id === undefined) storageIds.set(storage, (id = storageIds.size));

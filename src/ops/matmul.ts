@@ -2,8 +2,8 @@
  * matmul: C = alpha * sum_i op(a_i) op(b_i) + bias + addend, one GEMM over the concatenated K of its terms.
  *
  * LoRA rides as a second term (extra K columns), the gradients of several projections of one input are one
- * matmul with several terms, gradient accumulation is the addend. A 4-bit weight stays packed: `fuse` replaces
- * a `dequantize_4bit` operand by its parts, and the backend dequantises while it packs.
+ * matmul with several terms, gradient accumulation is the addend. A 4-bit weight stays packed: a `dequantize_4bit`
+ * operand is replaced by its parts when the matmul is traced, and the backend dequantises while it packs.
  *
  * A weight is stored `[out, in]`, so a forward linear has trans_b = 1. Sources: LoRA (arXiv 2106.09685), QLoRA
  * (arXiv 2305.14314), BLIS (Van Zee and van de Geijn, 2015) for the packing idea.
@@ -16,7 +16,7 @@ import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType 
 import { expectCount, expectDtype, expectFloat, expectLike, expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
 import { cast, scale } from './elementwise';
 import { sumRows } from './reduce';
-import { dequantizeParts, dequantizeReference, expectParts, QUANT_PARTS } from './quant';
+import { dequantizeParts, dequantizeReference, expectParts, QUANT_PARTS, quantCode, type QuantType } from './quant';
 
 export type Compute = 'f32' | 'bf16';
 
@@ -97,7 +97,7 @@ function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
   return [type];
 }
 
-/** b of a term as one tensor: itself, or the dequantised parts (folded back by `fuse`). */
+/** b of a term as one tensor: itself, or the dequantised parts (taken apart again by `matmul`). */
 function operandB(inputs: readonly Tensor[], t: MatmulTerm, dtype: DType): Tensor {
   if (t.quant === 0) return inputs[t.b];
   return dequantizeParts(inputs.slice(t.b, t.b + QUANT_PARTS[t.quant]), t.quant, t.rows, t.cols, dtype);
@@ -217,13 +217,14 @@ export interface MatmulOptions {
 /** op(a) op(b) (+ extra terms) times alpha, plus bias and addend. */
 export function matmul(a: Tensor, b: Tensor, o: MatmulOptions): Tensor {
   const terms = [{ a, b, transA: o.transA, transB: o.transB }, ...(o.extra ?? [])];
-  const inputs = terms.flatMap((t) => [t.a, t.b]);
+  const operands = terms.map((t) => packedParts(t.b));
+  const inputs = terms.flatMap((t, i) => [t.a, ...operands[i].parts]);
   if (o.bias) inputs.push(o.bias);
   if (o.addend) inputs.push(o.addend);
   return apply(matmulDef, inputs, {
     trans_a: terms.map((t) => (t.transA ? 1 : 0)),
     trans_b: terms.map((t) => (t.transB ? 1 : 0)),
-    quant: terms.map(() => 0),
+    quant: operands.map((p) => p.quant),
     rows: terms.map((t) => t.b.shape[0]),
     cols: terms.map((t) => t.b.shape[1]),
     alpha: o.alpha ?? 1,
@@ -232,6 +233,13 @@ export function matmul(a: Tensor, b: Tensor, o: MatmulOptions): Tensor {
     compute: o.compute,
     dtype: o.dtype,
   })[0];
+}
+
+/** What a matmul reads for b: the tensor, or the parts behind a dequantised weight, so that it never exists in full. */
+function packedParts(b: Tensor): { parts: readonly Tensor[]; quant: number } {
+  if (b.node.op?.name !== 'dequantize_4bit') return { parts: [b], quant: 0 };
+  const { type, nested } = b.node.attributes;
+  return { parts: b.node.inputs, quant: quantCode(type as QuantType, nested === 1) };
 }
 
 /** x `[T, in]` times a weight `[out, in]` transposed: `[T, out]` in x's dtype. */

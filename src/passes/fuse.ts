@@ -1,11 +1,10 @@
 /**
- * Fusion. Forward nodes are only changed in ways that keep every bit (a 4-bit weight is folded into the GEMM that
- * packs it; the loss is taken from the gradient op that computes it anyway), so recomputation reproduces them; sums in
- * the backward pass become terms and addends of one matmul.
+ * Fusion. Forward nodes are only changed in a way that keeps every bit (the loss is taken from the gradient op that
+ * computes it anyway), so recomputation reproduces them; sums in the backward pass become terms and addends of one matmul.
+ * (A 4-bit weight is folded into its matmul when that is traced: ops/matmul.ts.)
  *
  * | rule | before | after |
  * |---|---|---|
- * | dequantise | matmul(a, dequantize_4bit(parts)) | matmul(a, parts) |
  * | loss | linear_cross_entropy beside its grad | the grad's outputs |
  * | scale | scale(matmul) | matmul with alpha |
  * | terms | add(matmul, matmul) | matmul with more terms |
@@ -13,54 +12,30 @@
  */
 import type { Graph } from '../graph/trace';
 import { sameType, type Node, type Tensor } from '../graph/tensor';
-import { matmulLayout, MAX_TERMS } from '../ops/matmul';
-import { QUANT_PARTS, quantCode, type QuantType } from '../ops/quant';
+import { MAX_TERMS } from '../ops/matmul';
 import { countUses, nodeLike, Rewriter } from './rewrite';
 
 export function fuse(graph: Graph): Graph {
-  const folded = fuseLoss(foldDequantize(graph));
+  const exact = new Rewriter();
+  fuseLoss(graph, exact);
+  const folded = exact.finish(graph);
+  const sums = new Rewriter();
+  const uses = countUses(folded);
   // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend.
-  return fuseSums(fuseSums(folded, intoTerms), intoAddend);
-}
-
-function foldDequantize(graph: Graph): Graph {
-  const rewriter = new Rewriter();
-  for (const node of graph.nodes) {
-    if (node.op?.name !== 'matmul') continue;
-    const layout = matmulLayout(node.attributes);
-    const folds = layout.terms.map((t) => t.quant === 0 && node.inputs[t.b].node.op?.name === 'dequantize_4bit');
-    if (!folds.includes(true)) continue;
-    const inputs: Tensor[] = [];
-    const quant: number[] = [];
-    layout.terms.forEach((t, i) => {
-      inputs.push(node.inputs[t.a]);
-      if (folds[i]) {
-        const weight = node.inputs[t.b].node;
-        inputs.push(...weight.inputs);
-        quant.push(quantCode(weight.attributes.type as QuantType, weight.attributes.nested === 1));
-      } else {
-        inputs.push(...node.inputs.slice(t.b, t.b + QUANT_PARTS[t.quant]));
-        quant.push(t.quant);
-      }
-    });
-    if (layout.bias >= 0) inputs.push(node.inputs[layout.bias]);
-    if (layout.addend >= 0) inputs.push(node.inputs[layout.addend]);
-    rewriter.replaceAll(node, nodeLike(node, node.op, inputs, { ...node.attributes, quant }));
-  }
-  return rewriter.finish(graph);
+  fuseSums(folded, intoTerms, sums, uses);
+  fuseSums(folded, intoAddend, sums, uses);
+  return sums.finish(folded);
 }
 
 /** Where a loss and its gradient are both computed, the gradient op gives the loss too. */
-function fuseLoss(graph: Graph): Graph {
-  const key = (n: Node): string => n.inputs.slice(0, 3).map((t) => `${t.node.id}.${t.index}`).join();
+function fuseLoss(graph: Graph, rewriter: Rewriter): void {
+  const key = ({ inputs, attributes: a }: Node): string => [...inputs.slice(0, 3).map((t) => `${t.node.id}.${t.index}`), a.logit_scale, a.softcap, a.chunk].join();
   const grads = new Map(graph.nodes.filter((n) => n.op?.name === 'linear_cross_entropy_grad').map((n) => [key(n), n]));
-  const rewriter = new Rewriter();
   for (const node of graph.nodes) {
     const grad = node.op?.name === 'linear_cross_entropy' ? grads.get(key(node)) : undefined;
     // The cotangent must not depend on the loss itself: it does not for a sum, it does for a preference loss.
     if (grad && !dependsOn(grad.inputs[3].node, node)) node.outputs.forEach((t, i) => rewriter.replace(t, grad.outputs[i]));
   }
-  return rewriter.finish(graph);
 }
 
 function dependsOn(node: Node, target: Node): boolean {
@@ -80,11 +55,10 @@ function dependsOn(node: Node, target: Node): boolean {
 type SumRule = (node: Node, inputs: readonly Tensor[], uses: ReadonlyMap<Tensor, number>) => Rewrite | null;
 
 /** Applies a rule to every backward and update node in order; inputs are seen as rewritten so far, so chains collapse. */
-function fuseSums(graph: Graph, rule: SumRule): Graph {
-  const uses = countUses(graph);
-  const rewriter = new Rewriter();
+function fuseSums(graph: Graph, rule: SumRule, rewriter: Rewriter, uses: Map<Tensor, number>): void {
   for (const node of graph.nodes) {
     if (node.phase !== 'backward' && node.phase !== 'update') continue;
+    if (rewriter.resolve(node.outputs[0]) !== node.outputs[0]) continue;
     const rewrite = rule(node, node.inputs.map((t) => rewriter.resolve(t)), uses);
     if (!rewrite) continue;
     const result = rewrite.node.outputs[rewrite.output];
@@ -97,7 +71,6 @@ function fuseSums(graph: Graph, rule: SumRule): Graph {
       rewriter.replace(t, rewrite.node.outputs[i]);
     });
   }
-  return rewriter.finish(graph);
 }
 
 interface Rewrite {

@@ -110,7 +110,10 @@ export interface NativeAddon {
   isa(): { arch: string; features: string[] };
   /** LATHE_THREADS, else the number of cores in the affinity mask. */
   defaultThreads(): number;
-  devices(): { device: string; name: string; memoryBytes: number }[];
+  /** The CPU first, then every CUDA device (`freeBytes` now, of all processes). */
+  devices(): { device: string; name: string; memoryBytes: number; freeBytes?: number }[];
+  /** What became of the CUDA backend's shared object; `problem` is empty when there is a device. */
+  cuda(): { module: boolean; path: string; built: string; problem: string; kernels: string[] };
   memory(): { usedBytes: number; limitBytes: number };
   /** The ops that the CPU backend has kernels for. */
   kernels(): string[];

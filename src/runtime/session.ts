@@ -10,7 +10,7 @@ import { convertErrors, loadNative, toLatheError } from './binding';
 import type { NativeSession } from './native';
 
 export interface SessionOptions {
-  /** Where programs run; only `'cpu'` in a build without CUDA. Default `'cpu'`. */
+  /** Where programs run: `'cpu'`, `'cuda'` or `'cuda:1'`. Default `'cpu'`. */
   device?: string;
   /** Engine threads, 1 to 1024. Default: LATHE_THREADS, else the cores that this process may use. */
   threads?: number;

@@ -48,7 +48,10 @@ export interface NativeBpeResult {
 }
 
 export interface NativeBpeTrainer {
-  /** Texts as UTF-8, end to end; `lengths[i]` is the number of bytes of text i. */
+  /**
+   * Texts as UTF-8, end to end; `lengths[i]` is the number of bytes of text i. Both are read before this returns, and
+   * used again afterwards.
+   */
   feed(utf8: Uint8Array, lengths: Uint32Array): void | Promise<void>;
   train(progress?: (merges: number, tokens: number) => void): NativeBpeResult | Promise<NativeBpeResult>;
 }
@@ -251,28 +254,37 @@ async function* utf8Batches(
   texts: TextSource,
   normalize: ((text: string) => string) | null,
 ): AsyncGenerator<{ utf8: Uint8Array; lengths: Uint32Array }> {
-  let parts: Buffer[] = [];
+  // One buffer for all batches: who takes one has read it before asking for the next.
+  const buffer = Buffer.allocUnsafe(BATCH_BYTES);
+  let lengths: number[] = [];
   let bytes = 0;
   let row = 0;
   const take = () => {
-    const batch = { utf8: Buffer.concat(parts), lengths: Uint32Array.from(parts, (part) => part.length) };
-    parts = [];
+    const batch = { utf8: buffer.subarray(0, bytes), lengths: Uint32Array.from(lengths) };
+    lengths = [];
     bytes = 0;
     return batch;
   };
   for await (const item of texts) {
-    for (const text of typeof item === 'string' ? [item] : item) {
-      if (typeof text !== 'string') {
-        throw new LatheError('ERR_DATA', `expected a text, received ${text === null ? 'null' : typeof text}`, {
+    for (const given of typeof item === 'string' ? [item] : item) {
+      if (typeof given !== 'string') {
+        throw new LatheError('ERR_DATA', `expected a text, received ${given === null ? 'null' : typeof given}`, {
           at: `texts[${row}]`,
           remedy: 'drop rows without text, or map rows to their text',
         });
       }
-      const part = Buffer.from(normalize ? normalize(text) : text, 'utf8');
-      parts.push(part);
-      bytes += part.length;
       row++;
-      if (bytes >= BATCH_BYTES) yield take();
+      const text = normalize ? normalize(given) : given;
+      // A UTF-16 unit becomes three bytes at most.
+      if (3 * text.length > BATCH_BYTES - bytes && bytes > 0) yield take();
+      if (3 * text.length > BATCH_BYTES) {
+        const utf8 = Buffer.from(text, 'utf8');
+        yield { utf8, lengths: Uint32Array.of(utf8.length) };
+      } else {
+        const written = buffer.write(text, bytes, 'utf8');
+        lengths.push(written);
+        bytes += written;
+      }
     }
   }
   if (bytes > 0) yield take();

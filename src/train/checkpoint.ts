@@ -6,7 +6,7 @@
  * are in memory (codes and scales for 8-bit), never dequantised.
  */
 import { existsSync, readdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { LatheError } from '../errors';
 import type { DType } from '../graph/dtype';
 import type { StateSlot } from '../graph/tensor';
@@ -113,12 +113,16 @@ async function openCheckpointFolder(path: string): Promise<LoadedCheckpoint> {
 export function rotateCheckpoints(outputDir: string, limit: number | null, keep: string | null): void {
   if (limit === null || limit <= 0) return;
   const all = listCheckpoints(outputDir);
-  const newest = all[0]?.path;
-  const protectedPaths = new Set([newest, keep]);
-  const removable = all.filter((c) => !protectedPaths.has(c.path)).reverse();
+  const kept = new Set([all[0]?.path, keep].filter((path) => path != null).map((path) => resolve(path)));
+  const removable = all.filter((c) => !kept.has(resolve(c.path))).reverse();
   let excess = all.length - limit;
   for (const c of removable) {
     if (excess-- <= 0) return;
     rmSync(c.path, { recursive: true, force: true });
   }
+}
+
+/** Deletes every checkpoint but one. */
+export function keepOnly(outputDir: string, path: string): void {
+  for (const c of listCheckpoints(outputDir)) if (resolve(c.path) !== resolve(path)) rmSync(c.path, { recursive: true, force: true });
 }

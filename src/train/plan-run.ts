@@ -16,7 +16,7 @@ import { AutoModelForCausalLM } from '../pretrained/auto';
 import { readModelConfig } from '../pretrained/open';
 import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { optimizerKind, type ResolvedConfig } from './arguments';
-import { sftLoss } from './losses/sft';
+import { lossOf } from './losses';
 import type { BatchShape } from './programs';
 import { StepRunner } from './runner';
 import { loraConfigOf, modelOptions } from './sft-trainer';
@@ -88,7 +88,7 @@ function planVariant(config: ResolvedConfig, raw: RawConfig, device: DeviceSpec,
   const shape: BatchShape = { tokens: v.batch * v.length, documents: v.batch };
   const evalShapes = config.evalStrategy === 'no' ? [] : [{ tokens: config.perDeviceEvalBatchSize * v.length, documents: config.perDeviceEvalBatchSize }];
   const runner = new StepRunner(model, {
-    loss: sftLoss,
+    loss: lossOf(config),
     optimizer: { kind: v.optim, beta1: config.adamBeta1, beta2: config.adamBeta2, eps: config.adamEpsilon, maxGradNorm: config.maxGradNorm ?? 0 },
     weightDecayOf: (p) => (hasWeightDecay(p.name) ? config.weightDecay : 0),
     trainShapes: [shape],

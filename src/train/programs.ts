@@ -8,7 +8,7 @@ import { compile } from '../compile/compile';
 import type { Program } from '../compile/program';
 import type { CheckpointPolicy } from '../autodiff/checkpoint';
 import type { DeviceSpec } from '../graph/device';
-import { inPhase, input, output, readState, trace, updateState } from '../graph/trace';
+import { inPhase, input, output, readState, trace, updateState, type Graph } from '../graph/trace';
 import type { CausalLm } from '../models/causal-lm';
 import { add, clipCoefficient, fill, scaleBy } from '../ops/elementwise';
 import { globalNorm } from '../ops/reduce';
@@ -44,8 +44,8 @@ function batchInputs(shape: BatchShape, training: boolean): BatchTensors {
 }
 
 /** Forward and backward of one micro-batch; adds into the gradient slots. Outputs the loss sum and metric sums. */
-export function microProgram(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, device: DeviceSpec, policy: CheckpointPolicy): Program {
-  const graph = trace('micro', () => {
+export function microGraph(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape): Graph {
+  return trace('micro', () => {
     const { lossSum, metricSums } = loss(model, batchInputs(shape, true));
     const scaled = scaleBy(lossSum, input('loss_scale', [1], 'f32'));
     const grads = gradients(
@@ -56,12 +56,16 @@ export function microProgram(model: CausalLm, loss: Loss, parameters: readonly O
     output('loss_sum', lossSum);
     for (const [name, value] of Object.entries(metricSums)) output(name, value);
   });
-  return compile(graph, { device, checkpoint: policy });
+}
+
+/** `microGraph` as a program for a device. */
+export function microProgram(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, device: DeviceSpec, policy: CheckpointPolicy): Program {
+  return compile(microGraph(model, loss, parameters, shape), { device, checkpoint: policy });
 }
 
 /** Clips by global norm, steps the optimizer, clears the gradients. Outputs grad_norm before clipping. */
-export function applyProgram(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, device: DeviceSpec): Program {
-  const graph = trace('apply', () =>
+export function applyGraph(parameters: readonly OptimizedParameter[], settings: OptimizerSettings): Graph {
+  return trace('apply', () =>
     inPhase('update', () => {
       const norm = globalNorm(parameters.map((p) => readState(p.gradient)));
       const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: clipCoefficient(norm, settings.maxGradNorm) };
@@ -70,7 +74,11 @@ export function applyProgram(parameters: readonly OptimizedParameter[], settings
       output('grad_norm', norm);
     }),
   );
-  return compile(graph, { device });
+}
+
+/** `applyGraph` as a program for a device. */
+export function applyProgram(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, device: DeviceSpec): Program {
+  return compile(applyGraph(parameters, settings), { device });
 }
 
 /** Loss and metric sums of a batch, without gradients. */

@@ -3,10 +3,20 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } fr
 import { join } from 'node:path';
 import { curveFromLogHistory, writeCurve } from '../io/curve';
 import { EventWriter, tensorboardDir } from '../io/tensorboard';
+import { toIoError } from '../io/io-error';
+import { configToJson, type ResolvedConfig } from './arguments';
 import type { CallbackContext, TrainerCallback, TrainEvent } from './events';
 import type { LogEntry } from './state';
 
-/** One JSON object per line in `events.jsonl`; lines after the step a run resumes from are dropped. */
+/** What every run writes into its output folder, and the TensorBoard files that `report_to` asks for. */
+export function reportersOf(args: ResolvedConfig): TrainerCallback[] {
+  const title = args.runName ?? [args.modelNameOrPath, args.datasetName].filter((name) => name).join(' on ');
+  const list: TrainerCallback[] = [new JsonlReporter(args.outputDir), new CurveReporter(args.outputDir, title || args.outputDir)];
+  if (args.reportTo.includes('tensorboard')) list.push(new TensorBoardReporter(args.outputDir, args.loggingDir, JSON.stringify(configToJson(args), null, 2)));
+  return list;
+}
+
+/** One JSON object per line in `events.jsonl`; lines after the step a run resumes from are dropped, all of them by a new run. */
 export class JsonlReporter implements TrainerCallback {
   private readonly path: string;
 
@@ -17,7 +27,7 @@ export class JsonlReporter implements TrainerCallback {
   onEvent({ state }: CallbackContext, event: TrainEvent): void {
     switch (event.type) {
       case 'begin':
-        this.truncate(state.globalStep);
+        this.truncate(event.resumedFrom === null ? -1 : state.globalStep);
         return this.write({ event: 'begin', step: state.globalStep, max_steps: state.maxSteps, resumed_from: event.resumedFrom });
       case 'step': {
         const { step, epoch, loss, learningRate, gradNorm, numTokens, tokensPerSecond, stepMs, cpuPerWall, peakBytes } = event;
@@ -40,11 +50,19 @@ export class JsonlReporter implements TrainerCallback {
     const kept = readFileSync(this.path, 'utf8')
       .split('\n')
       .filter((line) => line && keepLine(line, step));
-    writeFileSync(this.path, kept.map((line) => `${line}\n`).join(''));
+    this.toDisk(() => writeFileSync(this.path, kept.map((line) => `${line}\n`).join('')));
   }
 
   private write(entry: Record<string, unknown>): void {
-    appendFileSync(this.path, `${JSON.stringify(entry)}\n`);
+    this.toDisk(() => appendFileSync(this.path, `${JSON.stringify(entry)}\n`));
+  }
+
+  private toDisk(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      throw toIoError(error, 'write', this.path);
+    }
   }
 }
 

@@ -28,6 +28,8 @@ export interface RunnerOptions {
   readonly device: DeviceSpec;
   /** Seed of dropout masks. */
   readonly seed: number;
+  /** Check every value of every run: slow; the first one that is not finite is named. */
+  readonly checkFinite?: boolean;
 }
 
 /** Sums of one micro-batch or evaluation batch. */
@@ -151,7 +153,7 @@ export class StepRunner {
     return { lossSum: (out.loss_sum as Float32Array)[0], metricSums };
   }
 
-  private run(program: Program, bindings: Record<string, Int32Array | Float32Array>, checkFinite = false): ReturnType<Session['run']> {
+  private run(program: Program, bindings: Record<string, Int32Array | Float32Array>, checkFinite = this.options.checkFinite ?? false): ReturnType<Session['run']> {
     const { session } = this;
     if (!session) throw new LatheError('ERR_PROGRAM', 'the runner was not started');
     let handle = this.loaded.get(program);

@@ -1,5 +1,5 @@
 /**
- * From a resolved configuration to a trainer: tokenizer, rows, model, adapter, reporters. What `lathe train CONFIG` runs,
+ * From a resolved configuration to a trainer: tokenizer, rows, model, adapter. What `lathe train CONFIG` runs,
  * and what other commands take parts of.
  */
 import { existsSync, statSync } from 'node:fs';
@@ -15,9 +15,8 @@ import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { AutoTokenizer } from '../tokenizers/auto-tokenizer';
 import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
 import type { Tokenizer } from '../tokenizers/tokenizer';
-import { configToJson, type ResolvedConfig, type RowFilter } from './arguments';
+import type { ResolvedConfig, RowFilter } from './arguments';
 import type { TrainerCallback } from './events';
-import { CurveReporter, JsonlReporter, TensorBoardReporter } from './reporters';
 import { loraConfigOf, modelOptions, SFTTrainer } from './sft-trainer';
 
 export interface RunParts {
@@ -40,7 +39,7 @@ export async function setupSft(config: ResolvedConfig, o: { callbacks?: readonly
     evalDataset: test,
     processingClass: tokenizer,
     peftConfig: config.usePeft && !model.peft ? loraConfigOf(config) : null,
-    callbacks: [...reporters(config), ...(o.callbacks ?? [])],
+    callbacks: o.callbacks,
     warn: o.warn,
   });
   return { trainer, model, tokenizer, train, test };
@@ -121,13 +120,4 @@ export async function openModelFor(config: ResolvedConfig, tokenizer: Tokenizer 
   }
   if (config.adapterNameOrPath) await PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true });
   return model;
-}
-
-function reporters(config: ResolvedConfig): TrainerCallback[] {
-  const title = `${config.modelNameOrPath ?? ''} on ${config.datasetName ?? ''}`;
-  const list: TrainerCallback[] = [new JsonlReporter(config.outputDir), new CurveReporter(config.outputDir, title)];
-  if (config.reportTo.some((name) => name === 'tensorboard' || name === 'all')) {
-    list.push(new TensorBoardReporter(config.outputDir, config.loggingDir, JSON.stringify(configToJson(config), null, 2)));
-  }
-  return list;
 }

@@ -2,17 +2,17 @@
  * SFTTrainer: supervised fine-tuning in TRL's names. It prepares data (format, mask, doctor, pack or pad) and the model
  * (adapter or full), and hands the rest to the Trainer.
  */
-import { LatheError } from '../errors';
 import { assertHealthy, createLoader, formatFinding, inspectDataset, tokenizeDataset, type Finding, type Formatter, type Loader, type Row, type TextTokenizer, type TokenizedDataset } from '../data';
-import type { MemoryPlan, Remedy } from '../compile/plan';
 import { LoraConfig } from '../peft/lora-config';
 import { AutoModelForCausalLM } from '../pretrained/auto';
 import type { PreTrainedModel } from '../pretrained/model';
 import type { ResolvedConfig } from './arguments';
 import type { TrainerCallback, TrainEvent } from './events';
-import { sftLoss } from './losses/sft';
+import { lossOf } from './losses';
+import type { Loss } from './losses/loss';
+import { reportersOf } from './reporters';
 import type { LogEntry, TrainerState } from './state';
-import { Trainer, type RunOptions } from './trainer';
+import { Trainer, type RunOptions, type TrainerPlan } from './trainer';
 
 /** Rows with optional names; a `Dataset` is one. */
 export interface TrainRows extends Iterable<Row> {
@@ -41,9 +41,11 @@ export interface SFTTrainerOptions {
 export class SFTTrainer {
   private prepared: Promise<Trainer> | null = null;
   private trainData: TokenizedDataset | null = null;
+  private readonly loss: Loss;
 
+  /** @throws LatheError ERR_UNSUPPORTED for a loss_type that is not implemented */
   constructor(private readonly options: SFTTrainerOptions) {
-    if (options.args.lossType === 'dft') throw new LatheError('ERR_UNSUPPORTED', 'loss_type dft is not implemented', { remedy: 'use loss_type: nll' });
+    this.loss = lossOf(options.args);
   }
 
   /** Tokenises, checks and packs the data and describes the model; nothing heavy is allocated. Idempotent. */
@@ -63,10 +65,10 @@ export class SFTTrainer {
     return new Trainer({
       model,
       args,
-      loss: sftLoss,
+      loss: this.loss,
       trainLoader: trainLoader(train, args),
       evalLoader: evaluation && evalLoader(evaluation, args),
-      callbacks: options.callbacks,
+      callbacks: [...reportersOf(args), ...(options.callbacks ?? [])],
       tokenizer: options.processingClass,
       warn: options.warn,
     });
@@ -86,7 +88,7 @@ export class SFTTrainer {
     return this.trainData;
   }
 
-  async plan(): Promise<{ plan: MemoryPlan; policy: string; remedies: Remedy[] }> {
+  async plan(): Promise<TrainerPlan> {
     return (await this.prepare()).plan();
   }
 
@@ -99,7 +101,7 @@ export class SFTTrainer {
     return (await this.prepare()).train(o);
   }
 
-  /** Loss and perplexity on the evaluation set; the run must have started. */
+  /** Loss and perplexity on the evaluation set, before, during or after a run. */
   async evaluate(): Promise<LogEntry> {
     return (await this.prepare()).evaluate();
   }

@@ -6,13 +6,14 @@
  * values and best-model tracking are transformers' Trainer; the loss is the sum over the labels of the whole step
  * divided by their number, so it does not depend on how a step is split.
  */
-import { freemem } from 'node:os';
 import { mkdirSync } from 'node:fs';
-import { LatheError } from '../errors';
+import { join } from 'node:path';
+import { LatheError, hasCode } from '../errors';
 import type { CheckpointPolicy } from '../autodiff/checkpoint';
 import { defaultThreads, deviceSpec } from '../compile/devices';
 import { assertFits, memoryPlan, type MemoryPlan, type Remedy } from '../compile/plan';
 import type { Loader, StepBatches } from '../data/loader';
+import type { Batch } from '../data/types';
 import type { DeviceSpec } from '../graph/device';
 import { acquireOutputLock } from '../io/output-lock';
 import { createSchedule, warmupStepCount, type Schedule, type ScheduleName } from '../optim/schedules';
@@ -20,9 +21,11 @@ import type { Parameter } from '../nn/module';
 import { saveAdapter } from '../peft/save';
 import { saveModel } from '../pretrained/save';
 import type { PreTrainedModel } from '../pretrained/model';
-import { configToJson, optimizerKind, stepInterval, type ResolvedConfig } from './arguments';
-import { findCheckpoint, rotateCheckpoints, saveCheckpoint, type LoadedCheckpoint } from './checkpoint';
+import { hasNative, loadNative } from '../runtime/binding';
+import { configToJson, optimizerKind, type ResolvedConfig } from './arguments';
+import { findCheckpoint, keepOnly, listCheckpoints, rotateCheckpoints, saveCheckpoint, type LoadedCheckpoint } from './checkpoint';
 import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainEvent } from './events';
+import { dueAfterEpoch, dueAfterStep, trackBest, type Due } from './flow';
 import type { Loss } from './losses/loss';
 import { StepRunner, type BatchSums } from './runner';
 import { emptyWindow, initialState, stateToJson, type LogEntry, type TrainerState } from './state';
@@ -38,6 +41,15 @@ export interface TrainerOptions {
   readonly tokenizer?: { savePretrained(dir: string): void | Promise<void> } | null;
   readonly warn?: (message: string) => void;
 }
+
+export interface TrainerPlan {
+  readonly plan: MemoryPlan;
+  readonly policy: CheckpointPolicy;
+  /** What would lower the peak; empty when the plan fits. */
+  readonly remedies: readonly Remedy[];
+}
+
+type EvaluateEvent = Extract<TrainEvent, { type: 'evaluate' }>;
 
 export interface RunOptions {
   /** Aborting saves a checkpoint after the current step and ends the run. */
@@ -56,7 +68,10 @@ export class Trainer {
   state: TrainerState;
   private readonly control: TrainerControl = { shouldTrainingStop: false, shouldEvaluate: false, shouldSave: false, shouldLog: false };
   private readonly callbacks: TrainerCallback[];
-  private runner: StepRunner | null = null;
+  private planned: (TrainerPlan & { runner: StepRunner; limitBytes: number }) | null = null;
+  private session: Promise<unknown> | null = null;
+  /** Step of the newest checkpoint of this run. */
+  private savedStep = -1;
 
   constructor(protected readonly options: TrainerOptions) {
     const { args, trainLoader } = options;
@@ -73,9 +88,12 @@ export class Trainer {
 
   // ---- plan
 
-  /** Bytes the run may use. */
+  /** Bytes the run may use: what is free, and what this process's sessions hold already (weights loaded before the run). */
   get limitBytes(): number {
-    return this.args.memoryLimit ?? (this.device.kind === 'cpu' ? Math.min(freemem(), this.device.memoryBytes) : this.device.memoryBytes);
+    if (this.args.memoryLimit !== null) return this.args.memoryLimit;
+    if (this.device.kind !== 'cpu') return this.device.memoryBytes;
+    const held = hasNative() ? loadNative().memory().usedBytes : 0;
+    return Math.min(process.availableMemory() + held, this.device.memoryBytes);
   }
 
   private policies(): CheckpointPolicy[] {
@@ -83,24 +101,23 @@ export class Trainer {
     return this.args.planPolicy === 'auto' ? ['none', 'smart', 'block'] : [this.args.planPolicy];
   }
 
-  /** Compiles the programs under the fastest recomputation policy that fits. */
-  plan(): { plan: MemoryPlan; policy: CheckpointPolicy; remedies: Remedy[] } {
-    const tried: { policy: CheckpointPolicy; runner: StepRunner; plan: MemoryPlan }[] = [];
+  /** Compiles the programs under the fastest recomputation policy that fits; the first answer stands. */
+  plan(): TrainerPlan & { runner: StepRunner; limitBytes: number } {
+    if (this.planned) return this.planned;
+    const limitBytes = this.limitBytes;
     for (const policy of this.policies()) {
       const runner = this.makeRunner(policy);
-      const plan = memoryPlan(runner.allSlots(), runner.programs(), this.device, this.limitBytes);
-      tried.push({ policy, runner, plan });
+      const plan = memoryPlan(runner.allSlots(), runner.programs(), this.device, limitBytes);
+      this.planned = { plan, policy, runner, limitBytes, remedies: plan.fits ? [] : this.remedies(plan, limitBytes) };
       if (plan.fits) break;
     }
-    const chosen = tried[tried.length - 1];
-    this.runner = chosen.runner;
-    return { plan: chosen.plan, policy: chosen.policy, remedies: chosen.plan.fits ? [] : this.remedies(chosen.plan) };
+    return this.planned!;
   }
 
-  private remedies(plan: MemoryPlan): Remedy[] {
+  private remedies(plan: MemoryPlan, limitBytes: number): Remedy[] {
     if (this.args.gradientCheckpointing) return [];
     const runner = this.makeRunner('block');
-    const other = memoryPlan(runner.allSlots(), runner.programs(), this.device, this.limitBytes);
+    const other = memoryPlan(runner.allSlots(), runner.programs(), this.device, limitBytes);
     return [{ change: 'gradient_checkpointing: true', peakBytes: other.peakBytes, savesBytes: plan.peakBytes - other.peakBytes }];
   }
 
@@ -121,6 +138,7 @@ export class Trainer {
       checkpoint,
       device: this.device,
       seed: args.seed,
+      checkFinite: args.debug.includes('underflow_overflow'),
     });
   }
 
@@ -138,45 +156,78 @@ export class Trainer {
     mkdirSync(this.args.outputDir, { recursive: true });
     const lock = await acquireOutputLock(this.args.outputDir);
     try {
-      yield* this.locked(o);
+      yield* this.locked(o.signal ?? null);
     } finally {
-      lock.release();
+      await lock.release();
     }
   }
 
-  private async *locked(o: RunOptions): AsyncGenerator<TrainEvent, void, void> {
+  private async *locked(signal: AbortSignal | null): AsyncGenerator<TrainEvent, void, void> {
     await this.hook('onInitEnd');
     const resume = await this.findResume();
-    const { plan, policy, remedies } = this.plan();
+    const { plan, policy, remedies, limitBytes } = this.plan();
     yield await this.emit({ type: 'plan', plan, remedies, policy });
-    assertFits(plan, this.limitBytes, remedies);
-    const runner = this.runner!;
-    const session = await runner.start();
-    if (resume) await this.resume(resume, runner);
+    assertFits(plan, limitBytes, remedies);
+    await this.start();
+    if (resume) await this.resume(resume);
+    this.control.shouldTrainingStop = false;
     await this.hook('onTrainBegin');
     yield await this.emit({ type: 'begin', state: this.state, resumedFrom: resume?.path ?? null });
     const started = performance.now();
     const stepsBefore = this.state.globalStep;
     if (this.args.evalOnStart && this.options.evalLoader && stepsBefore === 0) yield await this.evaluateEvent();
-    const schedule = this.schedule();
-    let interrupted = false;
-    while (this.state.globalStep < this.maxSteps && !this.control.shouldTrainingStop) {
-      const step = this.options.trainLoader.next();
-      if (step.stepInEpoch === 0) await this.hook('onEpochBegin');
-      yield await this.emit(await this.step(step, schedule, plan.peakBytes));
-      interrupted = o.signal?.aborted ?? false;
-      yield* this.afterStep(step, schedule, interrupted);
-      if (step.stepInEpoch === this.options.trainLoader.stepsPerEpoch - 1) await this.hook('onEpochEnd');
-      if (interrupted) break;
-    }
-    if (this.args.loadBestModelAtEnd && this.state.bestModelCheckpoint && !interrupted) {
-      const best = await findCheckpoint(this.state.bestModelCheckpoint, this.args.outputDir, this.warn);
-      await best!.restore(session, runner.parameters.map((p) => p.slot));
-    }
+    yield* this.loop(signal, plan.peakBytes);
+    const interrupted = (signal?.aborted ?? false) && this.state.globalStep < this.maxSteps && !this.control.shouldTrainingStop;
     const metrics = this.finalMetrics(started, stepsBefore);
-    if (!interrupted) this.state.logHistory.push({ ...metrics, step: this.state.globalStep });
+    if (!interrupted) await this.finish(metrics);
     await this.hook('onTrainEnd');
     yield await this.emit({ type: 'end', state: this.state, metrics, interrupted });
+  }
+
+  /** Steps until the last one, a callback's stop or an abort; an abort leaves a checkpoint of where it stopped. */
+  private async *loop(signal: AbortSignal | null, peakBytes: number): AsyncGenerator<TrainEvent, void, void> {
+    const { trainLoader } = this.options;
+    const { state, control } = this;
+    const schedule = this.schedule();
+    const stopsNow = (): boolean => (signal?.aborted ?? false) && state.globalStep < this.maxSteps && !control.shouldTrainingStop;
+    const first = state.globalStep;
+    let epochIsOpen = false;
+    while (state.globalStep < this.maxSteps && !control.shouldTrainingStop && !signal?.aborted) {
+      const step = trainLoader.next();
+      Object.assign(control, { shouldLog: false, shouldEvaluate: false, shouldSave: false });
+      if (!epochIsOpen) await this.hook('onEpochBegin');
+      epochIsOpen = true;
+      yield await this.emit(await this.step(step, schedule, peakBytes));
+      yield* this.act('onStepEnd', dueAfterStep(this.args, state), schedule);
+      const epochEnds = step.stepInEpoch === trainLoader.stepsPerEpoch - 1 || state.globalStep >= this.maxSteps || control.shouldTrainingStop;
+      if (!epochEnds) continue;
+      epochIsOpen = false;
+      Object.assign(control, { shouldLog: false, shouldEvaluate: false, shouldSave: false });
+      yield* this.act('onEpochEnd', dueAfterEpoch(this.args, state), schedule);
+    }
+    if (stopsNow() && state.globalStep > first && this.savedStep !== state.globalStep) yield await this.save(schedule);
+  }
+
+  /** Loads the weights and allocates training state, once. */
+  private async start(): Promise<void> {
+    const planned = this.plan();
+    this.session ??= planned.runner.start();
+    await this.session;
+  }
+
+  /** Writes the final entry of the log and takes the best weights back. */
+  private async finish(metrics: LogEntry): Promise<void> {
+    const { args, state } = this;
+    state.logHistory.push({ ...metrics, step: state.globalStep });
+    await this.each((c, context) => c.onLog?.(context, metrics));
+    const best = state.bestModelCheckpoint;
+    if (args.loadBestModelAtEnd && best) {
+      const { runner } = this.plan();
+      const checkpoint = await findCheckpoint(best, args.outputDir, this.warn);
+      await checkpoint!.restore(await this.options.model.ready(), runner.parameters.map((p) => p.slot));
+    }
+    // While the run went on, the newest was kept beside the best, to resume from.
+    if (best && args.saveTotalLimit === 1) keepOnly(args.outputDir, best);
   }
 
   private readonly warn = (message: string): void => (this.options.warn ?? ((m: string) => process.emitWarning(m)))(message);
@@ -195,7 +246,7 @@ export class Trainer {
   /** One optimizer step: its micro-batches, then the update. */
   private async step(batches: StepBatches, schedule: Schedule, peakBytes: number): Promise<TrainEvent> {
     const { state } = this;
-    const runner = this.runner!;
+    const { runner } = this.plan();
     const number = state.globalStep + 1;
     await this.hook('onStepBegin');
     const begun = performance.now();
@@ -204,19 +255,21 @@ export class Trainer {
     let tokens = 0;
     const { window } = state;
     for (const [i, batch] of batches.microBatches.entries()) {
-      const sums = await runner.micro(batch, batches.numLabels, number, i);
-      if (!Number.isFinite(sums.lossSum)) await this.reportNonFinite(batch.rows, number, i, batches);
+      const sums = await this.micro(runner, batches, number, i);
       lossSum += sums.lossSum;
       tokens += batch.numTokens;
       addMetrics(window.metricSums, sums);
       state.totalFlos += runner.microFlops(batch.tokens);
-      await this.hook('onSubstepEnd');
+      if (i < batches.microBatches.length - 1) await this.hook('onSubstepEnd');
     }
     const learningRate = schedule(state.globalStep);
     await this.hook('onPreOptimizerStep');
     const { gradNorm } = await runner.update(learningRate, number);
     if (!Number.isFinite(gradNorm)) {
-      throw new LatheError('ERR_NONFINITE', `the gradient norm is ${gradNorm} at step ${number}`, { remedy: 'lower learning_rate; the last checkpoint is intact' });
+      throw new LatheError('ERR_NONFINITE', `the gradient norm is ${gradNorm} at step ${number}, though the loss is finite`, {
+        at: `dataset ${formatRows(batches.microBatches.flatMap((b) => b.rows))}`,
+        remedy: `${this.keptCheckpoint()}; lower learning_rate, or set debug: underflow_overflow to name the first value that is not finite`,
+      });
     }
     await this.hook('onOptimizerStep');
     const loss = lossSum / batches.numLabels;
@@ -238,41 +291,50 @@ export class Trainer {
 
   private lastStep = { gradNorm: 0, learningRate: 0 };
 
-  private async reportNonFinite(rows: readonly number[], step: number, microIndex: number, batches: StepBatches): Promise<never> {
-    let where = '';
+  private async micro(runner: StepRunner, batches: StepBatches, step: number, index: number): Promise<BatchSums> {
+    const batch = batches.microBatches[index];
     try {
-      await this.runner!.diagnose(batches.microBatches[microIndex], step, microIndex);
+      const sums = await runner.micro(batch, batches.numLabels, step, index);
+      if (Number.isFinite(sums.lossSum)) return sums;
+      // Run it again with every value checked: the first bad one is named.
+      await runner.diagnose(batch, step, index);
     } catch (error) {
-      where = `: ${(error as Error).message}`;
+      if (!hasCode(error, 'ERR_NONFINITE')) throw error;
+      throw this.nonFinite(`the loss is not finite at step ${step}, micro-batch ${index + 1} of ${batches.microBatches.length}`, batch, (error as Error).message);
     }
-    throw new LatheError('ERR_NONFINITE', `the loss is not finite at step ${step}, micro-batch ${microIndex}${where}`, {
-      at: `dataset rows ${rows.slice(0, 8).join(', ')}`,
-      remedy: 'lower learning_rate or look at these rows; the last checkpoint is intact',
+    throw this.nonFinite(`the loss is not finite at step ${step}, micro-batch ${index + 1} of ${batches.microBatches.length}`, batch, '');
+  }
+
+  private nonFinite(what: string, batch: Batch, node: string): LatheError {
+    return new LatheError('ERR_NONFINITE', `${what}${node ? `: ${node}` : ''}`, {
+      at: `dataset ${formatRows(batch.rows)}`,
+      remedy: `${this.keptCheckpoint()}; look at these rows, or lower learning_rate`,
     });
   }
 
-  private async *afterStep(step: StepBatches, schedule: Schedule, interrupted: boolean): AsyncGenerator<TrainEvent, void, void> {
-    const { args, state, control } = this;
-    const endOfEpoch = step.stepInEpoch === this.options.trainLoader.stepsPerEpoch - 1;
-    const last = state.globalStep >= this.maxSteps;
-    control.shouldLog = this.isDue(args.loggingStrategy, args.loggingSteps, endOfEpoch) || (args.loggingFirstStep && state.globalStep === 1);
-    control.shouldEvaluate = this.options.evalLoader != null && this.isDue(args.evalStrategy, args.evalSteps ?? args.loggingSteps, endOfEpoch) && state.globalStep > (args.evalDelay ?? 0);
-    control.shouldSave = this.isDue(args.saveStrategy, args.saveSteps, endOfEpoch) || (last && args.saveStrategy !== 'no') || interrupted;
-    await this.hook('onStepEnd');
-    if (control.shouldTrainingStop && args.saveStrategy !== 'no') control.shouldSave = true;
-    if (control.shouldLog) yield await this.log();
-    let improved = false;
-    if (control.shouldEvaluate) {
-      const event = await this.evaluateEvent();
-      yield event;
-      improved = event.type === 'evaluate' && this.trackBest(event.metrics);
-    }
-    if (control.shouldSave || (args.saveStrategy === 'best' && improved)) yield await this.save(schedule, improved);
+  private keptCheckpoint(): string {
+    const last = listCheckpoints(this.args.outputDir)[0];
+    return last ? `nothing was saved since ${last.path}, which is intact` : 'no checkpoint had been written yet';
   }
 
-  private isDue(strategy: string, interval: number, endOfEpoch: boolean): boolean {
-    if (strategy === 'epoch') return endOfEpoch;
-    return strategy === 'steps' && this.state.globalStep % stepInterval(interval, this.maxSteps) === 0;
+  /** The hook, then what is due or what callbacks asked for: log, evaluate, save. */
+  private async *act(hook: 'onStepEnd' | 'onEpochEnd', due: Due, schedule: Schedule): AsyncGenerator<TrainEvent, void, void> {
+    const { args, control } = this;
+    control.shouldLog ||= due.log;
+    control.shouldEvaluate ||= due.evaluate;
+    control.shouldSave ||= due.save;
+    await this.hook(hook);
+    if (control.shouldLog && this.state.window.steps > 0) yield await this.log();
+    let improved = false;
+    if (control.shouldEvaluate && this.options.evalLoader) {
+      const event = await this.evaluateEvent();
+      improved = trackBest(args, this.state, event.metrics);
+      yield event;
+    }
+    if (args.saveStrategy === 'best' && improved) control.shouldSave = true;
+    // A run that a callback ends early can go on from where it ended.
+    if (control.shouldTrainingStop && args.saveStrategy === 'steps') control.shouldSave = true;
+    if (control.shouldSave && (improved || this.savedStep !== this.state.globalStep)) yield await this.save(schedule);
   }
 
   // ---- logging and evaluation
@@ -295,29 +357,32 @@ export class Trainer {
     return this.emit({ type: 'log', step: state.globalStep, entry });
   }
 
-  private async evaluateEvent(): Promise<TrainEvent> {
-    const metrics = await this.evaluate();
-    this.state.logHistory.push({ ...metrics, epoch: this.state.epoch, step: this.state.globalStep });
+  private async evaluateEvent(): Promise<EvaluateEvent> {
+    const metrics = { ...(await this.evaluate()), epoch: this.state.epoch };
+    this.state.logHistory.push({ ...metrics, step: this.state.globalStep });
     await this.each((c, context) => c.onLog?.(context, metrics));
     await this.each((c, context) => c.onEvaluate?.(context, metrics));
     return this.emit({ type: 'evaluate', step: this.state.globalStep, metrics });
   }
 
-  /** Loss, perplexity and metrics over the evaluation set. The run must have started. */
+  /** Loss, perplexity and metrics over the evaluation set, before, during or after a run. */
   async evaluate(): Promise<LogEntry> {
     const loader = this.options.evalLoader;
     if (!loader) throw new LatheError('ERR_CONFIG', 'no evaluation set', { remedy: 'give an eval dataset or test_split_size' });
+    await this.start();
+    const { runner } = this.plan();
     const begun = performance.now();
-    const sums: BatchSums & { metricSums: Record<string, number> } = { lossSum: 0, metricSums: {} };
+    const metricSums: Record<string, number> = {};
     let lossSum = 0;
     let labels = 0;
     let samples = 0;
     for (let i = 0; i < loader.stepsPerEpoch; i++) {
       const step = loader.step(0, i);
       for (const batch of step.microBatches) {
-        const result = await this.runner!.evaluate(batch);
+        const result = await runner.evaluate(batch);
+        if (!Number.isFinite(result.lossSum)) throw this.nonFinite(`the evaluation loss is not finite after step ${this.state.globalStep}`, batch, '');
         lossSum += result.lossSum;
-        addMetrics(sums.metricSums, result);
+        addMetrics(metricSums, result);
         samples += batch.rows.length;
       }
       labels += step.numLabels;
@@ -325,24 +390,11 @@ export class Trainer {
     const seconds = (performance.now() - begun) / 1000;
     const loss = lossSum / labels;
     const metrics: LogEntry = { eval_loss: loss, eval_perplexity: Math.exp(Math.min(loss, 700)) };
-    for (const [name, sum] of Object.entries(sums.metricSums)) metrics[`eval_${name}`] = sum / labels;
+    for (const [name, sum] of Object.entries(metricSums)) metrics[`eval_${name}`] = sum / labels;
     metrics.eval_runtime = seconds;
     metrics.eval_samples_per_second = samples / seconds;
     metrics.eval_steps_per_second = loader.stepsPerEpoch / seconds;
     return metrics;
-  }
-
-  private trackBest(metrics: LogEntry): boolean {
-    const { args, state } = this;
-    const name = args.metricForBestModel ?? 'loss';
-    const key = name.startsWith('eval_') ? name : `eval_${name}`;
-    const value = metrics[key];
-    if (value === undefined) return false;
-    const greater = args.greaterIsBetter ?? !name.endsWith('loss');
-    if (state.bestMetric !== null && (greater ? value <= state.bestMetric : value >= state.bestMetric)) return false;
-    state.bestMetric = value;
-    state.bestGlobalStep = state.globalStep;
-    return true;
   }
 
   private finalMetrics(started: number, stepsBefore: number): LogEntry {
@@ -362,12 +414,12 @@ export class Trainer {
 
   // ---- checkpoints
 
-  private async save(schedule: Schedule, improved: boolean): Promise<TrainEvent> {
+  private async save(schedule: Schedule): Promise<TrainEvent> {
     const { args, state, options } = this;
-    const runner = this.runner!;
+    const { runner } = this.plan();
     const session = await options.model.ready();
-    const path = `${args.outputDir}/checkpoint-${state.globalStep}`;
-    if (improved || state.bestGlobalStep === state.globalStep) state.bestModelCheckpoint = path;
+    const path = join(args.outputDir, `checkpoint-${state.globalStep}`);
+    if (state.bestGlobalStep === state.globalStep) state.bestModelCheckpoint = path;
     state.loader = options.trainLoader.state();
     await saveCheckpoint(args.outputDir, state.globalStep, {
       session,
@@ -379,7 +431,8 @@ export class Trainer {
       argsJson: configToJson(args),
       saveModel: (dir) => this.saveModel(dir),
     });
-    rotateCheckpoints(args.outputDir, args.saveTotalLimit, args.loadBestModelAtEnd ? state.bestModelCheckpoint : null);
+    this.savedStep = state.globalStep;
+    rotateCheckpoints(args.outputDir, args.saveTotalLimit, state.bestModelCheckpoint);
     await this.each((c, context) => c.onSave?.(context, path));
     return this.emit({ type: 'save', step: state.globalStep, path });
   }
@@ -399,12 +452,14 @@ export class Trainer {
     return found;
   }
 
-  private async resume(checkpoint: LoadedCheckpoint, runner: StepRunner): Promise<void> {
+  private async resume(checkpoint: LoadedCheckpoint): Promise<void> {
+    const { runner } = this.plan();
     const session = await this.options.model.ready();
     await checkpoint.restore(session, [...runner.parameters.map((p) => p.slot), ...runner.optimizerSlots()]);
     const { maxSteps, numTrainEpochs } = this.state;
     this.state = { ...checkpoint.state, maxSteps, numTrainEpochs };
-    if (this.state.loader) this.options.trainLoader.seek(this.state.loader);
+    this.savedStep = this.state.globalStep;
+    if (this.state.loader && !this.args.ignoreDataSkip) this.options.trainLoader.seek(this.state.loader);
   }
 
   // ---- callbacks
@@ -421,7 +476,7 @@ export class Trainer {
     await this.each((callback, context) => callback[name]?.(context));
   }
 
-  private async emit(event: TrainEvent): Promise<TrainEvent> {
+  private async emit<E extends TrainEvent>(event: E): Promise<E> {
     await this.each((callback, context) => callback.onEvent?.(context, event));
     return event;
   }
@@ -429,4 +484,9 @@ export class Trainer {
 
 function addMetrics(into: Record<string, number>, sums: BatchSums): void {
   for (const [name, value] of Object.entries(sums.metricSums)) into[name] = (into[name] ?? 0) + value;
+}
+
+function formatRows(rows: readonly number[]): string {
+  const shown = rows.slice(0, 8).join(', ');
+  return `row${rows.length > 1 ? 's' : ''} ${shown}${rows.length > 8 ? ` and ${rows.length - 8} more` : ''}`;
 }

@@ -63,8 +63,8 @@ function subsets(all: readonly number[]): number[][] {
 
 const slotOf = (c: Concrete, i: number): StateSlot => ({ name: `s${i}`, shape: c.types[i].shape, dtype: c.types[i].dtype, role: 'weights' });
 
-/** Compiles a variant for a number of threads. */
-export function runnable(c: Concrete, x: readonly NdArray[], v: Variant, threads: number): Runnable {
+/** Compiles a variant for a number of threads, or for another device. */
+export function runnable(c: Concrete, x: readonly NdArray[], v: Variant, threads: number, device = deviceSpec('cpu', threads)): Runnable {
   const states: Runnable['states'][number][] = [];
   const inputs: Record<string, TensorArray> = {};
   const graph = trace(c.def.name, () => {
@@ -86,7 +86,7 @@ export function runnable(c: Concrete, x: readonly NdArray[], v: Variant, threads
     });
     if (!v.external) for (const i of v.keep) output(`x${i}`, tensors[i]);
   });
-  const { bytes } = compile(graph, { device: deviceSpec('cpu', threads) });
+  const { bytes } = compile(graph, { device });
   return { key: `${c.def.name} ${v.name}`, bytes, states, inputs };
 }
 

@@ -243,9 +243,9 @@ void reset_fiber(Fiber* f) {
   ASAN_UNPOISON_MEMORY_REGION(f->stack, kStack);
 #endif
 #if defined(__x86_64__)
-  auto top = (reinterpret_cast<uintptr_t>(f->stack) + kStack) / 16 * 16 - 16;
+  auto top = (reinterpret_cast<uintptr_t>(f->stack) + kStack) / 16 * 16 - 8;
   auto** p = reinterpret_cast<void**>(top);
-  *p = nullptr;  // no return address: thread_main never returns; keeps rsp % 16 == 8 at its entry
+  *p = nullptr;  // where a return address would be: thread_main never returns, and expects rsp % 16 == 8
   *--p = reinterpret_cast<void*>(&thread_main);
   for (int i = 0; i < 6; i++) *--p = nullptr;
   f->context = p;
@@ -532,4 +532,19 @@ void __tsan_vptr_read(void**) {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}
+// Host code of the same files (static guards, reference counts) is instrumented too; kernels use no atomics.
+#define LATHE_ATOMICS(bits, T)                                                                                       \
+  T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }            \
+  void __tsan_atomic##bits##_store(volatile T* p, T v, int) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }            \
+  T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }  \
+  T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }  \
+  T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }  \
+  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* e, T v, int, int) {                            \
+    return __atomic_compare_exchange_n(p, e, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                          \
+  }
+LATHE_ATOMICS(8, uint8_t)
+LATHE_ATOMICS(16, uint16_t)
+LATHE_ATOMICS(32, uint32_t)
+LATHE_ATOMICS(64, uint64_t)
+#undef LATHE_ATOMICS
 }

@@ -1,0 +1,28 @@
+// The part of the CUDA runtime that the backend uses, by our own names, so that the host shim can stand in for it.
+// A failure is a Status that says which call and why; a sticky error of an earlier kernel shows up here too.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "lathe/backend.h"
+#include "lathe/status.h"
+
+namespace lathe::cuda {
+
+// Stream::handle of a CUDA session.
+struct Queue;
+
+Status open_queue(int device, Queue** out);
+void close_queue(Queue* queue);
+void activate_device(int device);
+Status allocate_device(int device, uint64_t bytes, void** out);  // zeroed
+void release_device(int device, void* data);
+Status copy_queued(Queue* queue, void* to, const void* from, uint64_t bytes, CopyKind kind);
+Status zero_queued(Queue* queue, void* to, uint64_t bytes);
+Status wait_queue(Queue* queue);
+int device_count(std::string* why);
+Status describe_device(int device, DeviceInfo* out);
+int queue_device(const Queue* queue);
+const char* built_for();
+
+}  // namespace lathe::cuda

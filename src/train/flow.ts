@@ -1,0 +1,60 @@
+/**
+ * When a run logs, evaluates and saves, and which evaluation is the best: transformers' DefaultFlowCallback and
+ * _determine_best_metric as pure functions of configuration and state.
+ *
+ * Invariants: a step-based interval counts from 1; the last step is evaluated and saved whatever the interval; epoch
+ * strategies act at the end of an epoch, also of one that max_steps cuts short.
+ */
+import { LatheError } from '../errors';
+import { stepInterval, type ResolvedConfig } from './arguments';
+import type { LogEntry, TrainerState } from './state';
+
+export interface Due {
+  readonly log: boolean;
+  readonly evaluate: boolean;
+  readonly save: boolean;
+}
+
+/** What is due after an optimizer step. */
+export function dueAfterStep(args: ResolvedConfig, state: Readonly<TrainerState>): Due {
+  const { globalStep, maxSteps } = state;
+  const last = globalStep >= maxSteps;
+  const isEvery = (interval: number): boolean => globalStep % stepInterval(interval, maxSteps) === 0;
+  return {
+    log: (args.loggingStrategy === 'steps' && isEvery(args.loggingSteps)) || (args.loggingFirstStep && globalStep === 1),
+    evaluate: args.evalStrategy === 'steps' && (last || isEvery(args.evalSteps ?? args.loggingSteps)) && args.evalDelay <= globalStep,
+    save: args.saveStrategy === 'steps' && (last || isEvery(args.saveSteps)),
+  };
+}
+
+/** What is due at the end of an epoch. */
+export function dueAfterEpoch(args: ResolvedConfig, state: Readonly<TrainerState>): Due {
+  return {
+    log: args.loggingStrategy === 'epoch',
+    evaluate: args.evalStrategy === 'epoch' && args.evalDelay <= state.epoch,
+    save: args.saveStrategy === 'epoch',
+  };
+}
+
+/**
+ * Notes a new best evaluation in `state`; true when this is one. Without a metric to go by nothing is tracked.
+ * @throws LatheError ERR_CONFIG when the metric is not among those measured
+ */
+export function trackBest(args: ResolvedConfig, state: TrainerState, metrics: LogEntry): boolean {
+  const name = args.metricForBestModel;
+  if (name === null) return false;
+  const key = name.startsWith('eval_') ? name : `eval_${name}`;
+  const value = metrics[key];
+  if (value === undefined) {
+    throw new LatheError('ERR_CONFIG', `metric_for_best_model names '${name}', which an evaluation does not measure`, {
+      remedy: `use one of ${Object.keys(metrics).map((k) => k.replace(/^eval_/, '')).join(', ')}`,
+    });
+  }
+  const greater = args.greaterIsBetter ?? !name.endsWith('loss');
+  const best = state.bestMetric ?? (greater ? -Infinity : Infinity);
+  // Written so that NaN is never an improvement.
+  if (!(greater ? value > best : value < best)) return false;
+  state.bestMetric = value;
+  state.bestGlobalStep = state.globalStep;
+  return true;
+}
