@@ -1,9 +1,9 @@
 /** Writes a program's bytes (docs/architecture.md, "Program bytes"). Little endian. */
 import { crc32 } from 'node:zlib';
 import { DTYPES } from '../graph/dtype';
-import type { Attribute, Node, Tensor, TensorType } from '../graph/tensor';
+import { sameType, type Attribute, type Node, type Tensor, type TensorType } from '../graph/tensor';
 import type { Placed, Storage } from '../passes/inplace';
-import { storageOf } from '../passes/inplace';
+import { storageOf, viewed } from '../passes/inplace';
 import { align } from './offsets';
 
 const VERSION = 1;
@@ -93,7 +93,8 @@ export function encode(name: string, placed: Placed, layout: Layout): Uint8Array
     w.type(storage.slot!);
   }
 
-  // One buffer per distinct (storage, type): a view of another shape is a buffer of its own.
+  // One buffer per distinct (storage, type). A view of another shape is a buffer of its own for each value it shows: a
+  // storage may hold several one after the other, and a buffer that nobody writes stands for one of them.
   const buffers = new Map<string, number>();
   const rows: { storage: Storage; type: TensorType }[] = [];
   const storageIds = new Map<Storage, number>();
@@ -107,7 +108,9 @@ export function encode(name: string, placed: Placed, layout: Layout): Uint8Array
     const storage = storageOf(placed, t);
     let id = storageIds.get(storage);
     if (id === undefined) storageIds.set(storage, (id = storageIds.size));
-    const key = `${id}|${t.dtype}|${t.shape.join(',')}`;
+    const base = viewed(t);
+    const view = sameType(base.type, t.type) ? '' : `${base.node.id}.${base.index}`;
+    const key = `${id}|${t.dtype}|${t.shape.join(',')}|${view}`;
     let index = buffers.get(key);
     if (index === undefined) {
       index = rows.length;

@@ -34,7 +34,7 @@ export interface MemoryPlan {
 /** Sums slots and programs that live in one session. */
 export function memoryPlan(slots: readonly StateSlot[], programs: readonly Program[], device: DeviceSpec, limitBytes = device.memoryBytes): MemoryPlan {
   const byClass = Object.fromEntries(MEMORY_CLASSES.map((c) => [c, 0])) as Record<MemoryClass, number>;
-  for (const slot of new Map(slots.map((s) => [s.name, s])).values()) byClass[slot.role] += aligned(typeBytes(slot));
+  for (const slot of new Map(slots.map((s) => [s.name, s])).values()) byClass[slot.role] += typeBytes(slot);
   const largest = programs.reduce((a, b) => (b.arenaBytes > a.arenaBytes ? b : a));
   const scratch = programs.reduce((a, b) => (b.scratchBytes > a.scratchBytes ? b : a));
   byClass.activations = largest.arenaBytes;
@@ -51,8 +51,6 @@ export function memoryPlan(slots: readonly StateSlot[], programs: readonly Progr
     fits: peakBytes <= limitBytes,
   };
 }
-
-const aligned = (bytes: number): number => Math.ceil(bytes / 64) * 64;
 
 /** The plan as a table for people. */
 export function printPlan(plan: MemoryPlan, remedies: readonly Remedy[] = []): string {

@@ -45,8 +45,11 @@ class Placer {
   private readonly target = new Map<Tensor, StateSlot>();
   private readonly copies: { slot: StateSlot; value: Tensor }[] = [];
 
-  constructor(private readonly graph: Graph) {
-    this.schedule = graph.nodes.filter((n) => n.kind === 'op' && !n.op!.view);
+  private readonly graph: Graph;
+
+  constructor(graph: Graph) {
+    this.graph = keepOldState(graph);
+    this.schedule = this.graph.nodes.filter((n) => n.kind === 'op' && !n.op!.view);
   }
 
   place(): Placed {
@@ -57,11 +60,8 @@ class Placer {
     return { schedule: this.schedule, storage: this.storage, absent: this.absent, graph: this.graph };
   }
 
-  /** The tensor whose bytes a view shows. */
   private base(t: Tensor): Tensor {
-    let current = t;
-    while (current.node.kind === 'op' && current.node.op!.view) current = current.node.inputs[0];
-    return current;
+    return viewed(t);
   }
 
   /** Decides which updates can be written in place; the rest become copies at the end of the schedule. */
@@ -74,22 +74,17 @@ class Placer {
         if (slot) lastRead.set(slot.name, i);
       }
     });
-    const outputs = new Set([...this.graph.outputs.values()].map((t) => this.base(t)));
     for (const { slot, value } of this.graph.updates) {
       const base = this.base(value);
       const at = base === value ? position.get(value.node) : undefined;
       const read = lastRead.get(slot.name) ?? -1;
       const alias = at === read && this.aliasInputs(value).some((t) => this.base(t).node.slot?.name === slot.name);
-      const readByOutput = [...outputs].some((t) => t.node.slot?.name === slot.name);
-      const direct = at !== undefined && !this.target.has(value) && !readByOutput && (read < at || (alias && this.readsOnce(value.node, slot)));
+      const direct = at !== undefined && !this.target.has(value) && (read < at || (alias && this.readsOnce(value.node, slot)));
       if (direct) this.target.set(value, slot);
       else if (base.node.slot?.name !== slot.name) this.copies.push({ slot, value });
     }
     for (const { slot, value } of this.copies) {
-      const node = makeNode({
-        kind: 'op', op: elementwiseOps.copy, inputs: [value], attributes: {}, types: [value.type],
-        where: slot.name, phase: 'update', block: '',
-      });
+      const node = copyOf(value, slot.name);
       this.schedule.push(node);
       this.target.set(node.outputs[0], slot);
     }
@@ -177,9 +172,36 @@ class Placer {
   }
 }
 
-/** The storage behind a tensor, through views. */
-export function storageOf(placed: Placed, t: Tensor): Storage {
+function copyOf(value: Tensor, where: string): Node {
+  return makeNode({ kind: 'op', op: elementwiseOps.copy, inputs: [value], attributes: {}, types: [value.type], where, phase: 'update', block: '' });
+}
+
+/**
+ * Values that a slot has before it is updated, and that an output or another slot's update shows, are copied at the
+ * start: the slot may be written before they are.
+ */
+function keepOldState(graph: Graph): Graph {
+  const updated = new Set(graph.updates.filter((u) => viewed(u.value).node.slot?.name !== u.slot.name).map((u) => u.slot.name));
+  const copies = new Map<Tensor, Node>();
+  const kept = (t: Tensor, slot?: StateSlot): Tensor => {
+    const shown = viewed(t).node.slot;
+    if (!shown || shown.name === slot?.name || !updated.has(shown.name)) return t;
+    if (!copies.has(t)) copies.set(t, copyOf(t, shown.name));
+    return copies.get(t)!.outputs[0];
+  };
+  const outputs = new Map([...graph.outputs].map(([name, t]) => [name, kept(t)]));
+  const updates = graph.updates.map((u) => ({ slot: u.slot, value: kept(u.value, u.slot) }));
+  return copies.size === 0 ? graph : { ...graph, nodes: [...copies.values(), ...graph.nodes], outputs, updates };
+}
+
+/** The tensor whose bytes a view shows; a tensor that is no view is its own. */
+export function viewed(t: Tensor): Tensor {
   let current = t;
   while (current.node.kind === 'op' && current.node.op!.view) current = current.node.inputs[0];
-  return placed.storage.get(current)!;
+  return current;
+}
+
+/** The storage behind a tensor, through views. */
+export function storageOf(placed: Placed, t: Tensor): Storage {
+  return placed.storage.get(viewed(t))!;
 }

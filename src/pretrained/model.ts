@@ -6,6 +6,8 @@
  * runs a program first.
  */
 import { LatheError } from '../errors';
+import { generateAll, type GenerateOptions } from '../generation/generate';
+import type { GeneratedSequence } from '../generation/sequence';
 import type { StateSlot } from '../graph/tensor';
 import type { CausalLm } from '../models/causal-lm';
 import type { RawConfig } from '../models/config-reader';
@@ -193,6 +195,11 @@ export class PreTrainedModel {
    */
   savePretrained(dir: string, o: SaveOptions = {}): Promise<ModelSaved> {
     return saveModelFiles(this, dir, o);
+  }
+
+  /** Continues prompts of token ids; see src/generation/generate.ts for a stream of tokens. */
+  generate(prompts: readonly (readonly number[])[], options?: GenerateOptions): Promise<GeneratedSequence[]> {
+    return generateAll(this, prompts, options);
   }
 
   /** PEFT's line on how many parameters are trained. */

@@ -55,7 +55,7 @@ export function readJsonObject(path: string, remedy: string): Record<string, unk
 export async function openModel(path: string): Promise<OpenModel> {
   if (!existsSync(path)) {
     throw new LatheError('ERR_CONFIG', `model '${path}' is neither a folder nor a file here`, {
-      remedy: 'give a local folder with config.json and *.safetensors, or a .gguf file; download it first with `lathe download` or huggingface-cli',
+      remedy: 'give a local folder with config.json and *.safetensors, or a .gguf file',
     });
   }
   return statSync(path).isFile() ? openGgufModel(path) : openFolder(path);

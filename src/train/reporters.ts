@@ -12,7 +12,9 @@ import type { LogEntry } from './state';
 export function reportersOf(args: ResolvedConfig): TrainerCallback[] {
   const title = args.runName ?? [args.modelNameOrPath, args.datasetName].filter((name) => name).join(' on ');
   const list: TrainerCallback[] = [new JsonlReporter(args.outputDir), new CurveReporter(args.outputDir, title || args.outputDir)];
-  if (args.reportTo.includes('tensorboard')) list.push(new TensorBoardReporter(args.outputDir, args.loggingDir, JSON.stringify(configToJson(args), null, 2)));
+  // A folder of its own for each run, unless the user named one: TensorBoard draws a folder as one curve.
+  const dir = args.loggingDir === join(args.outputDir, 'runs') ? null : args.loggingDir;
+  if (args.reportTo.includes('tensorboard')) list.push(new TensorBoardReporter(args.outputDir, dir, JSON.stringify(configToJson(args), null, 2)));
   return list;
 }
 

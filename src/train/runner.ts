@@ -4,6 +4,7 @@
  * Everything is compiled before anything is allocated, so `plans` can be shown and refused first. Kernels never
  * allocate: after `start` a step touches only the arena that the plan announced.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LatheError } from '../errors';
 import type { CheckpointPolicy } from '../autodiff/checkpoint';
 import type { Program } from '../compile/program';
@@ -60,7 +61,7 @@ export class StepRunner {
       isEmbedding: p === model.module.embedding,
     }));
     this.apply = applyProgram(this.parameters, options.optimizer, options.device);
-    // The largest shapes decide the plan; smaller ones are compiled when the first batch of theirs comes.
+    // The largest shapes decide the plan; the others are compiled at the start of the run.
     for (const kind of ['micro', 'eval'] as const) {
       const shapes = this.shapesOf(kind);
       if (shapes.length) this.program(kind, Math.max(...shapes.map((s) => s.tokens)));
@@ -88,7 +89,7 @@ export class StepRunner {
     return program;
   }
 
-  /** Programs compiled so far: the largest of each kind, and those that batches asked for. */
+  /** Programs compiled so far: before `start` the largest of each kind. */
   programs(): Program[] {
     return [...this.compiled.micro.values(), this.apply, ...this.compiled.eval.values()];
   }
@@ -112,10 +113,17 @@ export class StepRunner {
     return this.parameters.flatMap((p) => optimizerSlots(this.options.optimizer.kind, p));
   }
 
-  /** Loads weights, allocates training state and loads the programs. */
+  /** Loads weights, allocates training state, compiles what is left and loads the programs. */
   async start(): Promise<Session> {
     const session = await this.model.ready();
     session.defineState(this.trainingSlots());
+    // Now rather than when the first batch of a shape comes: compiling in the middle of a step would hold up the event loop.
+    for (const kind of ['micro', 'eval'] as const) {
+      for (const { tokens } of this.shapesOf(kind)) {
+        this.program(kind, tokens);
+        await nextTurn();
+      }
+    }
     for (const program of this.programs()) this.loaded.set(program, session.loadProgram(program.bytes, program.name));
     this.session = session;
     return session;

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { LatheError } from '../errors';
 import { loadDataset, type Dataset } from '../data';
 import { openGguf } from '../io/gguf/reader';
+import { resolveRepo } from '../io/hub';
 import { AutoModelForCausalLM } from '../pretrained/auto';
 import type { PreTrainedModel } from '../pretrained/model';
 import { readModelConfig } from '../pretrained/open';
@@ -45,14 +46,15 @@ export async function setupSft(config: ResolvedConfig, o: { callbacks?: readonly
   return { trainer, model, tokenizer, train, test };
 }
 
-function modelPath(config: ResolvedConfig): string {
-  if (config.modelNameOrPath) return config.modelNameOrPath;
-  throw new LatheError('ERR_CONFIG', 'expected model_name_or_path, received none', { remedy: 'name a local model folder or a .gguf file' });
+/** The configured model as a local folder or file; a Hub name is looked up in the cache or downloaded. */
+async function modelPath(config: ResolvedConfig): Promise<string> {
+  if (config.modelNameOrPath) return resolveRepo(config.modelNameOrPath, 'model', { revision: config.modelRevision });
+  throw new LatheError('ERR_CONFIG', 'expected model_name_or_path, received none', { remedy: 'name a local model folder, a .gguf file or a model on the Hub' });
 }
 
 /** The tokenizer of the model (or of tokenizer_name_or_path), with the configured tokens added. */
 export async function openTokenizer(config: ResolvedConfig): Promise<Tokenizer> {
-  const tokenizer = config.tokenizerNameOrPath ? await openTokenizerAt(config.tokenizerNameOrPath) : await openTokenizerAt(modelPath(config), config.adapterNameOrPath);
+  const tokenizer = config.tokenizerNameOrPath ? await openTokenizerAt(config.tokenizerNameOrPath) : await openTokenizerAt(await modelPath(config), config.adapterNameOrPath);
   if (config.eosToken) tokenizer.eosToken = config.eosToken;
   if (config.padToken) tokenizer.padToken = config.padToken;
   if (config.addedSpecialTokens.length) tokenizer.addSpecialTokens({ extraSpecialTokens: config.addedSpecialTokens });
@@ -69,7 +71,7 @@ export async function openTokenizerAt(model: string, adapter?: string | null): P
 /** Rows to train and to evaluate on, after filter, split and limits. */
 export async function openData(config: ResolvedConfig): Promise<{ train: Dataset; test: Dataset | null }> {
   if (!config.datasetName) throw new LatheError('ERR_CONFIG', 'expected dataset_name, received none', { remedy: 'name a local file, or a folder with train and test files' });
-  const splits = await loadDataset(config.datasetName, config.datasetConfig ? { name: config.datasetConfig } : {});
+  const splits = await loadDataset(await resolveRepo(config.datasetName, 'dataset'), config.datasetConfig ? { name: config.datasetConfig } : {});
   let train: Dataset | undefined = splits[config.datasetTrainSplit];
   if (!train) {
     throw new LatheError('ERR_DATA', `split '${config.datasetTrainSplit}' is not in ${config.datasetName}`, { remedy: `set dataset_train_split to one of ${Object.keys(splits).join(', ')}` });
@@ -113,11 +115,13 @@ export async function openModelFor(config: ResolvedConfig, tokenizer: Tokenizer 
       ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: config.bnb4bitQuantType, bnb4bitUseDoubleQuant: config.useBnbNestedQuant })
       : undefined,
   };
-  const path = modelPath(config);
+  const path = await modelPath(config);
   const model = config.fromConfig ? AutoModelForCausalLM.fromConfig(readModelConfig(path), options) : await AutoModelForCausalLM.fromPretrained(path, options);
   if (tokenizer && (tokenizer.vocabSize > model.vocabSize || config.resizeToMultipleOf)) {
     model.resizeTokenEmbeddings(Math.max(tokenizer.vocabSize, model.vocabSize), { padToMultipleOf: config.resizeToMultipleOf ?? undefined });
   }
+  // A saved adapter names the model as the user does, not by its place in this machine's cache.
+  if (config.modelNameOrPath && path !== config.modelNameOrPath) model.origin = { ...model.origin, path: config.modelNameOrPath };
   if (config.adapterNameOrPath) await PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true });
   return model;
 }
