@@ -54,7 +54,8 @@ async function filesOf(pattern: string): Promise<TextFile[]> {
   }
   const root = pattern.slice(0, pattern.lastIndexOf('/', wild) + 1);
   const expression = globToRegExp(pattern.slice(root.length));
-  return walk(root || '.', (path) => expression.test(path));
+  const folder = root || '.';
+  return (await stat(folder).catch(() => null)) ? walk(folder, (path) => expression.test(path)) : [];
 }
 
 /** Files below `root` whose path from there is wanted, sorted by path. */

@@ -139,6 +139,7 @@ interface Column {
   reserved?: ReservedWords;
 }
 
+const LABEL_WIDTH = 34;
 const LIST_WIDTH = 34;
 
 const ROWS: readonly (readonly [string, (c: Column) => string])[] = [
@@ -156,8 +157,8 @@ const ROWS: readonly (readonly [string, (c: Column) => string])[] = [
 
 function printStats(columns: readonly Column[]): void {
   const width = Math.max(LIST_WIDTH, ...columns.map((c) => c.name.length));
-  const line = (label: string, cells: readonly string[]): void => say(`${label.padEnd(30)}${cells.map((cell) => cell.padEnd(width + 2)).join('')}`.trimEnd());
-  say(style.bold(`${''.padEnd(30)}${columns.map((c) => c.name.padEnd(width + 2)).join('')}`.trimEnd()));
+  const line = (label: string, cells: readonly string[]): void => say(`${label.padEnd(LABEL_WIDTH)}${cells.map((cell) => cell.padEnd(width + 2)).join('')}`.trimEnd());
+  say(style.bold(`${''.padEnd(LABEL_WIDTH)}${columns.map((c) => c.name.padEnd(width + 2)).join('')}`.trimEnd()));
   for (const [label, cell] of ROWS) line(label, columns.map(cell));
   if (columns[0].reserved) {
     line(`${columns[0].reserved.language} words not one token`, columns.map(({ reserved }) => `${reserved!.missing.length} of ${reserved!.words}`));

@@ -89,7 +89,7 @@ export function inspectDataset(data: TokenizedDataset, options: InspectOptions):
       message: `expected rows to train on, received none (${data.rows} read)`,
       remedy:
         data.rows > 0
-          ? 'all were dropped by truncation: raise maxLength or change the policy'
+          ? 'all were dropped by truncation: raise max_length or change the policy'
           : 'check the path, the split and filters',
     }));
   }
@@ -118,7 +118,7 @@ function checkTemplate(example: TokenizedExample, tokenizer: TextTokenizer, find
     message: `the ${missing.which} template was not found; its tokens are ${show(missing.templateIds, tokenizer)}`,
     remedy: missing.contextIds
       ? `the row has its text, but there it is spelt by other tokens, ${show(missing.contextIds, tokenizer)}: pass the ids that all rows share, e.g. ${missing.which}Template: [${missing.contextIds.join(', ')}]`
-      : 'the row has no such text: mend the template, filter out the row, or raise maxLength if its end was cut',
+      : 'the row has no such text: mend the template, filter out the row, or raise max_length if its end was cut',
   }));
 }
 
@@ -160,13 +160,13 @@ function checkCut(example: TokenizedExample, findings: Collector): void {
   if (example.hasAnswer && cut.cutTrainedTokens > 0) {
     findings.add('answer_cut', example.row, () => ({
       message: `the answer was cut: ${cut.cutTrainedTokens} trained tokens of ${cut.originalTokens} tokens are lost`,
-      remedy: `raise maxLength to ${cut.originalTokens}, shorten the row, or choose truncation "drop"; to train on half answers, allow answer_cut`,
+      remedy: `raise max_length to ${cut.originalTokens}, shorten the row, or set truncation_mode: drop; to train on half answers, set doctor_allow: [answer_cut]`,
     }));
     return;
   }
   findings.add('text_cut', example.row, () => ({
     message: `${cut.cutTokens} of ${cut.originalTokens} tokens were cut`,
-    remedy: `raise maxLength, or use packing bfd_split, which loses nothing`,
+    remedy: `raise max_length, or use packing bfd_split, which loses nothing`,
   }));
 }
 
@@ -220,7 +220,7 @@ function checkDropped(data: TokenizedDataset, findings: Collector): void {
       () => ({
         message: `the whole answer lies behind maxLength ${data.truncation.maxLength}, so the row was dropped`,
         remedy:
-          'raise maxLength or shorten the prompt; to train without such rows, choose truncation "drop" or allow answer_cut',
+          'raise max_length or shorten the prompt; to train without such rows, set truncation_mode: drop or set doctor_allow: [answer_cut]',
       }),
       emptiedRows,
     );
@@ -231,7 +231,7 @@ function checkDropped(data: TokenizedDataset, findings: Collector): void {
       firstRows.dropped[0],
       () => ({
         message: describeTruncation(data.truncation) ?? `rows were dropped (${policy})`,
-        remedy: 'raise maxLength to keep them',
+        remedy: 'raise max_length to keep them',
       }),
       droppedRows,
     );

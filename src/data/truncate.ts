@@ -66,7 +66,7 @@ export function truncateExample(
   if (policy === 'error') {
     throw new LatheError('ERR_DATA', `expected at most ${maxLength} tokens, received ${n}`, {
       at,
-      remedy: `raise maxLength to ${n}, shorten the row, or choose truncation keep_start, keep_end or drop`,
+      remedy: `raise max_length to ${n}, shorten the row, or choose truncation keep_start, keep_end or drop`,
     });
   }
   if (policy === 'drop') {

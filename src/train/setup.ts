@@ -18,7 +18,7 @@ import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import type { ResolvedConfig, RowFilter } from './arguments';
 import type { TrainerCallback } from './events';
-import { loraConfigOf, modelOptions, SFTTrainer } from './sft-trainer';
+import { loraConfigOf, modelOptions, SFTTrainer, type SFTTrainerOptions } from './sft-trainer';
 
 export interface RunParts {
   readonly trainer: SFTTrainer;
@@ -40,6 +40,7 @@ export async function setupSft(config: ResolvedConfig, o: { callbacks?: readonly
     evalDataset: test,
     processingClass: tokenizer,
     peftConfig: config.usePeft && !model.peft ? loraConfigOf(config) : null,
+    allow: config.doctorAllow as SFTTrainerOptions['allow'],
     callbacks: o.callbacks,
     warn: o.warn,
   });

@@ -77,7 +77,7 @@ export class SFTTrainer {
   private async tokenize(rows: TrainRows, model: PreTrainedModel): Promise<TokenizedDataset> {
     const { options } = this;
     const data = await tokenizeDataset(rows, options.processingClass, { ...tokenizeOptions(options.args), ...(options.formattingFunc ? { formatting: options.formattingFunc } : {}) });
-    const findings = inspectDataset(data, { tokenizer: options.processingClass, embeddingRows: model.vocabSize, eosTokenIds: eosIds(model) });
+    const findings = inspectDataset(data, { tokenizer: options.processingClass, embeddingRows: model.vocabSize, eosTokenIds: eosIds(model, options.processingClass) });
     for (const finding of findings.filter((f) => f.severity === 'warning')) (options.warn ?? process.emitWarning)(formatFinding(finding));
     assertHealthy(findings, { allow: options.allow });
     return data;
@@ -177,7 +177,8 @@ function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
   });
 }
 
-function eosIds(model: PreTrainedModel): number[] | undefined {
-  const ids = [model.generationConfig?.eos_token_id, model.config.eos_token_id].flat().filter((id): id is number => typeof id === 'number');
+/** Ids that may end an answer: those at which the model stops, and the tokenizer's, which rows are ended with. */
+function eosIds(model: PreTrainedModel, tokenizer: TextTokenizer): number[] | undefined {
+  const ids = [model.generationConfig?.eos_token_id, model.config.eos_token_id, tokenizer.eosTokenId].flat().filter((id): id is number => typeof id === 'number');
   return ids.length ? [...new Set(ids)] : undefined;
 }

@@ -35,6 +35,7 @@ export const latheKeys = {
   max_train_samples: supported(nullable(integer({ min: 1 })), null, L, 'Use only the first so many training rows (after filter and split).'),
   max_eval_samples: supported(nullable(integer({ min: 1 })), null, L, 'Use only the first so many test rows.'),
 
+  doctor_allow: supported(textList(), [], L, 'Findings of the data doctor to accept instead of stopping, e.g. answer_cut.'),
   sample_prompts: supported(textList(), [], L, 'Prompts answered greedily before the first and after the last step; with dataset_format alpaca they are instructions.'),
   logging_dir: supported(nullable(text()), null, L, 'Folder of the TensorBoard files; null: output_dir/runs.'),
   device: supported(text(), 'auto', L, 'auto, cpu, cuda or cuda:N. auto takes a GPU when there is one.'),

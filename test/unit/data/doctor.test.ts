@@ -102,7 +102,7 @@ test('answers cut off, in part or whole; texts only warn; drops are told', async
   const long = { prompt: 'hello', completion: 'abcdefgh' };
   const [partly] = await findingsOf([good, long], { maxLength: 5 });
   expect(partly).toMatchObject({ code: 'answer_cut', row: 1, count: 1 });
-  expect(partly.remedy).toContain('raise maxLength to 10');
+  expect(partly.remedy).toContain('raise max_length to 10');
   const [whole] = await findingsOf([{ prompt: 'abcdefgh', completion: 'x' }, good], { maxLength: 5 });
   expect(whole).toMatchObject({ code: 'answer_cut', row: 0 });
   expect(whole.message).toContain('whole answer');

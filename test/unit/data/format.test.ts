@@ -178,7 +178,7 @@ describe('truncation', () => {
       firstRows: { dropped: [1, 2] },
     });
     await expect(run({ truncation: 'error' })).rejects.toThrow(
-      /at most 6 tokens, received 9 \(at row 1\): raise maxLength to 9/,
+      /at most 6 tokens, received 9 \(at row 1\): raise max_length to 9/,
     );
     expect((await run({ maxLength: null })).examples.length).toBe(3);
     expect(describeTruncation((await run({ maxLength: null })).truncation)).toBeUndefined();
