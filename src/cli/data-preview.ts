@@ -1,4 +1,4 @@
-/** `lathe data preview CONFIG`: what will be trained, before training it. */
+/** `lathe data preview CONFIG`: what will be trained, before training it. Exit code 2 when the doctor finds an error. */
 import { formatFinding, inspectDataset, previewLegend, renderPreview, renderSummary, tokenizeDataset } from '../data';
 import { loadConfig } from '../train/arguments';
 import { tokenizeOptions } from '../train/sft-trainer';

@@ -1,4 +1,4 @@
-/** `lathe doctor`: what this machine has, and what is missing. */
+/** `lathe doctor`: what this machine has, and what is missing. Memory in binary units; fails with ERR_NATIVE_LOAD without an addon. */
 import { freemem, totalmem } from 'node:os';
 import { formatBytes } from '../errors';
 import { defaultThreads } from '../compile/devices';

@@ -1,4 +1,4 @@
-/** `lathe plan CONFIG [--device NAME] [--json]`. */
+/** `lathe plan CONFIG [--device NAME] [--json]`: docs/memory.md says how to read it. Exit code 2 when the plan does not fit. */
 import { printPlan } from '../compile/plan';
 import { formatBytes, formatShape } from '../errors';
 import { loadConfig } from '../train/arguments';

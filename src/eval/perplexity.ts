@@ -10,6 +10,7 @@ import { evalProgram } from '../train/programs';
 import { openData, openModelFor, openTokenizer } from '../train/setup';
 import { tokenizeOptions } from '../train/sft-trainer';
 
+/** Loss and entropy in nats per judged label, perplexity = exp(loss), runtime in seconds. */
 export interface EvalResult {
   eval_loss: number;
   eval_perplexity: number;

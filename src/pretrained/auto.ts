@@ -31,7 +31,10 @@ function resolveDtype(dtype: FromPretrainedOptions['dtype'], stored: 'f32' | 'bf
 }
 
 export const AutoModelForCausalLM = {
-  /** Opens a model; headers are read now, weights stream in when they are first needed. */
+  /**
+   * Opens a model folder or GGUF file; headers are read now, weights stream in when they are first needed.
+   * @throws LatheError ERR_CONFIG (no such path, a setting), ERR_FORMAT, ERR_CHECKPOINT naming the tensor, ERR_UNSUPPORTED (architecture)
+   */
   async fromPretrained(path: string, o: FromPretrainedOptions = {}): Promise<PreTrainedModel> {
     const open = await openModel(path);
     const { quantization_config: _stored, ...config } = open.config;

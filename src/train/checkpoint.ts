@@ -33,7 +33,7 @@ export interface CheckpointContents {
   readonly saveModel: (dir: string) => Promise<void>;
 }
 
-/** Writes `outputDir/checkpoint-<step>`; returns its path. */
+/** Writes `outputDir/checkpoint-<step>`, over an older one of that name; returns its path. @throws LatheError ERR_CHECKPOINT for the disk */
 export async function saveCheckpoint(outputDir: string, step: number, c: CheckpointContents): Promise<string> {
   const path = join(outputDir, `checkpoint-${step}`);
   await withDirectoryCommit(
@@ -58,7 +58,7 @@ function slotTensors(session: Session, slots: readonly StateSlot[]): { name: str
 export interface LoadedCheckpoint {
   readonly path: string;
   readonly state: TrainerState;
-  /** Puts parameters and optimizer state back, bit for bit. */
+  /** Puts parameters and optimizer state back, bit for bit; all or nothing. @throws LatheError ERR_CHECKPOINT naming a slot that does not fit */
   restore(session: Session, slots: readonly StateSlot[]): Promise<void>;
 }
 
@@ -74,7 +74,8 @@ export function listCheckpoints(outputDir: string): { step: number; path: string
 
 /**
  * Opens the checkpoint to resume from: a path, or true for the newest whole one of `outputDir`.
- * Damaged folders are reported through `warn` and skipped.
+ * Damaged folders are reported through `warn` and skipped; null when there is none.
+ * @throws LatheError ERR_CHECKPOINT when a path is given and its folder is missing or damaged
  */
 export async function findCheckpoint(which: string | true, outputDir: string, warn: (message: string) => void): Promise<LoadedCheckpoint | null> {
   if (which !== true) return openCheckpointFolder(which);

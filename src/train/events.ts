@@ -1,7 +1,12 @@
 /** What a run tells its listener, and the callbacks people know from transformers. */
 import type { MemoryPlan, Remedy } from '../compile/plan';
+import type { ResolvedConfig } from './arguments';
 import type { LogEntry, TrainerState } from './state';
 
+/**
+ * What `run()` yields. Losses are nats per trained label (perplexity is their exp), `stepMs` wall-clock milliseconds, `numTokens` real
+ * tokens seen so far, `cpuPerWall` CPU seconds per second, `peakBytes` the plan's. `gradNorm` is the one before clipping.
+ */
 export type TrainEvent =
   | { type: 'plan'; plan: MemoryPlan; remedies: readonly Remedy[]; policy: string }
   | { type: 'begin'; state: Readonly<TrainerState>; resumedFrom: string | null }
@@ -19,10 +24,12 @@ export interface TrainerControl {
   shouldLog: boolean;
 }
 
+/** What every hook is given; `control` may be changed. */
 export interface CallbackContext {
   readonly state: Readonly<TrainerState>;
   readonly control: TrainerControl;
   readonly outputDir: string;
+  readonly args: ResolvedConfig;
 }
 
 type Hook<A extends unknown[] = []> = (context: CallbackContext, ...args: A) => void | Promise<void>;
@@ -49,25 +56,35 @@ export interface TrainerCallback {
 export type HookName = Exclude<keyof TrainerCallback, 'onEvaluate' | 'onSave' | 'onLog' | 'onEvent'>;
 
 /**
- * Stops when `metric` (eval_loss by default) has not improved by more than `threshold` for `patience` evaluations. It reads the log
- * history, so a resumed run counts on.
+ * Stops when a metric (metric_for_best_model, else the loss) has not improved by more than `threshold` for `patience`
+ * evaluations. A resumed run counts on from its log.
  */
 export class EarlyStoppingCallback implements TrainerCallback {
+  private best: number | null = null;
+  private waited = 0;
+
   constructor(
     private readonly patience = 1,
     private readonly threshold = 0,
-    private readonly metric = 'eval_loss',
   ) {}
 
-  onEvaluate({ state, control }: CallbackContext): void {
-    let best = Infinity;
-    let waited = 0;
-    for (const entry of state.logHistory) {
-      const value = entry[this.metric];
-      if (value === undefined) continue;
-      waited = value < best - this.threshold ? 0 : waited + 1;
-      best = Math.min(best, value);
-    }
-    if (waited >= this.patience) control.shouldTrainingStop = true;
+  onTrainBegin({ state, args }: CallbackContext): void {
+    this.best = null;
+    this.waited = 0;
+    for (const entry of state.logHistory) this.count(entry, args);
+  }
+
+  onEvaluate({ control, args }: CallbackContext, metrics: LogEntry): void {
+    this.count(metrics, args);
+    if (this.waited >= this.patience) control.shouldTrainingStop = true;
+  }
+
+  private count(metrics: LogEntry, { metricForBestModel, greaterIsBetter }: ResolvedConfig): void {
+    const name = metricForBestModel ?? 'loss';
+    const value = metrics[name.startsWith('eval_') ? name : `eval_${name}`];
+    if (value === undefined) return;
+    const gain = this.best === null ? Infinity : (value - this.best) * (greaterIsBetter ? 1 : -1);
+    this.waited = gain > 0 && gain > this.threshold ? 0 : this.waited + 1;
+    if (gain > 0) this.best = value;
   }
 }

@@ -43,7 +43,10 @@ interface Variant {
   optim: 'adamw' | 'adamw_8bit';
 }
 
-/** Plans `config` on a device by name. */
+/**
+ * Plans `config` on a device by name (`cpu`, `h200`, ...): batches of full rows, the fastest recomputation that fits, and remedies.
+ * @throws LatheError ERR_CONFIG (no such model here), ERR_DEVICE, ERR_UNSUPPORTED
+ */
 export async function planRun(config: ResolvedConfig, deviceName: string): Promise<RunPlan> {
   const device = deviceSpec(deviceName, config.threads ?? undefined);
   const raw = await configOf(config);

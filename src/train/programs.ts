@@ -15,7 +15,7 @@ import { globalNorm } from '../ops/reduce';
 import { traceOptimizerStep, type OptimizedParameter, type OptimizerKind } from '../optim/optimizer';
 import type { BatchTensors, Loss } from './losses/loss';
 
-/** Flat shape of a micro-batch. */
+/** Flat shape of a micro-batch: what a program is compiled for. */
 export interface BatchShape {
   /** T. */
   readonly tokens: number;

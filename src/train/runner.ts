@@ -33,7 +33,7 @@ export interface RunnerOptions {
   readonly checkFinite?: boolean;
 }
 
-/** Sums of one micro-batch or evaluation batch. */
+/** Sums over the trained labels of one micro-batch or evaluation batch; `lossSum` in nats. */
 export interface BatchSums {
   readonly lossSum: number;
   readonly metricSums: Readonly<Record<string, number>>;

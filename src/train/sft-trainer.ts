@@ -48,7 +48,10 @@ export class SFTTrainer {
     this.loss = lossOf(options.args);
   }
 
-  /** Tokenises, checks and packs the data and describes the model; nothing heavy is allocated. Idempotent. */
+  /**
+   * Tokenises, checks and packs the data and describes the model; nothing heavy is allocated. Idempotent.
+   * @throws LatheError ERR_DATA naming the row, with every error of the doctor; ERR_CONFIG, ERR_UNSUPPORTED
+   */
   prepare(): Promise<Trainer> {
     this.prepared ??= this.build();
     return this.prepared;
@@ -88,6 +91,7 @@ export class SFTTrainer {
     return this.trainData;
   }
 
+  /** What the run will hold in bytes, with the shapes of the real data; remedies only when it does not fit. */
   async plan(): Promise<TrainerPlan> {
     return (await this.prepare()).plan();
   }
@@ -97,6 +101,7 @@ export class SFTTrainer {
     yield* (await this.prepare()).run(o);
   }
 
+  /** Trains to the end; resolves to the final metrics. See Trainer.run for errors. */
   async train(o: RunOptions = {}): Promise<LogEntry> {
     return (await this.prepare()).train(o);
   }
@@ -106,6 +111,7 @@ export class SFTTrainer {
     return (await this.prepare()).evaluate();
   }
 
+  /** Writes adapter or model and the tokenizer; default folder: output_dir. @throws LatheError ERR_CHECKPOINT for the disk */
   async saveModel(dir?: string): Promise<void> {
     await (await this.prepare()).saveModel(dir);
   }

@@ -8,17 +8,23 @@ export type LogEntry = Record<string, number>;
 
 /** Sums since the last log. */
 export interface Window {
+  /** Optimizer steps. */
   steps: number;
+  /** Of the steps' mean losses, nats per label. */
   lossSum: number;
+  /** Trained labels: the divisor of `metricSums`. */
   labels: number;
   metricSums: Record<string, number>;
 }
 
 export interface TrainerState {
+  /** Optimizer steps done. */
   globalStep: number;
   maxSteps: number;
+  /** Epochs done, with the fraction of the one under way. */
   epoch: number;
   numTrainEpochs: number;
+  /** Floating-point operations of all micro-batches, recomputation included. */
   totalFlos: number;
   /** Real tokens seen. */
   numTokens: number;
@@ -81,7 +87,7 @@ export function stateToJson(s: TrainerState, settings: StateSettings): Record<st
   return json;
 }
 
-/** The inverse, for resuming. */
+/** The inverse, for resuming; a file that transformers wrote has no position or window, which then start empty. */
 export function stateFromJson(json: Readonly<Record<string, unknown>>): TrainerState {
   const ours = (json.lathe ?? {}) as Partial<Pick<TrainerState, 'loader' | 'numTokens' | 'totalLoss' | 'window'>>;
   return {

@@ -144,14 +144,18 @@ export class Trainer {
 
   // ---- run
 
-  /** Trains to the end; resolves to the final metrics. */
+  /** Trains to the end; resolves to the final metrics (`train_runtime` in seconds). @throws LatheError as `run` */
   async train(o: RunOptions = {}): Promise<LogEntry> {
     let metrics: LogEntry = {};
     for await (const event of this.run(o)) if (event.type === 'end') metrics = event.metrics;
     return metrics;
   }
 
-  /** The run as events. Breaking out of the loop stops it without a checkpoint. */
+  /**
+   * The run as events. Breaking out of the loop stops it without a checkpoint.
+   * @throws LatheError ERR_PLAN_MEMORY before anything is allocated; ERR_CHECKPOINT (nothing to resume, another run in the folder, the
+   *   disk); ERR_NONFINITE naming step, rows and node
+   */
   async *run(o: RunOptions = {}): AsyncGenerator<TrainEvent, void, void> {
     mkdirSync(this.args.outputDir, { recursive: true });
     const lock = await acquireOutputLock(this.args.outputDir);
@@ -465,7 +469,7 @@ export class Trainer {
   // ---- callbacks
 
   private context(): CallbackContext {
-    return { state: this.state, control: this.control, outputDir: this.args.outputDir };
+    return { state: this.state, control: this.control, outputDir: this.args.outputDir, args: this.args };
   }
 
   private async each(call: (callback: TrainerCallback, context: CallbackContext) => void | Promise<void> | undefined): Promise<void> {

@@ -7,8 +7,8 @@ import { deviceSpec } from '../../../src/compile/devices';
 import { encode } from '../../../src/compile/encode';
 import { assignOffsets } from '../../../src/compile/offsets';
 import type { DType } from '../../../src/graph/dtype';
-import { typeBytes, type Attributes, type TensorType } from '../../../src/graph/tensor';
-import { apply, input, output, readState, trace } from '../../../src/graph/trace';
+import type { Attributes, TensorType } from '../../../src/graph/tensor';
+import { apply, input, output, trace } from '../../../src/graph/trace';
 import { OPS } from '../../../src/ops';
 import { inplace } from '../../../src/passes/inplace';
 import { Session } from '../../../src/runtime/session';
@@ -111,20 +111,4 @@ test.each([1, 2, 3, 4])('with %i threads', async (threads) => {
 test('a program for few threads is refused by a session with more, and says what to do', async () => {
   await using session = Session.create({ threads: 4 });
   expect(() => session.loadProgram(programOf(matmul(512, 512, 512, 'f32'), 1, 0).bytes)).toThrow(expect.objectContaining({ code: 'ERR_PROGRAM', message: expect.stringContaining('scratch') as string }));
-});
-
-test('the plan knows what a session allocates', async () => {
-  await using session = Session.create({ threads: 2 });
-  const slot = { name: 'w', shape: [300, 7], dtype: 'f32', role: 'weights' } as const;
-  session.defineState([slot]);
-  const graph = trace('t', () => {
-    const [type] = OPS.get('sum')!.infer([readState(slot).type], {});
-    output('y', apply(OPS.get('sum')!, [readState(slot)])[0]);
-    expect(typeBytes(type)).toBe(4);
-  });
-  const placed = inplace(graph);
-  const arena = assignOffsets(new Set(placed.storage.values()));
-  const program = session.loadProgram(encode('t', placed, { offsets: arena.offsets, arenaBytes: arena.bytes, scratchBytes: 8, scratchOf: () => 8 }));
-  expect([program.arenaBytes, program.scratchBytes]).toEqual([64, 8]);
-  expect(session.stats()).toMatchObject({ arenaBytes: 64, stateBytes: 8448 });
 });

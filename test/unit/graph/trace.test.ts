@@ -10,7 +10,7 @@ import { cse } from '../../../src/passes/cse';
 import { dce } from '../../../src/passes/dce';
 import { dropout } from '../../../src/ops/random';
 
-const code = (value: string, text: string): unknown => expect.objectContaining({ code: value, message: expect.stringContaining(text) as string });
+const code = (value: string, text: string): Error => expect.objectContaining({ code: value, message: expect.stringContaining(text) as string }) as Error;
 const slot: StateSlot = { name: 'w', shape: [2, 3], dtype: 'f32', role: 'weights' };
 
 describe('refusals', () => {
