@@ -10,7 +10,7 @@ export { convertGguf } from './pretrained/convert';
 export { LoraConfig, type LoraOptions } from './peft/lora-config';
 export { BitsAndBytesConfig, type BitsAndBytesOptions } from './quantization/bitsandbytes';
 
-export { AutoTokenizer } from './tokenizers/auto-tokenizer';
+export { AutoTokenizer } from './pretrained/auto-tokenizer';
 export type { Tokenizer } from './tokenizers/tokenizer';
 export { tokenizerFromGguf } from './tokenizers/gguf-tokenizer';
 

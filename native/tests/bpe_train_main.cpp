@@ -158,6 +158,7 @@ int selftest() {
   BpeModel pruned;
   check(capped.train(pruned).ok() && pruned.stats.pruned_words > 0, "the cap prunes and says so");
   check(pruned.stats.occurrences + pruned.stats.pruned_occurrences == 15000, "nothing is lost without a count");
+  check(pruned.stats.occurrences >= 10000, "frequent words stay");
 
   BpeModel empty = learn({}, {""});
   check(empty.tokens.empty() && empty.merges.empty(), "no text");

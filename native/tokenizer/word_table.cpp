@@ -69,7 +69,7 @@ uint64_t WordTable::prune(uint64_t limit, uint64_t& lost) {
   const uint64_t gone = entries_.size() - kept.size();
   arena.shrink_to_fit();
   kept.shrink_to_fit();
-  arena_ = std::move(arena);
+  arena_.swap(arena);  // a move of a short string would keep the old capacity
   entries_ = std::move(kept);
   size_t slots = 1024;
   while (entries_.size() * 2 > slots) slots *= 2;

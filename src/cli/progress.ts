@@ -5,10 +5,15 @@ import { duration, say, style } from './output';
 const WIDTH = 24;
 
 export class Progress {
-  private readonly live = process.stdout.isTTY === true;
+  private readonly live: boolean;
   private started = 0;
   private firstStep = 0;
   private maxSteps = 0;
+
+  /** `plain` prints lines even in a terminal (disable_tqdm). */
+  constructor(plain = false) {
+    this.live = !plain && process.stdout.isTTY === true;
+  }
 
   show(event: TrainEvent): void {
     switch (event.type) {

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { printPlan } from '../compile/plan';
 import { generateAll } from '../generation/generate';
+import { releaseGeneration } from '../generation/lane';
 import type { PreTrainedModel } from '../pretrained/model';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import { alpacaPrompt } from '../data';
@@ -27,7 +28,7 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     return;
   }
   const answers = new Map<string, string>();
-  const progress = new Progress();
+  const progress = new Progress(config.disableTqdm === true);
   const losses: number[] = [];
   const signal = stopOnInterrupt();
   let end: Extract<TrainEvent, { type: 'end' }> | undefined;
@@ -36,6 +37,8 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     if (event.type === 'begin') {
       if (event.resumedFrom) say(`resumed from ${event.resumedFrom} at step ${event.state.globalStep}`);
       for (const prompt of config.samplePrompts) answers.set(prompt, await answer(model, tokenizer, prompt, config));
+      // The caches of generation are not part of the plan: give them back before the first step.
+      if (config.samplePrompts.length) releaseGeneration(await model.ready());
     }
     if (event.type === 'evaluate') losses.push(event.metrics.eval_loss);
     progress.show(event);

@@ -50,7 +50,7 @@ export class Parameter {
     ];
   }
 
-  /** The value inside the current trace; a 4-bit one as its dequantisation to `dtype`, which fusion folds away. */
+  /** The value inside the current trace; a 4-bit one as its dequantisation to `dtype`, which a matmul takes apart again. */
   read(dtype: DType): Tensor {
     const parts = this.slots().map(readState);
     if (!this.quant) return parts[0];

@@ -138,6 +138,11 @@ export async function trainNewFromIterator(
     });
   const result = await trainer.train((_merges, tokens) => report('merge', tokens, options.vocabSize));
   report('merge', result.tokens.length, options.vocabSize);
+  if (result.stats.words === 0)
+    throw new LatheError('ERR_CONFIG', 'the memory cap left no word to learn from', {
+      at: 'memoryCapBytes',
+      remedy: 'raise it: a few hundred bytes per distinct word that matters',
+    });
 
   const tokenizerJson = JSON.stringify(assemble(shape.json, special, result, options));
   const config = model ? renamedConfig(model, options) : freshConfig(options);

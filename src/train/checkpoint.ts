@@ -24,7 +24,10 @@ export interface CheckpointContents {
   /** Trained parameters, as they are in memory. */
   readonly parameters: readonly StateSlot[];
   readonly optimizer: readonly StateSlot[];
+  /** trainer_state.json. */
   readonly stateJson: Record<string, unknown>;
+  /** lathe_state.json. */
+  readonly ownStateJson: Record<string, unknown>;
   readonly schedulerJson: Record<string, unknown>;
   readonly rngJson: Record<string, unknown>;
   /** The echoed configuration. */
@@ -44,6 +47,7 @@ export async function saveCheckpoint(outputDir: string, step: number, c: Checkpo
       await writeJsonAtomic(join(dir, 'scheduler.json'), c.schedulerJson);
       await writeJsonAtomic(join(dir, 'rng_state.json'), c.rngJson);
       await writeJsonAtomic(join(dir, 'training_args.json'), c.argsJson);
+      await writeJsonAtomic(join(dir, 'lathe_state.json'), c.ownStateJson);
       await writeJsonAtomic(join(dir, 'trainer_state.json'), c.stateJson);
     },
     { replace: true },
@@ -90,7 +94,8 @@ export async function findCheckpoint(which: string | true, outputDir: string, wa
 async function openCheckpointFolder(path: string): Promise<LoadedCheckpoint> {
   const problems = existsSync(path) ? await verifyDirectory(path) : [{ message: 'no such folder' }];
   if (problems.length) throw new LatheError('ERR_CHECKPOINT', `cannot resume: ${problems[0].message}`, { at: path, remedy: 'give an earlier checkpoint or resume_from_checkpoint: true' });
-  const state = stateFromJson(readJsonObject(join(path, 'trainer_state.json'), 'give an earlier checkpoint'));
+  const read = (file: string): Record<string, unknown> => readJsonObject(join(path, file), 'give an earlier checkpoint');
+  const state = stateFromJson(read('trainer_state.json'), existsSync(join(path, 'lathe_state.json')) ? read('lathe_state.json') : {});
   return {
     path,
     state,

@@ -2,7 +2,7 @@
  * From a resolved configuration to a trainer: tokenizer, rows, model, adapter. What `lathe train CONFIG` runs,
  * and what other commands take parts of.
  */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { LatheError } from '../errors';
 import { loadDataset, type Dataset } from '../data';
@@ -56,10 +56,19 @@ async function modelPath(config: ResolvedConfig): Promise<string> {
 /** The tokenizer of the model (or of tokenizer_name_or_path), with the configured tokens added. */
 export async function openTokenizer(config: ResolvedConfig): Promise<Tokenizer> {
   const tokenizer = config.tokenizerNameOrPath ? await openTokenizerAt(config.tokenizerNameOrPath) : await openTokenizerAt(await modelPath(config), config.adapterNameOrPath);
+  if (config.chatTemplatePath) tokenizer.chatTemplate = await readChatTemplate(config.chatTemplatePath);
   if (config.eosToken) tokenizer.eosToken = config.eosToken;
   if (config.padToken) tokenizer.padToken = config.padToken;
   if (config.addedSpecialTokens.length) tokenizer.addSpecialTokens({ extraSpecialTokens: config.addedSpecialTokens });
   return tokenizer;
+}
+
+/** A .jinja file, or the chat template of a tokenizer folder. */
+async function readChatTemplate(path: string): Promise<string> {
+  if (existsSync(path) && statSync(path).isFile()) return readFileSync(path, 'utf8');
+  const template = (await AutoTokenizer.fromPretrained(path)).chatTemplate;
+  if (template) return template;
+  throw new LatheError('ERR_CONFIG', 'chat_template_path names a tokenizer without a chat template', { at: path, remedy: 'give a .jinja file' });
 }
 
 /** The tokenizer of a model folder or GGUF file; an adapter folder's own, when it has one, comes first. */
@@ -71,13 +80,13 @@ export async function openTokenizerAt(model: string, adapter?: string | null): P
 
 /** Rows to train and to evaluate on, after filter, split and limits. */
 export async function openData(config: ResolvedConfig): Promise<{ train: Dataset; test: Dataset | null }> {
-  if (!config.datasetName) throw new LatheError('ERR_CONFIG', 'expected dataset_name, received none', { remedy: 'name a local file, or a folder with train and test files' });
-  const splits = await loadDataset(await resolveRepo(config.datasetName, 'dataset'), config.datasetConfig ? { name: config.datasetConfig } : {});
+  const splits = config.datasets.length ? { [config.datasetTrainSplit]: await openMixture(config.datasets) } : await openSplits(config);
   let train: Dataset | undefined = splits[config.datasetTrainSplit];
   if (!train) {
     throw new LatheError('ERR_DATA', `split '${config.datasetTrainSplit}' is not in ${config.datasetName}`, { remedy: `set dataset_train_split to one of ${Object.keys(splits).join(', ')}` });
   }
   let test: Dataset | null = splits[config.datasetTestSplit] ?? null;
+  if (config.shuffleDataset) train = train.shuffle({ seed: config.seed });
   train = await filtered(train, config.rowFilter);
   if (test) test = await filtered(test, config.rowFilter);
   if (config.testSplitSize) ({ train, test } = split(train, config));
@@ -86,6 +95,25 @@ export async function openData(config: ResolvedConfig): Promise<{ train: Dataset
   if (config.maxTrainSamples) train = train.take(config.maxTrainSamples);
   if (config.maxEvalSamples && test) test = test.take(config.maxEvalSamples);
   return { train, test };
+}
+
+function openSplits(config: ResolvedConfig): Promise<Record<string, Dataset>> {
+  const { datasetName, datasetConfig } = config;
+  if (!datasetName) throw new LatheError('ERR_CONFIG', 'expected dataset_name, received none', { remedy: 'name a local file, a folder with train and test files, or a dataset on the Hub' });
+  return resolveRepo(datasetName, 'dataset').then((path) => loadDataset(path, datasetConfig ? { name: datasetConfig } : {}));
+}
+
+/** The members of `datasets`, one after the other. */
+async function openMixture(members: ResolvedConfig['datasets']): Promise<Dataset> {
+  const parts: Dataset[] = [];
+  for (const m of members) {
+    if (m.fraction !== null || m.data_dir !== null) {
+      throw new LatheError('ERR_UNSUPPORTED', `datasets: ${m.fraction !== null ? 'fraction' : 'data_dir'} is not supported`, { at: m.path, remedy: 'prepare the mixture as one file' });
+    }
+    const rows = await loadDataset(await resolveRepo(m.path, 'dataset'), { split: m.split, ...(m.name ? { name: m.name } : {}), ...(m.data_files ? { dataFiles: m.data_files } : {}) });
+    parts.push(m.columns ? rows.selectColumns(m.columns) : rows);
+  }
+  return parts.reduce((a, b) => a.concatenate(b));
 }
 
 function split(rows: Dataset, config: ResolvedConfig): { train: Dataset; test: Dataset } {

@@ -1,6 +1,7 @@
 /**
- * TrainerState: what trainer_state.json holds, with transformers' keys, and our own part that makes a resumed run the
- * same run: the data position and the sums of the logging window that was open.
+ * TrainerState: what trainer_state.json holds, with exactly transformers' keys (its TrainerState.load_from_json refuses any
+ * other), and our own part, lathe_state.json, that makes a resumed run the same run: the data position and the sums of the
+ * logging window that was open.
  */
 import type { LoaderState } from '../data/loader';
 
@@ -54,9 +55,9 @@ export interface StateSettings {
   trainBatchSize: number;
 }
 
-/** trainer_state.json as transformers writes it: sorted keys; our keys lie under `lathe`. */
+/** trainer_state.json as transformers writes it: its keys, sorted. */
 export function stateToJson(s: TrainerState, settings: StateSettings): Record<string, unknown> {
-  const json: Record<string, unknown> = {
+  return {
     best_global_step: s.bestGlobalStep,
     best_metric: s.bestMetric,
     best_model_checkpoint: s.bestModelCheckpoint,
@@ -66,7 +67,6 @@ export function stateToJson(s: TrainerState, settings: StateSettings): Record<st
     is_hyper_param_search: false,
     is_local_process_zero: true,
     is_world_process_zero: true,
-    lathe: { loader: s.loader, numTokens: s.numTokens, totalLoss: s.totalLoss, window: s.window },
     log_history: s.logHistory,
     logging_steps: settings.loggingSteps,
     max_steps: s.maxSteps,
@@ -84,12 +84,19 @@ export function stateToJson(s: TrainerState, settings: StateSettings): Record<st
     trial_name: null,
     trial_params: null,
   };
-  return json;
 }
 
-/** The inverse, for resuming; a file that transformers wrote has no position or window, which then start empty. */
-export function stateFromJson(json: Readonly<Record<string, unknown>>): TrainerState {
-  const ours = (json.lathe ?? {}) as Partial<Pick<TrainerState, 'loader' | 'numTokens' | 'totalLoss' | 'window'>>;
+type OwnState = Pick<TrainerState, 'loader' | 'numTokens' | 'totalLoss' | 'window'>;
+
+/** lathe_state.json. */
+export function ownStateToJson({ loader, numTokens, totalLoss, window }: TrainerState): Record<string, unknown> {
+  const own: OwnState = { loader, numTokens, totalLoss, window };
+  return { ...own };
+}
+
+/** The inverse of both, for resuming. */
+export function stateFromJson(json: Readonly<Record<string, unknown>>, own: Readonly<Record<string, unknown>>): TrainerState {
+  const ours = own as Partial<OwnState>;
   return {
     globalStep: Number(json.global_step),
     maxSteps: Number(json.max_steps),

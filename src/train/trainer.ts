@@ -28,7 +28,7 @@ import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainE
 import { dueAfterEpoch, dueAfterStep, trackBest, type Due } from './flow';
 import type { Loss } from './losses/loss';
 import { StepRunner, type BatchSums } from './runner';
-import { emptyWindow, initialState, stateToJson, type LogEntry, type TrainerState } from './state';
+import { emptyWindow, initialState, ownStateToJson, stateToJson, type LogEntry, type TrainerState } from './state';
 
 export interface TrainerOptions {
   readonly model: PreTrainedModel;
@@ -430,6 +430,7 @@ export class Trainer {
       parameters: runner.parameters.map((p) => p.slot),
       optimizer: args.saveOnlyModel ? [] : runner.optimizerSlots(),
       stateJson: stateToJson(state, { loggingSteps: args.loggingSteps, evalSteps: args.evalSteps ?? args.loggingSteps, saveSteps: args.saveSteps, trainBatchSize: args.perDeviceTrainBatchSize }),
+      ownStateJson: ownStateToJson(state),
       schedulerJson: { lr_scheduler_type: args.lrSchedulerType, last_epoch: state.globalStep, base_lrs: [args.learningRate], _last_lr: [schedule(state.globalStep)] },
       rngJson: { generator: 'philox4x32-10', seed: args.seed, step: state.globalStep },
       argsJson: configToJson(args),

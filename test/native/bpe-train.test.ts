@@ -79,18 +79,29 @@ test('the public calls: from nothing, and from a tokenizer whose pipeline is kep
   expect(like.decode(await like.encode('the old cat'))).toBe('the old cat');
 });
 
-test('a memory cap is kept, and what it costs is said', async () => {
-  const warned: string[] = [];
-  const listen = (warning: Error) => warned.push(warning.message);
-  process.on('warning', listen);
+describe('a memory cap', () => {
   const words = Array.from({ length: 60_000 }, (_, i) => `word${(i * 7919) % 60_000} common `);
-  const { stats } = await trainTokenizer(null, words, { vocabSize: 500, memoryCapBytes: 200_000, threads: 1 });
-  expect(stats.prunedWords).toBeGreaterThan(1000);
-  expect(stats.occurrences + stats.prunedOccurrences).toBe(4 * 60_000); // word, its number, common, a blank
-  await AutoTokenizer.trainNewFromIterator(words, { vocabSize: 500, memoryCapBytes: 200_000, threads: 1 });
-  await new Promise((done) => setImmediate(done));
-  process.off('warning', listen);
-  expect(warned).toEqual([expect.stringMatching(/reached its memory cap: \d+ rare words/)]);
+
+  test('drops the rarest words and counts them', async () => {
+    const { tokenizer, stats } = await trainTokenizer(null, words, { vocabSize: 300, memoryCapBytes: 200_000, threads: 1 });
+    // Each text is word, its number, common, a blank: the numbers occur once.
+    expect(stats).toMatchObject({ words: 3, occurrences: 180_000, prunedWords: 60_000, prunedOccurrences: 60_000 });
+    expect(tokenizer.tokenToId('Ġcommon')).toBeDefined();
+  });
+
+  test('is said by the public call, which gives only the tokenizer', async () => {
+    const warn = jest.spyOn(process, 'emitWarning').mockImplementation(() => {});
+    await AutoTokenizer.trainNewFromIterator(words, { vocabSize: 300, memoryCapBytes: 200_000, threads: 1 });
+    expect(warn.mock.calls).toEqual([[expect.stringMatching(/reached its memory cap: 60000 rare words/), 'LatheWarning']]);
+    warn.mockClear();
+    await AutoTokenizer.trainNewFromIterator(words, { vocabSize: 300 });
+    expect(warn).not.toHaveBeenCalled();
+    warn.mockRestore();
+  });
+
+  test('that leaves nothing is an error', async () => {
+    await expect(trainTokenizer(null, words, { vocabSize: 300, memoryCapBytes: 1000 })).rejects.toThrow(/memory cap left no word/);
+  });
 });
 
 test('progress comes while merging, and the event loop runs on', async () => {

@@ -1,7 +1,7 @@
 /** Keys about the data (TRL's ScriptArguments and DatasetMixtureConfig, and the data part of SFTConfig). */
 
 import { z } from 'zod';
-import { ignored, supported } from './key';
+import { ignored, supported, unsupported } from './key';
 import { choice, dictionary, either, flag, integer, nullable, number, structured, text, textList } from './value-types';
 
 /** One member of `datasets`, as in TRL's DatasetConfig. */
@@ -28,14 +28,14 @@ export const dataKeys = {
   dataset_config: supported(nullable(text()), null, 'ScriptArguments', 'Subset of the dataset: a folder inside a local dataset folder, a configuration name on the Hub.'),
   dataset_train_split: supported(text(), 'train', 'ScriptArguments', 'Split to train on.'),
   dataset_test_split: supported(text(), 'test', 'ScriptArguments', 'Split to evaluate on.'),
-  dataset_streaming: supported(flag(), false, 'ScriptArguments', 'Read rows as they are needed instead of indexing the data first.'),
+  dataset_streaming: unsupported(flag(), false, 'ScriptArguments', 'Read rows as they are needed instead of indexing the data first.', 'leave it out: rows are read once and indexed'),
   datasets: supported(
     structured<MixtureMember[]>(z.array(mixtureMember) as unknown as z.ZodType<MixtureMember[]>, 'a list of mappings with a path'),
     [],
     'DatasetMixtureConfig',
-    'Several datasets, one after the other or mixed by fraction: path, name, data_dir, data_files, split, columns, fraction.',
+    'Several datasets, one after the other: path, name, data_files, split, columns. Mixing by fraction is refused.',
   ),
-  streaming: supported(flag(), false, 'DatasetMixtureConfig', 'dataset_streaming for datasets.'),
+  streaming: unsupported(flag(), false, 'DatasetMixtureConfig', 'dataset_streaming for datasets.', 'leave it out: rows are read once and indexed'),
   test_split_size: supported(nullable(either(integer({ min: 1 }), number({ above: 0, below: 1 }))), null, 'DatasetMixtureConfig', 'Rows set aside for the test split: a fraction below 1, or a number of rows. In TRL for datasets only; here also for dataset_name.'),
   ignore_bias_buffers: ignored(flag(), false, 'ScriptArguments', 'Work around a problem of distributed PyTorch.', 'there is no such problem here'),
 

@@ -15,7 +15,7 @@ export const loggingKeys = {
   logging_steps: supported(number({ min: 0 }), 10, 'SFTConfig', 'Steps between two logs; below 1 a fraction of all steps.', { trainingDefault: 500 }),
   logging_first_step: supported(flag(), false, T, 'Log the first step too.'),
   logging_nan_inf_filter: ignored(flag(), true, T, 'Hide non-finite losses in the log.', 'a non-finite loss is an error that names its step'),
-  log_level: supported(choice(LEVELS), 'passive', T, 'How much is printed.'),
+  log_level: ignored(choice(LEVELS), 'passive', T, 'How much is printed.', 'notes go to standard error, results to standard output'),
   log_level_replica: ignored(choice(LEVELS), 'warning', T, 'How much other processes print.', 'only the first process prints'),
   log_on_each_node: ignored(flag(), true, T, 'Log once per node.', 'only the first process prints'),
   disable_tqdm: supported(nullable(flag()), null, T, 'No progress line.'),

@@ -2,9 +2,11 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { locateTextFiles, readTexts, type TextOptions } from '../../../src/cli/text-files';
+import { tokenizerStatsCommand, tokenizerTrainCommand, type TrainFlags } from '../../../src/cli/tokenizer';
+import { AutoTokenizer } from '../../../src/tokenizers/auto-tokenizer';
 
 const root = mkdtempSync(join(tmpdir(), 'lathe-texts-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -80,7 +82,7 @@ describe('texts', () => {
 
   test('a large file comes in parts that end before an unindented line', async () => {
     const block = 'def g():\n    return "é"\n\n\n';
-    const text = block.repeat(Math.ceil((40 << 20) / Buffer.byteLength(block)));
+    const text = block.repeat(Math.ceil((18 << 20) / Buffer.byteLength(block)));
     const parts = await textsOf([write('large.py', text)]);
     expect(parts.length).toBeGreaterThan(1);
     expect(parts.join('')).toBe(text);
@@ -89,38 +91,49 @@ describe('texts', () => {
 });
 
 describe('lathe tokenizer', () => {
-  const lathe = (...args: string[]) =>
-    spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', 'src/cli/main.ts', 'tokenizer', ...args], { cwd: resolve(__dirname, '../../..'), encoding: 'utf8' });
+  const files = ['src/tokenizers/*.ts'];
+  const said = async (run: () => Promise<void>): Promise<string> => {
+    const write = jest.spyOn(process.stdout, 'write').mockReturnValue(true);
+    try {
+      await run();
+      return write.mock.calls.map(([text]) => String(text)).join('');
+    } finally {
+      write.mockRestore();
+    }
+  };
+  const flags = { files, onBadFile: 'error' };
+  const [first, second] = [join(root, 'first'), join(root, 'second')];
 
-  test('train, train from another one, stats of both', () => {
-    const [first, second] = [join(root, 'first'), join(root, 'second')];
-    const files = 'src/tokenizers/*.ts';
-    const trained = lathe('train', '--files', files, '--vocab-size', '600', '--output', first);
-    expect(trained).toMatchObject({ status: 0 });
-    expect(trained.stdout).toMatch(/^600 tokens from \d+ files, 0\.\d MB of text/);
-    const again = lathe('train', '--files', files, '--vocab-size', '400', '--from', first, '--special-tokens', '<a>', '<b>', '--output', second);
-    expect(again).toMatchObject({ status: 0 });
-    const stats = lathe('stats', first, second, '--files', files, '--keywords', 'javascript', '--json');
-    expect(stats).toMatchObject({ status: 0 });
-    const [one, two] = JSON.parse(stats.stdout) as { tokenizer: string; fertility: number; unknown: number; reserved: { missing: string[]; words: number } }[];
+  test('train, as a command', () => {
+    const args = ['src/cli/main.ts', 'tokenizer', 'train', '--files', ...files, '--vocab-size', '600', '--output', first];
+    const { status, stdout, stderr } = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', ...args], { encoding: 'utf8' });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toMatch(/^600 tokens from \d+ files, 0\.\d MB of text/);
+  });
+
+  test('train from another one; stats of both', async () => {
+    await said(() => tokenizerTrainCommand({ ...flags, vocabSize: '400', from: first, specialTokens: ['<a>', '<b>'], output: second }));
+    expect(await AutoTokenizer.fromPretrained(second).encode('<b>')).toEqual([2]);
+    const json = await said(() => tokenizerStatsCommand([first, second], { ...flags, keywords: 'javascript', json: true }));
+    const [one, two] = JSON.parse(json) as { tokenizer: string; fertility: number; unknown: number; reserved: { missing: string[] } }[];
     expect([one.tokenizer, two.tokenizer]).toEqual([first, second]);
     expect(two.fertility).toBeGreaterThan(one.fertility);
     expect(one.unknown).toBe(0);
     expect(two.reserved.missing.length).toBeGreaterThan(one.reserved.missing.length);
-    const table = lathe('stats', first, second, '--files', files, '--keywords', 'javascript').stdout;
+    const table = await said(() => tokenizerStatsCommand([first, second], { ...flags, keywords: 'javascript' }));
     expect(table).toMatch(/pieces per word \(fertility\) +\d+\.\d{3} +\d+\.\d{3}/);
     expect(table).toMatch(/javascript words not one token +\d+ of 38 +\d+ of 38/);
+    expect(table).toMatch(/longest tokens +"/);
   });
 
-  test.each([
-    [['train', '--files', 'src/tokenizers/*.ts', '--vocab-size', 'many', '--output', join(root, 'x')], /--vocab-size expected a whole number/],
-    [['train', '--files', 'src/tokenizers/*.ts', '--vocab-size', '300', '--memory-cap', 'lots', '--output', join(root, 'x')], /--memory-cap expected a size, received 'lots'.*2GiB/],
-    [['train', '--files', 'src/tokenizers/*.ts', '--vocab-size', '300', '--pre-tokenizer', 'bert', '--output', join(root, 'x')], /--pre-tokenizer expected one of gpt2/],
-    [['train', '--files', 'nothing/*.ts', '--vocab-size', '300', '--output', join(root, 'x')], /expected files at 'nothing/],
-    [['train', '--files', 'src/tokenizers/*.ts', '--vocab-size', '100', '--output', join(root, 'x')], /expected vocabSize above 257/],
-  ])('%j is refused', (args, message) => {
-    const { status, stderr } = lathe(...args);
-    expect(status).toBe(1);
-    expect(stderr).toMatch(message);
+  test.each<[Partial<TrainFlags>, RegExp]>([
+    [{ vocabSize: 'many' }, /--vocab-size expected a whole number/],
+    [{ memoryCap: 'lots' }, /--memory-cap expected a size, received 'lots'.*2GiB/],
+    [{ preTokenizer: 'bert' }, /--pre-tokenizer expected one of gpt2/],
+    [{ files: ['nothing/*.ts'] }, /expected files at 'nothing/],
+    [{ onBadFile: 'ignore' }, /--on-bad-file expected error or skip/],
+    [{ vocabSize: '100' }, /expected vocabSize above 257/],
+  ])('%j is refused', async (change, message) => {
+    await expect(tokenizerTrainCommand({ ...flags, vocabSize: '300', output: join(root, 'never'), ...change })).rejects.toThrow(message);
   });
 });

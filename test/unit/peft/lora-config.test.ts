@@ -1,3 +1,4 @@
+/** LoraConfig: PEFT's defaults and its JSON, and which modules a configuration means. */
 import { hasCode } from '../../../src/errors';
 import { buildModel } from '../../../src/models/registry';
 import { getPeftModel } from '../../../src/peft/inject';

@@ -1,0 +1,101 @@
+/**
+ * Alternating slices: the only way to compare two programs on a machine whose speed changes by the second.
+ *
+ * A round gives every contender one short slice, in an order that turns from round to round. Within a round the machine
+ * is nearly the same for all, so what is quoted is the median of the ratios of rounds, with their spread. A pair in which
+ * either slice was disturbed (statistics.ts) is dropped; rounds go on until enough are left or the bound is reached.
+ */
+import { cpuPerWall, median, quietBound, type Sample } from './statistics';
+
+/** A slice: its time and the work done in it, in any unit that both sides of a ratio share. */
+export interface Slice extends Sample {
+  readonly work: number;
+}
+
+export interface Contender {
+  readonly name: string;
+  readonly threads: number;
+  /** Keeps all its threads busy, so that less CPU time means disturbance. */
+  readonly busy: boolean;
+  slice(): Promise<Slice>;
+}
+
+/** Slices by contender's name. */
+export type Round = Readonly<Record<string, Slice>>;
+
+export interface Rate {
+  /** Work per second: median over undisturbed slices, or over all when none is. */
+  readonly median: number;
+  readonly best: number;
+  readonly cpuPerWall: number;
+  readonly quiet: number;
+  readonly total: number;
+}
+
+export interface Ratio {
+  readonly median: number;
+  readonly low: number;
+  readonly high: number;
+  /** Pairs that count. */
+  readonly pairs: number;
+  readonly dropped: number;
+  /** True when every pair was disturbed: the figures are then of all pairs and judge nothing. */
+  readonly disturbed: boolean;
+}
+
+const rate = (s: Slice): number => s.work / (s.wallMs / 1e3);
+
+export class Interleaved {
+  readonly rounds: Round[] = [];
+
+  constructor(readonly contenders: readonly Contender[]) {}
+
+  /** Runs rounds until `wanted` had no disturbed slice, at most `atMost`. */
+  async run(wanted: number, atMost = 2 * wanted): Promise<this> {
+    while (this.rounds.length < atMost && this.undisturbed() < wanted) {
+      const turn = this.rounds.length % this.contenders.length;
+      const order = [...this.contenders.slice(turn), ...this.contenders.slice(0, turn)];
+      const round: Record<string, Slice> = {};
+      for (const c of order) round[c.name] = await c.slice();
+      this.rounds.push(round);
+    }
+    return this;
+  }
+
+  private undisturbed(): number {
+    const bounds = this.contenders.map((c) => this.bound(c));
+    return this.rounds.filter((r) => this.contenders.every((c, i) => cpuPerWall(r[c.name]) >= bounds[i])).length;
+  }
+
+  private bound({ name, threads, busy }: Contender): number {
+    return quietBound(this.rounds.map((r) => r[name]), threads, busy);
+  }
+
+  private contender(name: string): Contender {
+    return this.contenders.find((c) => c.name === name)!;
+  }
+
+  /** A contender's own rate in work per second. */
+  rate(name: string): Rate {
+    const slices = this.rounds.map((r) => r[name]);
+    const bound = this.bound(this.contender(name));
+    const quiet = slices.filter((s) => cpuPerWall(s) >= bound);
+    const used = quiet.length ? quiet : slices;
+    return { median: median(used.map(rate)), best: Math.max(...used.map(rate)), cpuPerWall: median(used.map(cpuPerWall)), quiet: quiet.length, total: slices.length };
+  }
+
+  /** Rate of `ours` over rate of `peer`, pair by pair. */
+  ratio(ours: string, peer: string): Ratio {
+    const bounds = [ours, peer].map((name) => this.bound(this.contender(name)));
+    const quiet = this.rounds.filter((r) => cpuPerWall(r[ours]) >= bounds[0] && cpuPerWall(r[peer]) >= bounds[1]);
+    const used = quiet.length ? quiet : this.rounds;
+    const ratios = used.map((r) => rate(r[ours]) / rate(r[peer]));
+    return { median: median(ratios), low: Math.min(...ratios), high: Math.max(...ratios), pairs: quiet.length, dropped: this.rounds.length - quiet.length, disturbed: quiet.length === 0 };
+  }
+}
+
+/** Several timed repetitions as one slice. */
+export function asSlice(samples: readonly Sample[], workEach: number): Slice {
+  const sum = (f: (s: Sample) => number): number => samples.reduce((n, s) => n + f(s), 0);
+  return { wallMs: sum((s) => s.wallMs), cpuMs: sum((s) => s.cpuMs), work: workEach * samples.length };
+}
