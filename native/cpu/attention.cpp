@@ -11,7 +11,8 @@
  *
  * Invariants: no atomics; bits do not depend on threads or on a document's place. cu_seqlens is clamped to [0, T] and
  * to be non-decreasing, so that no content can make a kernel leave its buffers. Rows outside every document: o = 0,
- * lse = +inf, zero gradients. lse, dq, dk and dv may be absent; the products of an absent gradient are skipped.
+ * lse = the largest float (e^(score - lse) is 0, and a check for finite values passes), zero gradients. lse, dq, dk and
+ * dv may be absent; the products of an absent gradient are skipped.
  *
  * Scratch, in bytes, with dp = up(head_dim, 16), g = heads / kv_heads, n = threads, up(x, y) = y * ceil(x / y):
  *   scratch(attention)        = plan + n * up(4 * F, 64)
@@ -280,7 +281,7 @@ Status run_forward(const KernelPlan& kernel_plan, const Buffers& b, Stream& stre
   each_gap(p, cu, [&](int64_t first, int64_t last) {
     zero_rows(p, b.outputs[0], first, last, s.heads * s.head_dim);
     for (int64_t h = 0; lse && h < s.heads; h++)
-      std::fill(lse + h * s.tokens + first, lse + h * s.tokens + last, std::numeric_limits<float>::infinity());
+      std::fill(lse + h * s.tokens + first, lse + h * s.tokens + last, std::numeric_limits<float>::max());
   });
 
   const int64_t per_item = heads_per_item(s), q_tiles = tiles_per_item(s), block = q_tiles * kQueries;

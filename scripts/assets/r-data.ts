@@ -16,7 +16,7 @@ export function characterVectors(rdb: Buffer): string[][] {
   let at = 0;
   while (at < rdb.length) {
     // `info` tells how many input bytes the stream took, which is nowhere written.
-    const { buffer, engine } = inflateSync(rdb.subarray(at + 4), { info: true } as object) as unknown as { buffer: Buffer; engine: { bytesWritten: number } };
+    const { buffer, engine } = inflateSync(rdb.subarray(at + 4), { info: true }) as unknown as { buffer: Buffer; engine: { bytesWritten: number } };
     if (buffer.length !== rdb.readUInt32BE(at)) throw new RangeError(`expected ${rdb.readUInt32BE(at)} bytes in the block at ${at}, received ${buffer.length}`);
     result.push(characterVector(buffer));
     at += 4 + engine.bytesWritten;

@@ -5,78 +5,22 @@
  *   npx ts-node --transpile-only scripts/interop/write-folders.ts MODEL OUT     (MODEL: a folder or a .gguf file)
  *   python scripts/interop/check_folders.py OUT
  */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { compile } from '../../src/compile/compile';
-import { deviceSpec } from '../../src/compile/devices';
-import { uniforms } from './random';
-import { input, output, readState, trace } from '../../src/graph/trace';
-import { elementCount } from '../../src/graph/tensor';
-import { writeSafetensors } from '../../src/io/safetensors';
-import { matmul } from '../../src/ops/matmul';
 import { LoraConfig, type LoraOptions } from '../../src/peft/lora-config';
 import { saveAdapter } from '../../src/peft/save';
-import { AutoModelForCausalLM, type FromPretrainedOptions } from '../../src/pretrained/auto';
+import { AutoModelForCausalLM } from '../../src/pretrained/auto';
 import { convertModel } from '../../src/pretrained/convert';
-import type { PreTrainedModel } from '../../src/pretrained/model';
 import { getPeftModel, PeftModel } from '../../src/pretrained/peft-model';
-import { bytesOf } from '../../src/pretrained/run-once';
 import { saveMerged } from '../../src/pretrained/save';
 import { BitsAndBytesConfig } from '../../src/quantization/bitsandbytes';
-
-interface Case {
-  name: string;
-  kind: 'model' | 'adapter';
-  /** For adapters: folder of the base model; rows when its vocabulary was resized. */
-  base?: string;
-  rows?: number;
-}
+import { F32, perturb, Recorder } from './recorder';
 
 const TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
-const F32: FromPretrainedOptions = { dtype: 'f32' };
-
-async function logitsOf(model: PreTrainedModel, ids: readonly number[]): Promise<Float32Array> {
-  const session = await model.ready();
-  const T = ids.length;
-  const graph = trace('logits', () => {
-    const x = model.module.forward({ inputIds: input('ids', [T], 'i32'), positionIds: input('positions', [T], 'i32'), cuSeqlens: input('cu', [2], 'i32'), rng: null } as never);
-    output('logits', matmul(x, readState(model.module.head.slot()), { transB: true, compute: 'f32', dtype: 'f32', alpha: model.module.logitScale }));
-  });
-  const program = session.loadProgram(compile(graph, { device: deviceSpec('cpu', session.stats().threads) }).bytes);
-  const { logits } = await session.run(program, { ids: Int32Array.from(ids), positions: Int32Array.from(ids, (_, i) => i), cu: Int32Array.of(0, T) });
-  session.releaseProgram(program);
-  return logits as Float32Array;
-}
-
-/** Random values in everything that is trained, as after a run: an untrained B would hide the adapter. */
-async function perturb(model: PreTrainedModel): Promise<void> {
-  const session = await model.ready();
-  for (const [i, p] of model.trainableParameters().entries()) {
-    const n = elementCount(p.shape);
-    const noise = uniforms(n, 1000 + i);
-    const old = new Float32Array((await session.readState(p.name)).slice().buffer);
-    const std = p.name.includes('lora_') ? 0.02 : 0.01;
-    await session.writeState(p.name, Float32Array.from(noise, (u, k) => (p.name.includes('lora_B') ? 0 : old[k]) + (u - 0.5) * 4 * std));
-  }
-}
 
 async function main([source, out]: string[]): Promise<void> {
   if (!source || !out) throw new Error('usage: write-folders MODEL OUT');
-  rmSync(out, { recursive: true, force: true });
-  mkdirSync(out, { recursive: true });
-  const cases: Case[] = [];
-  const ids: number[] = [];
-
-  const record = async (c: Case, model: PreTrainedModel): Promise<void> => {
-    if (ids.length === 0) ids.push(...Array.from(uniforms(24, 1), (u) => Math.floor(u * model.vocabSize)));
-    const logits = await logitsOf(model, ids);
-    await model.close();
-    const shape = [ids.length, logits.length / ids.length];
-    await writeSafetensors(join(out, `${c.name}.logits.safetensors`), [{ name: 'logits', dtype: 'F32', shape, data: bytesOf(logits) }]);
-    cases.push(c);
-    console.log('wrote', c.name);
-  };
-  const saved = async (name: string): Promise<void> => record({ name, kind: 'model' }, await AutoModelForCausalLM.fromPretrained(join(out, name), F32));
+  const recorder = new Recorder(out);
+  const saved = (name: string): Promise<void> => recorder.saved(name);
 
   await convertModel(source, join(out, 'converted-f32'), { dtype: 'f32', maxShardBytes: 200e6 });
   await saved('converted-f32');
@@ -105,7 +49,7 @@ async function main([source, out]: string[]): Promise<void> {
     await saveAdapter(model, join(out, name));
     await saveMerged(model, join(out, `${name}-merged`), { dtype: 'f32' });
     await model.close();
-    await record({ name, kind: 'adapter', base: 'converted-f32', rows }, await PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, F32), join(out, name)));
+    await recorder.record({ name, kind: 'adapter', base: 'converted-f32', rows }, await PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, F32), join(out, name)));
     await saved(`${name}-merged`);
   };
   const vocab = (await AutoModelForCausalLM.fromPretrained(base)).vocabSize;
@@ -120,7 +64,7 @@ async function main([source, out]: string[]): Promise<void> {
   await resized.close();
   await saved('resized');
 
-  writeFileSync(join(out, 'manifest.json'), JSON.stringify({ input_ids: ids, cases }, null, 1));
+  recorder.finish();
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {

@@ -87,7 +87,10 @@ export async function* readTexts(files: readonly TextFile[], o: TextOptions = {}
 
 /** A file's bytes: small ones at once, which is several times quicker for a folder of thousands. */
 async function* bytesOf({ path, bytes }: TextFile): AsyncGenerator<Uint8Array> {
-  if (bytes > PART_CHARACTERS) return yield* readBytes(path);
+  if (bytes > PART_CHARACTERS) {
+    yield* readBytes(path);
+    return;
+  }
   const whole = await readFile(path).catch((cause: Error) => {
     throw new LatheError('ERR_DATA', `expected a readable file, received ${cause.message}`, { at: path, remedy: 'check the path and its permissions', cause });
   });

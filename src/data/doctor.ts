@@ -249,7 +249,7 @@ function checkVocabulary(
     if (id === undefined) continue;
     findings.add('vocabulary_too_large', row, () => ({
       message: `token ${show([id], tokenizer)} has no row in the embedding (${embeddingRows} rows; the tokenizer has ${tokenizer.vocabSize} tokens)`,
-      remedy: `call model.resizeTokenEmbeddings(${tokenizer.vocabSize}), or use the model's own tokenizer`,
+      remedy: `use the model's own tokenizer, or grow the embedding: model.resizeTokenEmbeddings(${tokenizer.vocabSize}), or resize_to_multiple_of: 1 in a configuration`,
     }));
   }
   if (tokenizer.vocabSize > embeddingRows) {
@@ -258,7 +258,7 @@ function checkVocabulary(
       undefined,
       () => ({
         message: `the tokenizer has ${tokenizer.vocabSize} tokens and the embedding ${embeddingRows} rows`,
-        remedy: `call model.resizeTokenEmbeddings(${tokenizer.vocabSize})`,
+        remedy: `use the model's own tokenizer, or grow the embedding: model.resizeTokenEmbeddings(${tokenizer.vocabSize}), or resize_to_multiple_of: 1 in a configuration`,
       }),
       0,
     );

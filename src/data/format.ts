@@ -201,6 +201,12 @@ function describe(value: unknown): string {
 function requireString(row: Row, column: string, at: string): string {
   const value = row[column];
   if (typeof value === 'string') return value;
+  if (value === undefined) {
+    throw new LatheError('ERR_DATA', `expected a column ${JSON.stringify(column)}, received ${Object.keys(row).map((name) => JSON.stringify(name)).join(', ') || 'an empty row'}`, {
+      at,
+      remedy: 'rename a column, choose another dataset_format, or write a template (formatting)',
+    });
+  }
   throw new LatheError('ERR_DATA', `column ${JSON.stringify(column)}: expected a string, received ${describe(value)}`, {
     at,
     remedy: 'filter out such rows, or turn the value into text with map',
@@ -226,7 +232,7 @@ function normaliseMessage(message: unknown, where: string, at: string): ChatMess
   if (typeof message === 'object' && message !== null && typeof record.role === 'string') return record as ChatMessage;
   if (typeof message === 'object' && message !== null && typeof record.from === 'string' && 'value' in record) {
     const { from, value, ...rest } = record;
-    return { ...rest, role: kRoles[from as string] ?? (from as string), content: value as string };
+    return { ...rest, role: kRoles[from] ?? (from), content: value as string };
   }
   throw new LatheError(
     'ERR_DATA',

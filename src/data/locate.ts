@@ -149,7 +149,7 @@ function splitsByName(files: string[]): SplitFiles {
     file.includes('/') ? splitByWord(file.slice(0, file.lastIndexOf('/') + 1)) : undefined,
   );
   if (byFolder.size > 0) return byFolder;
-  return files.length > 0 ? new Map([['train', files]]) : new Map();
+  return files.length > 0 ? new Map([['train', files]]) : new Map<string, typeof files>();
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Loss and perplexity of a model on rows, masked as for training: exp of the mean token loss over unmasked labels. */
 import { deviceSpec } from '../compile/devices';
 import { createLoader, tokenizeDataset } from '../data';
-import { LatheError } from '../errors';
+import type { LatheError } from '../errors';
 import type { Program } from '../compile/program';
 import type { ProgramHandle } from '../runtime/session';
 import type { ResolvedConfig } from '../train/arguments';

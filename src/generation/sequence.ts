@@ -80,7 +80,7 @@ export class Sequence {
     let piece = this.stops.push(this.decoder?.push(token) ?? '');
     if (this.stops.found !== null) this.finish('stop', this.stops.found);
     else if (this.config.eosTokenIds.includes(token)) this.finish('eos');
-    else if (this.stopIds.has(token)) this.finish('stop', this.stopIds.get(token)!);
+    else if (this.stopIds.has(token)) this.finish('stop', this.stopIds.get(token));
     else if (this.tokens.length >= this.limit) this.finish('length');
     if (this.done) piece += this.rest();
     this.text += piece;

@@ -3,7 +3,7 @@
  * `rope_parameters`. Types: default, linear, dynamic (at its base length), llama3, yarn. Computed in f64, used as f32.
  */
 import { LatheError } from '../errors';
-import { ConfigReader } from './config-reader';
+import type { ConfigReader } from './config-reader';
 
 export interface RopeFrequencies {
   readonly invFreq: readonly number[];

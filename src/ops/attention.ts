@@ -11,6 +11,8 @@ import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import type { DeviceSpec } from '../graph/device';
 import { expectCount, expectFloat, expectIndices, expectLike, expectRank, expectShape, expectType, ndArray, numberOf, onlyFirst, shapeError } from './expect';
 
+const MAX_FLOAT = 3.4028234663852886e38;
+
 export interface AttentionShape {
   heads: number;
   kvHeads: number;
@@ -153,7 +155,8 @@ function attentionReference(q: NdArray, k: NdArray, v: NdArray, cu: NdArray, a: 
   const [heads, groups, dim] = [a.heads, a.kv_heads, a.head_dim] as number[];
   const t = q.shape[0];
   const o = ndArray(q.shape);
-  const lse = ndArray([heads, t], () => Infinity);
+  // Rows of no document: the largest float, so that e^(score - lse) is 0 and a check for finite values passes.
+  const lse = ndArray([heads, t], () => MAX_FLOAT);
   eachQuery(cu, a, (i, from, to) => {
     for (let h = 0; h < heads; h++) {
       const g = Math.floor((h * groups) / heads);

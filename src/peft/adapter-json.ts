@@ -95,7 +95,7 @@ export function parseAdapterConfig(raw: RawAdapterConfig, at: string): { options
   return { options, origin: { baseModel: text('base_model_name_or_path'), revision: text('revision') } };
 }
 
-const sorted = (names: readonly string[] | string | null): readonly string[] | string | null => (Array.isArray(names) ? [...names].sort() : names);
+const sorted = (names: readonly string[] | string | null): readonly string[] | string | null => (names === null || typeof names === 'string' ? names : [...names].sort());
 
 /** The object PEFT would write, keys sorted. */
 export function adapterConfigJson(config: LoraConfig, origin: AdapterOrigin): Record<string, unknown> {

@@ -13,7 +13,8 @@ import { elementCount } from '../graph/tensor';
 import type { CausalLm } from '../models/causal-lm';
 import { Embedding, Linear, type LowRank } from '../nn/layers';
 import { Parameter, type Module } from '../nn/module';
-import { LoraConfig, matchesModule, unknownTarget } from './lora-config';
+import type { LoraConfig} from './lora-config';
+import { matchesModule, unknownTarget } from './lora-config';
 
 export const ADAPTER_PREFIX = 'base_model.model.';
 /** Path of the output head in every causal model of transformers. */

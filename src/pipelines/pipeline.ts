@@ -74,7 +74,8 @@ export async function pipeline(
       ? tokenizer
       : await openTokenizer(tokenizer ?? tokenizerPath(model as string, opened!));
   const inner = new TextGenerationPipeline(target, text, generation);
-  return Object.assign(inner.run.bind(inner) as TextGenerationPipeline['run'], {
+  const run: TextGenerationPipeline['run'] = inner.run.bind(inner);
+  return Object.assign(run, {
     stream: inner.stream.bind(inner),
     close: async () => opened?.close(),
     model: target,

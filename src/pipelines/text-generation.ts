@@ -55,7 +55,7 @@ export class TextGenerationPipeline {
   ): Promise<TextGenerationOutput[] | TextGenerationOutput[][]> {
     const { batchSize = BATCH, ...rest } = options;
     if (isSingle(input)) return (await this.runBatch([input], rest))[0];
-    const inputs = input as readonly TextGenerationInput[];
+    const inputs = input;
     const outputs: TextGenerationOutput[][] = [];
     for (let i = 0; i < inputs.length; i += batchSize)
       outputs.push(...(await this.runBatch(inputs.slice(i, i + batchSize), rest)));

@@ -216,8 +216,8 @@ function pythonEqual(a: Value, b: Value): boolean {
   if (numeric(a) && numeric(b)) return Number(a.value) === Number(b.value);
   if (a.type === 'NullValue' || b.type === 'NullValue') return a.type === b.type;
   if (a.type === 'UndefinedValue' || b.type === 'UndefinedValue') return a.type === b.type;
-  const left = a.value as unknown;
-  const right = b.value as unknown;
+  const left = a.value;
+  const right = b.value;
   if (Array.isArray(left) && Array.isArray(right)) {
     return left.length === right.length && left.every((item, i) => pythonEqual(item as Value, right[i] as Value));
   }

@@ -66,7 +66,7 @@ export async function openTokenizer(config: ResolvedConfig): Promise<Tokenizer> 
 /** A .jinja file, or the chat template of a tokenizer folder. */
 async function readChatTemplate(path: string): Promise<string> {
   if (existsSync(path) && statSync(path).isFile()) return readFileSync(path, 'utf8');
-  const template = (await AutoTokenizer.fromPretrained(path)).chatTemplate;
+  const template = AutoTokenizer.fromPretrained(path).chatTemplate;
   if (template) return template;
   throw new LatheError('ERR_CONFIG', 'chat_template_path names a tokenizer without a chat template', { at: path, remedy: 'give a .jinja file' });
 }
@@ -91,7 +91,15 @@ export async function openData(config: ResolvedConfig): Promise<{ train: Dataset
   if (test) test = await filtered(test, config.rowFilter);
   if (config.testSplitSize) ({ train, test } = split(train, config));
   if (config.evalStrategy === 'no' && !config.evalOnStart) test = null;
-  else if (!test) throw new LatheError('ERR_CONFIG', `eval_strategy is ${config.evalStrategy}, but ${config.datasetName} has no split '${config.datasetTestSplit}'`, { remedy: 'set test_split_size, dataset_test_split, or eval_strategy: no' });
+  else if (!test) throw new LatheError('ERR_CONFIG', `${config.evalStrategy === 'no' ? 'eval_on_start is set' : `eval_strategy is ${config.evalStrategy}`}, but ${config.datasetName} has no split '${config.datasetTestSplit}'`, { remedy: 'set test_split_size, dataset_test_split, or eval_strategy: no' });
+  for (const [name, rows] of [[config.datasetTrainSplit, train], [config.datasetTestSplit, test]] as const) {
+    if (rows?.length !== 0) continue;
+    const why = config.rowFilter ? ' that row_filter keeps' : '';
+    throw new LatheError('ERR_DATA', `expected rows in split '${name}'${why}, received none`, {
+      at: config.datasetName ?? 'datasets',
+      remedy: config.rowFilter ? 'loosen row_filter' : 'check the file, or choose another split',
+    });
+  }
   if (config.maxTrainSamples) train = train.take(config.maxTrainSamples);
   if (config.maxEvalSamples && test) test = test.take(config.maxEvalSamples);
   return { train, test };
@@ -132,7 +140,7 @@ async function filtered(rows: Dataset, filter: RowFilter | null): Promise<Datase
 
 function matches(value: unknown, condition: RowFilter[string]): boolean {
   if (Array.isArray(condition)) return condition.some((c) => c === value);
-  if (typeof condition === 'object' && condition !== null) return !matches(value, condition.not as RowFilter[string]);
+  if (typeof condition === 'object' && condition !== null) return !matches(value, condition.not);
   return value === condition || (condition === '' && (value === null || value === undefined));
 }
 
@@ -146,7 +154,8 @@ export async function openModelFor(config: ResolvedConfig, tokenizer: Tokenizer 
   };
   const path = await modelPath(config);
   const model = config.fromConfig ? AutoModelForCausalLM.fromConfig(readModelConfig(path), options) : await AutoModelForCausalLM.fromPretrained(path, options);
-  if (tokenizer && (tokenizer.vocabSize > model.vocabSize || config.resizeToMultipleOf)) {
+  // Only when asked: a tokenizer that is larger by itself is most likely another model's, which the doctor says.
+  if (tokenizer && ((config.addedSpecialTokens.length && tokenizer.vocabSize > model.vocabSize) || config.resizeToMultipleOf)) {
     model.resizeTokenEmbeddings(Math.max(tokenizer.vocabSize, model.vocabSize), { padToMultipleOf: config.resizeToMultipleOf ?? undefined });
   }
   // A saved adapter names the model as the user does, not by its place in this machine's cache.

@@ -243,7 +243,7 @@ export class Trainer {
       learningRate: args.learningRate,
       warmupSteps: warmupStepCount(args.warmupSteps, this.maxSteps),
       totalSteps: this.maxSteps,
-      kwargs: args.lrSchedulerKwargs as Record<string, unknown> | null,
+      kwargs: args.lrSchedulerKwargs,
     });
   }
 

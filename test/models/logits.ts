@@ -37,7 +37,7 @@ export async function runRows(model: PreTrainedModel, rows: Rows): Promise<{ log
         positionIds: input('positions', [T], 'i32'),
         cuSeqlens: input('cu', [2], 'i32'),
         rng: null,
-      } as never);
+      });
       const head = readState(model.module.head.slot());
       output('logits', matmul(x, head, { transB: true, compute: x.dtype === 'bf16' ? 'bf16' : 'f32', dtype: 'f32' }));
       output('nll', sum(linearCrossEntropy(x, head, input('labels', [T], 'i32')).nll));

@@ -62,7 +62,7 @@ test('a damaged checkpoint is skipped for the one before it', () => {
 test('two runs into one folder: the second is refused and harms nothing', async () => {
   const lock = await acquireOutputLock(join(base, 'single'));
   const second = run('single', 12, 1);
-  lock.release();
+  await lock.release();
   expect(second.status).toBe(1);
   expect(second.output).toContain(String(process.pid));
   expectSameRun('whole', 'single', 12);

@@ -34,7 +34,7 @@ export async function tinyTrainer(outputDir: string, o: TinyRun = {}): Promise<{
   const args = configFromObject({
     outputDir, perDeviceTrainBatchSize: 2, perDeviceEvalBatchSize: 4, gradientAccumulationSteps: 2, learningRate: 1e-2, lrSchedulerType: 'constant',
     loggingSteps: 1, saveStrategy: 'no', evalStrategy: 'no', threads: 2, bf16: false, gradientCheckpointing: false, reportTo: 'none', ...o.args,
-  } as ConfigInput);
+  });
   const model = o.model ?? (await goldenModel('f32'));
   const train = o.train ?? goldenExamples().slice(0, 16);
   const test = o.test === undefined ? goldenExamples().slice(0, 4) : o.test;

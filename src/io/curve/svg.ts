@@ -9,7 +9,6 @@ function number(value: number): string {
 
 /** Escapes markup and drops characters that XML cannot carry. */
 function escape(text: string): string {
-  // eslint-disable-next-line no-control-regex
   const legal = text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|\p{Surrogate}/gu, '');
   return legal.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!);
 }

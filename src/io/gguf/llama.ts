@@ -418,7 +418,7 @@ export function unpermuteHeads<T extends Float32Array | Uint8Array | Uint16Array
     for (let i = 0; i < headDim / 2; i++) {
       for (let j = 0; j < 2; j++) {
         const from = (head * headDim + 2 * i + j) * width;
-        out.set(rows.subarray(from, from + width) as never, (head * headDim + j * (headDim / 2) + i) * width);
+        out.set(rows.subarray(from, from + width), (head * headDim + j * (headDim / 2) + i) * width);
       }
     }
   }

@@ -49,7 +49,7 @@ export function applyDerivedValues(
   applyIntervals(context);
   applyData(context);
   applyDevice(context);
-  return { ...context.values } as Record<string, unknown>;
+  return { ...context.values };
 }
 
 function refuse(context: Context, keys: KeyName[], message: string, remedy: string): never {

@@ -9,6 +9,7 @@ import { readFileSync } from 'node:fs';
 import { isMap, isNode, isScalar, LineCounter, parseDocument } from 'yaml';
 import type { Node } from 'yaml';
 import { LatheError } from '../../errors';
+import { toIoError } from '../../io/io-error';
 import { findKey, KEYS } from './keys';
 import { RETIRED } from './retired';
 
@@ -19,6 +20,8 @@ export interface Entry {
   readonly origin: 'file' | 'flag' | 'object';
   /** `train.yaml:3:16`, `--learning_rate`, or `options.learningRate`. */
   readonly at: string;
+  /** Place of the key itself, for one that is not known. */
+  readonly keyAt?: string;
   /** A more exact place for a problem inside a nested value. */
   readonly atPath?: (path: readonly (string | number)[]) => string;
 }
@@ -29,10 +32,7 @@ export function readConfigFile(path: string): Entry[] {
   try {
     source = readFileSync(path, 'utf8');
   } catch (cause) {
-    throw new LatheError('ERR_CONFIG', `expected a readable YAML file, received ${path}: ${(cause as Error).message}`, {
-      remedy: 'check the path given to --config',
-      cause,
-    });
+    throw toIoError(cause, 'read the configuration', path, 'ERR_CONFIG');
   }
   return parseConfigText(source, path);
 }
@@ -70,6 +70,7 @@ export function parseConfigText(source: string, name: string): Entry[] {
       value: valueNode === null ? null : (valueNode.toJS(document) as unknown),
       origin: 'file' as const,
       at,
+      keyAt: place(keyNode.range?.[0] ?? 0),
       atPath: (path) => {
         const node = document.getIn([key, ...path], true);
         return isNode(node) && node.range ? place(node.range[0]) : at;

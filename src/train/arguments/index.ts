@@ -35,7 +35,7 @@ export function loadConfig(
 
 /** A configuration from a plain object; also the inverse of `configToJson`. */
 export function configFromObject(object: ConfigInput, defaultsOf: DefaultsOf = 'SFTConfig'): ResolvedConfig {
-  return resolveEntries(entriesFromObject(object as Record<string, unknown>), defaultsOf);
+  return resolveEntries(entriesFromObject(object), defaultsOf);
 }
 
 /** `new SFTConfig({ outputDir: 'out', maxSteps: 100 })`: TRL's defaults. Frozen; its fields are `ResolvedConfig`'s. */

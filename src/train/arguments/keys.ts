@@ -42,7 +42,7 @@ type Table = typeof ALL;
 export type KeyName = keyof Table;
 export type KeyValues = { [K in KeyName]: ValueOf<Table[K]['type']> };
 
-export const KEYS: Readonly<Record<KeyName, KeyDefinition>> = ALL as unknown as Record<KeyName, KeyDefinition>;
+export const KEYS: Readonly<Record<KeyName, KeyDefinition>> = ALL;
 export const KEY_NAMES = Object.keys(ALL) as KeyName[];
 
 const byCamelCase = new Map<string, KeyName>(KEY_NAMES.map((name) => [camelCase(name), name]));

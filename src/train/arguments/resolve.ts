@@ -107,7 +107,7 @@ function unknownKey(entry: Entry): LatheError {
   const names = isCamel ? KEY_NAMES.map((name): string => camelCase(name)) : [...KEY_NAMES, ...Object.keys(RETIRED)];
   const guess = nearest(entry.key.replaceAll('-', '_'), names);
   return new LatheError('ERR_CONFIG', `expected a configuration key, received unknown ${JSON.stringify(entry.key)}`, {
-    at: entry.at,
+    at: entry.keyAt ?? entry.at,
     remedy: guess ? `did you mean ${guess}?` : 'remove it; docs/configuration.md lists every key',
   });
 }

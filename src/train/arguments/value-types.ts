@@ -99,7 +99,7 @@ export function text(): ValueType<string> {
 export function choice<const T extends string>(values: readonly T[]): ValueType<T> {
   const words: readonly string[] = values;
   return {
-    schema: z.enum(values as readonly [T, ...T[]]) as unknown as z.ZodType<T>,
+    schema: z.enum(values as readonly [T, ...T[]]),
     expected: `one of ${values.join(', ')}`,
     isList: false,
     isFlag: false,

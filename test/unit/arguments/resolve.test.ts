@@ -142,7 +142,7 @@ describe('a file for trl sft', () => {
 
 describe('errors point at the place', () => {
   test.each([
-    ['learning_rate: 1\nlearning_rat: 2', 'train.yaml:2:15', /unknown "learning_rat"/, /learning_rate/],
+    ['learning_rate: 1\nlearning_rat: 2', 'train.yaml:2:1', /unknown "learning_rat"/, /learning_rate/],
     [
       'seed: 1\n\nlearning_rate:   fast',
       'train.yaml:3:18',

@@ -94,14 +94,14 @@ it.each([
   );
 });
 
-it.each([
+it.each<[Record<string, unknown>, object, string]>([
   [{ num_beams: 4 }, {}, 'num_beams = 4'],
   [{}, { numBeams: 2 }, 'numBeams = 2'],
   [{ no_repeat_ngram_size: 3 }, {}, 'no_repeat_ngram_size = 3'],
   [{ typical_p: 0.9 }, {}, 'typical_p = 0.9'],
   [{ bad_words_ids: [[4]] }, {}, 'bad_words_ids = [[4]]'],
 ])('names what is not supported: file %j, call %j', (file, call, name) => {
-  expect(() => resolveGenerationConfig(call as object, file)).toThrow(
+  expect(() => resolveGenerationConfig(call, file)).toThrow(
     expect.objectContaining({ code: 'ERR_UNSUPPORTED', message: expect.stringContaining(name) as unknown }),
   );
 });

@@ -40,7 +40,7 @@ function attention(tokens: number, heads: number, kvHeads: number, dim: number, 
   return [
     { op: 'attention', types: [q, kv, kv, cu], attributes },
     { op: 'attention_grad', types: [q, q, kv, kv, q, t('f32', heads, tokens), cu], attributes },
-    { op: 'attention_decode', types: [t(dtype, 3, heads * dim), cache, cache, t('i32', 3)], attributes: decode as Attributes },
+    { op: 'attention_decode', types: [t(dtype, 3, heads * dim), cache, cache, t('i32', 3)], attributes: decode },
   ];
 }
 

@@ -1,5 +1,5 @@
 /** Tracing: the one door, what it refuses, and what nodes remember of where they were made. */
-import { LatheError } from '../../../src/errors';
+import type { LatheError } from '../../../src/errors';
 import { printGraph, printNodes } from '../../../src/graph/print';
 import type { StateSlot } from '../../../src/graph/tensor';
 import { atNode, checkpointBlock, constant, inPhase, input, output, readState, scope, trace, updateState } from '../../../src/graph/trace';
