@@ -17,7 +17,7 @@ const path = require('node:path');
 
 const ROOT = path.resolve(__dirname, '..');
 // Whatever changes the result without changing a source file.
-const OPTIONS = ['LATHE_NATIVE_TESTS', 'LATHE_SANITIZE'];
+const OPTIONS = ['LATHE_NATIVE_TESTS', 'LATHE_SANITIZE', 'LATHE_CUDA', 'LATHE_CUDA_ARCHS'];
 // What CMake only looks at in an empty build folder.
 const TOOLCHAIN = ['CC', 'CXX', 'CFLAGS', 'CXXFLAGS', 'LDFLAGS'];
 

@@ -13,6 +13,8 @@ import type { PeerRow } from './row';
 const COLORS = { paper: '#ffffff', text: '#334155', muted: '#64748b', grid: '#e2e8f0', peer: '#475569', met: '#2563eb', missed: '#ea580c', plain: '#94a3b8', spread: '#0f172a', target: '#0d9488' };
 const WIDTH = 1120;
 const ROW = 34;
+/** Largest ratio drawn to scale. */
+const MOST = 4;
 const PLOT = { left: 430, right: 830, top: 92 };
 
 /** Rows with a peer and a ratio, in the order given. */
@@ -24,15 +26,16 @@ export function peersScene(rows: readonly PeerRow[], subtitle: string): Scene {
   const shown = drawable(rows);
   const title = 'lathe against what users would pick instead, on the same cores';
   const height = PLOT.top + shown.length * ROW + 56;
-  const most = Math.max(2, ...shown.map((r) => Math.max(r.ratio.high, r.targetRatio ?? 0)));
-  const x = (ratio: number): number => PLOT.left + (ratio / most) * (PLOT.right - PLOT.left);
+  // One comparison far ahead must not make all others unreadable: bars end at the border, their numbers say the rest.
+  const most = Math.min(MOST, Math.max(2, ...shown.map((r) => 1.05 * Math.max(r.ratio.high, r.targetRatio ?? 0))));
+  const x = (ratio: number): number => PLOT.left + (Math.min(ratio, most) / most) * (PLOT.right - PLOT.left);
   const bottom = PLOT.top + shown.length * ROW;
   const shapes: Shape[] = [
     { kind: 'rect', x: 0, y: 0, width: WIDTH, height, fill: COLORS.paper },
     { kind: 'text', x: 24, y: 34, text: title, size: 18, bold: true, anchor: 'start', color: COLORS.text },
     { kind: 'text', x: 24, y: 56, text: subtitle, size: 12, anchor: 'start', color: COLORS.muted },
   ];
-  for (let tick = 0; tick <= most; tick += most > 6 ? 2 : most > 3 ? 1 : 0.5) {
+  for (let tick = 0; tick <= most; tick += 0.5) {
     shapes.push({ kind: 'line', points: [[x(tick), PLOT.top - 6], [x(tick), bottom]], color: COLORS.grid, width: 1 });
     shapes.push({ kind: 'text', x: x(tick), y: PLOT.top - 12, text: `${tick}x`, size: 11, anchor: 'middle', color: COLORS.muted });
   }
@@ -42,13 +45,18 @@ export function peersScene(rows: readonly PeerRow[], subtitle: string): Scene {
   return { width: WIDTH, height, shapes, title, description: shown.map((r) => `${r.name}: ${r.ratio.median.toFixed(2)} times ${r.peer}`).join('; ') };
 }
 
+/** Without the shape that did worst: the table says which one it was. */
+function shortName(row: PeerRow): string {
+  return row.name.replace(/ \(.*\)$/, '');
+}
+
 function rowShapes(row: PeerRow, top: number, x: (ratio: number) => number): Shape[] {
   const { ratio, targetRatio } = row;
   const judged = targetRatio !== null && !ratio.disturbed;
   const fill = !judged ? COLORS.plain : ratio.median >= targetRatio ? COLORS.met : COLORS.missed;
   const middle = top + ROW / 2 - 2;
   const shapes: Shape[] = [
-    { kind: 'text', x: PLOT.left - 12, y: middle + 4, text: row.name, size: 11, anchor: 'end', color: COLORS.text },
+    { kind: 'text', x: PLOT.left - 12, y: middle + 4, text: shortName(row), size: 11, anchor: 'end', color: COLORS.text },
     { kind: 'rect', x: PLOT.left, y: middle - 8, width: Math.max(1, x(ratio.median) - PLOT.left), height: 16, fill },
     { kind: 'line', points: [[x(ratio.low), middle], [x(ratio.high), middle]], color: COLORS.spread, width: 1.5 },
   ];

@@ -106,6 +106,7 @@ runMain(async () => {
     removeScratch(context.scratch);
   }
   printTable(all);
+  if (quick) console.log('QUICK SETTINGS: tiny shapes and few rounds; these figures mean nothing');
   console.log(context.peak.line());
   drawChart(save, all, machine);
 });

@@ -30,6 +30,9 @@ struct AttentionShape {
   }
 };
 
+// LSE of rows outside every document: the largest finite float, so that a check for non-finite values passes.
+constexpr float kNoDocument = 3.402823466e38f;
+
 struct Document { int64_t begin = 0, length = 0; };  // length 0: none
 
 // The document that owns row t. Offsets are clamped to [0, T], so that no content makes a kernel leave its buffers.

@@ -343,7 +343,7 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const u
 // lse of rows outside documents; those inside are overwritten.
 __global__ void __launch_bounds__(256) infinity_kernel(float* lse, int64_t n) {
   const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
-  if (i < n) lse[i] = INFINITY;
+  if (i < n) lse[i] = kNoDocument;
 }
 
 // fn(integral constant) of the padded head dim.

@@ -183,7 +183,7 @@ export class Loader {
         `loader state: expected fingerprint ${this.fingerprint} of this data and these options, received ${state.fingerprint}`,
         {
           remedy:
-            'resume with the same data, seed, batch size, accumulation, packing and world size, or leave out the fingerprint to continue on other data',
+            'resume with the same data, seed, batch size, accumulation, packing and world size; to go on with other data, set ignore_data_skip: true',
         },
       );
     }

@@ -129,9 +129,12 @@ export class StepRunner {
     return session;
   }
 
-  /** Adds the gradients of `batch`, its loss divided by `labels` (those of the whole step). `step` counts from 1. */
-  async micro(batch: Batch, labels: number, step: number, microIndex: number): Promise<BatchSums> {
-    return this.runBatch(this.program('micro', batch.tokens), batch, { rng: this.rng(step, microIndex), loss_scale: Float32Array.of(1 / labels) });
+  /**
+   * Adds the gradients of `batch`, its loss divided by `labels` (those of the whole step). `step` counts from 1. With
+   * `checkFinite` it rejects with ERR_NONFINITE, naming the node, at the first value that is not finite.
+   */
+  async micro(batch: Batch, labels: number, step: number, microIndex: number, checkFinite = false): Promise<BatchSums> {
+    return this.runBatch(this.program('micro', batch.tokens), batch, { rng: this.rng(step, microIndex), loss_scale: Float32Array.of(1 / labels) }, checkFinite);
   }
 
   /** One optimizer step over the accumulated gradients; the norm is the one before clipping. */
@@ -140,13 +143,8 @@ export class StepRunner {
     return { gradNorm: (out.grad_norm as Float32Array)[0] };
   }
 
-  async evaluate(batch: Batch): Promise<BatchSums> {
-    return this.runBatch(this.program('eval', batch.tokens), batch, {});
-  }
-
-  /** Runs a micro-batch again with every value checked; rejects with ERR_NONFINITE naming the first bad node. */
-  async diagnose(batch: Batch, step: number, microIndex: number): Promise<void> {
-    await this.run(this.program('micro', batch.tokens), { ...tensorsOf(batch), rng: this.rng(step, microIndex), loss_scale: Float32Array.of(1) }, true);
+  async evaluate(batch: Batch, checkFinite = false): Promise<BatchSums> {
+    return this.runBatch(this.program('eval', batch.tokens), batch, {}, checkFinite);
   }
 
   private rng(step: number, microIndex: number): Int32Array {
@@ -154,21 +152,21 @@ export class StepRunner {
     return Int32Array.from([seed >>> 0, Math.floor(seed / 2 ** 32), step, microIndex].map((v) => v | 0));
   }
 
-  private async runBatch(program: Program, batch: Batch, extra: Record<string, Int32Array | Float32Array>): Promise<BatchSums> {
-    const out = await this.run(program, { ...tensorsOf(batch), ...extra });
+  private async runBatch(program: Program, batch: Batch, extra: Record<string, Int32Array | Float32Array>, checkFinite: boolean): Promise<BatchSums> {
+    const out = await this.run(program, { ...tensorsOf(batch), ...extra }, checkFinite);
     const metricSums: Record<string, number> = {};
     for (const [name, value] of Object.entries(out)) if (name !== 'loss_sum') metricSums[name] = (value as Float32Array)[0];
     return { lossSum: (out.loss_sum as Float32Array)[0], metricSums };
   }
 
-  private run(program: Program, bindings: Record<string, Int32Array | Float32Array>, checkFinite = this.options.checkFinite ?? false): ReturnType<Session['run']> {
+  private run(program: Program, bindings: Record<string, Int32Array | Float32Array>, checkFinite = false): ReturnType<Session['run']> {
     const { session } = this;
     if (!session) throw new LatheError('ERR_PROGRAM', 'the runner was not started');
     let handle = this.loaded.get(program);
     if (!handle) this.loaded.set(program, (handle = session.loadProgram(program.bytes, program.name)));
     // An input that the program does not use (dropout's key without dropout) is not part of it.
     const known = new Set(program.inputs.map((i) => i.name));
-    return session.run(handle, Object.fromEntries(Object.entries(bindings).filter(([name]) => known.has(name))), { checkFinite });
+    return session.run(handle, Object.fromEntries(Object.entries(bindings).filter(([name]) => known.has(name))), { checkFinite: checkFinite || this.options.checkFinite });
   }
 }
 

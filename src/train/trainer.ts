@@ -159,6 +159,7 @@ export class Trainer {
   async *run(o: RunOptions = {}): AsyncGenerator<TrainEvent, void, void> {
     mkdirSync(this.args.outputDir, { recursive: true });
     const lock = await acquireOutputLock(this.args.outputDir);
+    for (const note of this.options.model.module.notes ?? []) this.warn(note);
     try {
       yield* this.locked(o.signal ?? null);
     } finally {
@@ -295,18 +296,28 @@ export class Trainer {
 
   private lastStep = { gradNorm: 0, learningRate: 0 };
 
-  private async micro(runner: StepRunner, batches: StepBatches, step: number, index: number): Promise<BatchSums> {
+  private micro(runner: StepRunner, batches: StepBatches, step: number, index: number): Promise<BatchSums> {
     const batch = batches.microBatches[index];
+    const what = `the loss is not finite at step ${step}, micro-batch ${index + 1} of ${batches.microBatches.length}`;
+    return this.finite(what, batch, (check) => runner.micro(batch, batches.numLabels, step, index, check));
+  }
+
+  private evaluateBatch(runner: StepRunner, batch: Batch): Promise<BatchSums> {
+    return this.finite(`the evaluation loss is not finite after step ${this.state.globalStep}`, batch, (check) => runner.evaluate(batch, check));
+  }
+
+  /** Runs a batch; one whose loss is not finite runs again with every value checked, so that the first bad one is named. */
+  private async finite(what: string, batch: Batch, run: (checkFinite: boolean) => Promise<BatchSums>): Promise<BatchSums> {
+    let node = '';
     try {
-      const sums = await runner.micro(batch, batches.numLabels, step, index);
+      const sums = await run(false);
       if (Number.isFinite(sums.lossSum)) return sums;
-      // Run it again with every value checked: the first bad one is named.
-      await runner.diagnose(batch, step, index);
+      await run(true);
     } catch (error) {
       if (!hasCode(error, 'ERR_NONFINITE')) throw error;
-      throw this.nonFinite(`the loss is not finite at step ${step}, micro-batch ${index + 1} of ${batches.microBatches.length}`, batch, (error as Error).message);
+      node = (error as Error).message;
     }
-    throw this.nonFinite(`the loss is not finite at step ${step}, micro-batch ${index + 1} of ${batches.microBatches.length}`, batch, '');
+    throw this.nonFinite(what, batch, node);
   }
 
   private nonFinite(what: string, batch: Batch, node: string): LatheError {
@@ -383,8 +394,7 @@ export class Trainer {
     for (let i = 0; i < loader.stepsPerEpoch; i++) {
       const step = loader.step(0, i);
       for (const batch of step.microBatches) {
-        const result = await runner.evaluate(batch);
-        if (!Number.isFinite(result.lossSum)) throw this.nonFinite(`the evaluation loss is not finite after step ${this.state.globalStep}`, batch, '');
+        const result = await this.evaluateBatch(runner, batch);
         lossSum += result.lossSum;
         addMetrics(metricSums, result);
         samples += batch.rows.length;
@@ -464,7 +474,9 @@ export class Trainer {
     const { maxSteps, numTrainEpochs } = this.state;
     this.state = { ...checkpoint.state, maxSteps, numTrainEpochs };
     this.savedStep = this.state.globalStep;
-    if (this.state.loader && !this.args.ignoreDataSkip) this.options.trainLoader.seek(this.state.loader);
+    const { loader, epoch } = this.state;
+    if (this.args.ignoreDataSkip) this.options.trainLoader.seek({ epoch: Math.floor(epoch), stepInEpoch: 0 });
+    else if (loader) this.options.trainLoader.seek(loader);
   }
 
   // ---- callbacks

@@ -32,7 +32,7 @@ def main():
     w.add_tokenizer_pre("default")
     w.add_token_list([f"<{i}>" for i in range(vocabulary)])
     w.add_token_types([gguf.TokenType.NORMAL] * vocabulary)
-    w.add_token_merges([])
+    w.add_token_merges(["<2> <3>"])  # never applied, but a vocabulary of this kind has to have some
     w.add_bos_token_id(0)
     w.add_eos_token_id(0)
 

@@ -128,6 +128,9 @@ struct Cell {
   uint32_t write_epoch, write_warp_epoch, read_epoch, read_warp_epoch;
 };
 constexpr int32_t kNone = -1, kMany = -2;
+// Several lanes of one warp.
+constexpr int32_t lanes_of(int32_t warp) { return -100 - warp; }
+constexpr int32_t warp_of(int32_t thread) { return thread >= 0 ? thread / kWarp : thread <= -100 ? -100 - thread : -1; }
 
 struct Range {
   size_t bytes = 0;
@@ -137,32 +140,47 @@ struct Range {
 std::map<uintptr_t, Range> g_ranges;
 uintptr_t g_range_start = 0;
 Range* g_range = nullptr;  // the one found last
+struct Found {
+  uintptr_t start = 0;
+  Range* range = nullptr;
+};
+Found g_found[8];  // found lately
+unsigned g_next_found = 0;
+void forget_found() {
+  g_range = nullptr;
+  for (Found& f : g_found) f = Found{};
+}
 
 void watch(void* data, size_t bytes, bool shared) {
   g_ranges[reinterpret_cast<uintptr_t>(data)] = {bytes, shared, nullptr};
-  g_range = nullptr;
+  forget_found();
 }
 void unwatch(void* data) {
   auto it = g_ranges.find(reinterpret_cast<uintptr_t>(data));
   if (it == g_ranges.end()) return;
   if (it->second.cells) munmap(it->second.cells, it->second.bytes * sizeof(Cell));
   g_ranges.erase(it);
-  g_range = nullptr;
+  forget_found();
 }
 Range* range_of(uintptr_t address) {
   if (g_range && address - g_range_start < g_range->bytes) return g_range;
+  // Stacks and tables of the host: not watched, and most of what is accessed.
+  if (g_running && address - reinterpret_cast<uintptr_t>(g_running->stack) < kStack) return nullptr;
+  for (Found& f : g_found)
+    if (f.range && address - f.start < f.range->bytes) return g_range_start = f.start, g_range = f.range;
   auto it = g_ranges.upper_bound(address);
   if (it == g_ranges.begin()) return nullptr;
   --it;
   if (address - it->first >= it->second.bytes) return nullptr;
   g_range_start = it->first;
+  g_found[g_next_found++ % 8] = {it->first, &it->second};
   return g_range = &it->second;
 }
 
 bool ordered(uint32_t epoch, uint32_t warp_epoch, int32_t thread) {
   if (epoch != g_block_epoch) return true;
   const int mine = current.linear;
-  return thread >= 0 && thread / kWarp == mine / kWarp && warp_epoch != g_warps[size_t(mine / kWarp)].epoch;
+  return warp_of(thread) == mine / kWarp && warp_epoch != g_warps[size_t(mine / kWarp)].epoch;
 }
 
 void race(const char* what, uintptr_t at, const Range& r, int32_t block, int32_t thread) {
@@ -171,7 +189,7 @@ void race(const char* what, uintptr_t at, const Range& r, int32_t block, int32_t
          (r.shared ? "shared" : "device") + " memory (" + std::to_string(r.bytes) + " bytes): block " +
          std::to_string(g_linear_block) + " thread " + std::to_string(current.linear) + " against block " +
          (block == kMany ? "several" : std::to_string(block)) + " thread " +
-         (thread == kMany ? "several" : std::to_string(thread)));
+         (thread == kMany ? "several" : thread < 0 ? "several of warp " + std::to_string(warp_of(thread)) : std::to_string(thread)));
 }
 
 void access(uintptr_t address, size_t n, bool write) {
@@ -196,7 +214,9 @@ void access(uintptr_t address, size_t n, bool write) {
         c.read_block = block, c.read_thread = thread;
       } else {
         if (c.read_block != block) c.read_block = kMany;
-        if (c.read_thread != thread) c.read_thread = c.read_thread >= 0 && c.read_thread / kWarp == thread / kWarp && c.read_warp_epoch != warp_epoch ? thread : kMany;
+        if (warp_of(c.read_thread) != thread / kWarp) c.read_thread = kMany;
+        else if (c.read_warp_epoch != warp_epoch) c.read_thread = thread;
+        else if (c.read_thread != thread) c.read_thread = lanes_of(thread / kWarp);
       }
       c.read_epoch = g_block_epoch, c.read_warp_epoch = warp_epoch;
       continue;
@@ -500,14 +520,15 @@ void* allocate(size_t bytes) {
 void release(void* data) {
   std::lock_guard<std::mutex> lock(g_mutex);
   unwatch(data);
-#if defined(__SANITIZE_ADDRESS__)
-  auto it = g_ranges.end();
-  (void)it;
-#endif
   std::free(data);
 }
 
 }  // namespace shim
+
+#if defined(__SANITIZE_ADDRESS__)
+// Fibers and shared blocks are kept for the next launch, on purpose.
+extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+#endif
 
 // ---- what -fsanitize=thread calls before every access of the kernels' code
 

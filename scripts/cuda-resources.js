@@ -1,0 +1,109 @@
+/**
+ * Holds registers, spills, stack and static shared memory of every CUDA kernel to the limits in native/cuda/resources.json.
+ *
+ *   node scripts/cuda-resources.js [--write] [--arch sm_90a] [--jobs 2]
+ *
+ * It needs nvcc and no GPU: ptxas reports what it gave each kernel. A kernel over its limit, or one that the file does
+ * not know, fails; --write records the present numbers, to be looked at in the diff.
+ */
+'use strict';
+
+const { spawn, spawnSync } = require('node:child_process');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+
+const ROOT = path.resolve(__dirname, '..');
+const FOLDER = path.join(ROOT, 'native', 'cuda');
+const LIMITS = path.join(FOLDER, 'resources.json');
+
+function option(name, fallback) {
+  const at = process.argv.indexOf(name);
+  return at < 0 ? fallback : process.argv[at + 1];
+}
+
+function compile(file, arch) {
+  const out = path.join(os.tmpdir(), `lathe-resources-${process.pid}-${path.basename(file)}.cubin`);
+  const virtual = arch.replace('sm_', 'compute_');
+  const args = ['-std=c++20', '-O3', '-cubin', `-gencode=arch=${virtual},code=${arch}`, '-Xptxas', '-v', '-I', path.join(ROOT, 'native'), '-I', path.join(ROOT, 'native', 'include'), file, '-o', out];
+  return new Promise((resolve, reject) => {
+    const child = spawn('nvcc', args);
+    let text = '';
+    child.stdout.on('data', (d) => (text += d));
+    child.stderr.on('data', (d) => (text += d));
+    child.on('error', reject);
+    child.on('close', (status) => {
+      fs.rmSync(out, { force: true });
+      if (status === 0) resolve(text);
+      else reject(new Error(`nvcc failed on ${path.basename(file)}:\n${text}`));
+    });
+  });
+}
+
+/** `forward_kernel<128, 64>` of a mangled name. */
+function demangle(names) {
+  const result = spawnSync('cu++filt', names, { encoding: 'utf8' });
+  const lines = result.status === 0 ? result.stdout.trim().split('\n') : names;
+  return lines.map((line) =>
+    line
+      .replace(/lathe::cuda::|<unnamed>::|_GLOBAL__N__[0-9a-zA-Z_]+::|\(anonymous namespace\)::/g, '')
+      .replace(/^void /, '')
+      .replace(/\((int|bool|unsigned int)\)/g, '')
+      .replace(/\((?!.*>\().*$/, (rest) => (rest.startsWith('(') ? '' : rest)),
+  );
+}
+
+function parse(text, file) {
+  const found = [];
+  let current;
+  for (const line of text.split('\n')) {
+    const entry = /Compiling entry function '([^']+)'/.exec(line);
+    if (entry) found.push((current = { mangled: entry[1], registers: 0, spillBytes: 0, stackBytes: 0, sharedBytes: 0 }));
+    if (!current) continue;
+    const stack = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
+    if (stack) Object.assign(current, { stackBytes: Number(stack[1]), spillBytes: Number(stack[2]) + Number(stack[3]) });
+    const used = /Used (\d+) registers/.exec(line);
+    if (used) current.registers = Number(used[1]);
+    const shared = /(\d+) bytes smem/.exec(line);
+    if (shared) current.sharedBytes = Number(shared[1]);
+  }
+  if (found.length === 0) return {};
+  const names = demangle(found.map((k) => k.mangled));
+  return Object.fromEntries(found.map(({ mangled: _mangled, ...numbers }, i) => [`${path.basename(file, '.cu')}: ${names[i]}`, numbers]));
+}
+
+async function main() {
+  if (spawnSync('nvcc', ['--version']).status !== 0) {
+    console.log('CUDA resources: skipped, nvcc was not found');
+    return;
+  }
+  const arch = option('--arch', 'sm_90a');
+  const files = fs.readdirSync(FOLDER).filter((f) => f.endsWith('.cu') && f !== 'backend.cu').map((f) => path.join(FOLDER, f));
+  const kernels = {};
+  const queue = [...files];
+  const work = async () => {
+    for (let file = queue.shift(); file; file = queue.shift()) Object.assign(kernels, parse(await compile(file, arch), file));
+  };
+  await Promise.all(Array.from({ length: Number(option('--jobs', '2')) }, work));
+  const limits = fs.existsSync(LIMITS) ? JSON.parse(fs.readFileSync(LIMITS, 'utf8')) : {};
+  if (process.argv.includes('--write')) {
+    limits[arch] = Object.fromEntries(Object.entries(kernels).sort(([a], [b]) => (a < b ? -1 : 1)));
+    fs.writeFileSync(LIMITS, `${JSON.stringify(limits, null, 1).replace(/\{\n\s+"registers": (\d+),\n\s+"spillBytes": (\d+),\n\s+"stackBytes": (\d+),\n\s+"sharedBytes": (\d+)\n\s+\}/g, '{ "registers": $1, "spillBytes": $2, "stackBytes": $3, "sharedBytes": $4 }')}\n`);
+    console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch} recorded`);
+    return;
+  }
+  const problems = [];
+  for (const [name, now] of Object.entries(kernels)) {
+    const limit = limits[arch]?.[name];
+    if (!limit) problems.push(`${name}: not in native/cuda/resources.json (run with --write)`);
+    else for (const [what, value] of Object.entries(now)) if (value > limit[what]) problems.push(`${name}: ${what} ${value}, limit ${limit[what]}`);
+  }
+  for (const problem of problems) console.error(problem);
+  console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch}, ${problems.length} over their limits`);
+  if (problems.length > 0) process.exitCode = 1;
+}
+
+main().catch((error) => {
+  console.error(error.message);
+  process.exitCode = 1;
+});
