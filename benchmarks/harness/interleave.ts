@@ -3,9 +3,9 @@
  *
  * A round gives every contender one short slice, in an order that turns from round to round. Within a round the machine
  * is nearly the same for all, so what is quoted is the median of the ratios of rounds, with their spread. A pair in which
- * either slice was disturbed (statistics.ts) is dropped; rounds go on until enough are left or the bound is reached.
+ * either slice was disturbed (statistics.ts, or the probe around the round) is dropped; rounds go on until enough are left or the bound is reached.
  */
-import { cpuPerWall, median, quietBound, type Sample } from './statistics';
+import { cpuPerWall, median, QUIET_SHARE, quietBound, type Sample } from './statistics';
 
 /** A slice: its time and the work done in it, in any unit that both sides of a ratio share. */
 export interface Slice extends Sample {
@@ -22,6 +22,9 @@ export interface Contender {
 
 /** Slices by contender's name. */
 export type Round = Readonly<Record<string, Slice>>;
+
+/** CPU/wall that a program which does nothing but compute gets right now. */
+export type Probe = () => number;
 
 export interface Rate {
   /** Work per second: median over undisturbed slices, or over all when none is. */
@@ -47,8 +50,14 @@ const rate = (s: Slice): number => s.work / (s.wallMs / 1e3);
 
 export class Interleaved {
   readonly rounds: Round[] = [];
+  /** Lower of the probes before and after each round; NaN without one. */
+  readonly probed: number[] = [];
 
-  constructor(readonly contenders: readonly Contender[]) {}
+  /** `probe` judges rounds of programs that wait by themselves, whose own CPU/wall cannot tell. */
+  constructor(
+    readonly contenders: readonly Contender[],
+    private readonly probe: Probe | null = null,
+  ) {}
 
   /** Runs rounds until `wanted` had no disturbed slice, at most `atMost`. */
   async run(wanted: number, atMost = 2 * wanted): Promise<this> {
@@ -56,15 +65,23 @@ export class Interleaved {
       const turn = this.rounds.length % this.contenders.length;
       const order = [...this.contenders.slice(turn), ...this.contenders.slice(0, turn)];
       const round: Record<string, Slice> = {};
+      const before = this.probe?.() ?? NaN;
       for (const c of order) round[c.name] = await c.slice();
       this.rounds.push(round);
+      this.probed.push(Math.min(before, this.probe?.() ?? NaN));
     }
     return this;
   }
 
   private undisturbed(): number {
-    const bounds = this.contenders.map((c) => this.bound(c));
-    return this.rounds.filter((r) => this.contenders.every((c, i) => cpuPerWall(r[c.name]) >= bounds[i])).length;
+    return this.quietRounds(this.contenders.map((c) => c.name)).length;
+  }
+
+  /** Rounds in which none of these was disturbed. */
+  private quietRounds(names: readonly string[]): Round[] {
+    const bounds = names.map((name) => this.bound(this.contender(name)));
+    const quietMachine = QUIET_SHARE * Math.max(...this.contenders.map((c) => c.threads));
+    return this.rounds.filter((r, i) => !(this.probed[i] < quietMachine) && names.every((name, j) => cpuPerWall(r[name]) >= bounds[j]));
   }
 
   private bound({ name, threads, busy }: Contender): number {
@@ -78,16 +95,14 @@ export class Interleaved {
   /** A contender's own rate in work per second. */
   rate(name: string): Rate {
     const slices = this.rounds.map((r) => r[name]);
-    const bound = this.bound(this.contender(name));
-    const quiet = slices.filter((s) => cpuPerWall(s) >= bound);
+    const quiet = this.quietRounds([name]).map((r) => r[name]);
     const used = quiet.length ? quiet : slices;
     return { median: median(used.map(rate)), best: Math.max(...used.map(rate)), cpuPerWall: median(used.map(cpuPerWall)), quiet: quiet.length, total: slices.length };
   }
 
   /** Rate of `ours` over rate of `peer`, pair by pair. */
   ratio(ours: string, peer: string): Ratio {
-    const bounds = [ours, peer].map((name) => this.bound(this.contender(name)));
-    const quiet = this.rounds.filter((r) => cpuPerWall(r[ours]) >= bounds[0] && cpuPerWall(r[peer]) >= bounds[1]);
+    const quiet = this.quietRounds([ours, peer]);
     const used = quiet.length ? quiet : this.rounds;
     const ratios = used.map((r) => rate(r[ours]) / rate(r[peer]));
     return { median: median(ratios), low: Math.min(...ratios), high: Math.max(...ratios), pairs: quiet.length, dropped: this.rounds.length - quiet.length, disturbed: quiet.length === 0 };

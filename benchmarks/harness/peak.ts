@@ -39,6 +39,13 @@ export class MachinePeak {
     return this.quiet(precision, threads) ? rate / peak : NaN;
   }
 
+  /** CPU/wall of one burst of some 20 ms on `threads` threads: what the machine gives now. NaN without a compiler. */
+  probe(threads: number): number {
+    if (!this.program) return NaN;
+    const text = execFileSync(this.program, ['bf16', String(threads), '1'], { encoding: 'utf8' });
+    return (JSON.parse(text) as PeakMeasurement).cpuPerWall;
+  }
+
   private quiet(precision: Precision, threads: number): boolean {
     return (this.best.get(`${precision} ${threads}`)?.cpuPerWall ?? 0) >= QUIET_SHARE * threads;
   }

@@ -1,6 +1,7 @@
 /**
  * Greedy decoding and prefill of the 135M shape beside transformers (bf16) and, where installed, node-llama-cpp at the same
- * weight width. Decoding one token at a time leaves cores idle between ops, so its CPU/wall is judged by its own best.
+ * weight width. Decoding one token at a time leaves cores idle between ops, so its CPU/wall is judged by its own best and by
+ * a probe of the machine around every round.
  */
 import { join } from 'node:path';
 import { asSlice, Interleaved, type Contender } from '../harness/interleave';
@@ -46,7 +47,7 @@ async function measure(workers: ReadonlyMap<string, Worker>, context: PeersConte
   const interleaved = async (request: object, busy: boolean): Promise<Interleaved> => {
     const list = contenders(request, busy);
     for (const c of list) await c.slice();
-    return new Interleaved(list).run(context.rounds);
+    return new Interleaved(list, () => context.peak.probe(context.threads)).run(context.rounds);
   };
   const decode = await interleaved({ decode: context.quick ? 8 : DECODE, prompt: PROMPT }, false);
   const prefill = await interleaved({ prefill: context.quick ? 64 : PREFILL }, true);

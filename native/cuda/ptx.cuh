@@ -13,10 +13,13 @@
 namespace lathe::cuda {
 
 #if defined(LATHE_CUDA_ON_HOST)
-#define LATHE_SITE __builtin_return_address(0)
-#define LATHE_MEET __attribute__((noinline)) inline
-#else
-#define LATHE_MEET __forceinline__
+// Where a barrier stands in the source: two of them must not meet. (Its address would not do: compilers copy code.)
+inline const void* site_of(int line, const char* file) {
+  uintptr_t h = uintptr_t(line) * 2654435761u;
+  for (; *file; file++) h = h * 31 + uintptr_t(*file);
+  return reinterpret_cast<const void*>(h);
+}
+#define LATHE_SITE int line = __builtin_LINE(), const char* file = __builtin_FILE()
 #endif
 
 // ---- shared memory
@@ -107,9 +110,9 @@ __device__ __forceinline__ uint16_t float_half(float x) {
 
 #if defined(LATHE_CUDA_ON_HOST)
 
-LATHE_MEET void block_sync() { ::shim::block_barrier(LATHE_SITE); }
+inline void block_sync(LATHE_SITE) { ::shim::block_barrier(site_of(line, file)); }
 // Meets the block; non-zero when any thread's value was.
-LATHE_MEET unsigned block_any(unsigned value) { return ::shim::block_or(value, LATHE_SITE); }
+inline unsigned block_any(unsigned value, LATHE_SITE) { return ::shim::block_or(value, site_of(line, file)); }
 inline void warp_sync() { ::shim::warp_barrier(true); }
 template <class T>
 inline T warp_shuffle(T v, int from) {

@@ -5,7 +5,7 @@ import { tokenizeOptions } from '../train/sft-trainer';
 import { openData, openTokenizer } from '../train/setup';
 import { say, warn } from './output';
 
-export async function previewCommand(path: string, overrides: readonly string[], options: { rows: string; tokens?: boolean }): Promise<void> {
+export async function previewCommand(path: string, overrides: readonly string[], options: { rows: number; tokens?: boolean }): Promise<void> {
   const config = loadConfig(path, overrides);
   for (const note of config.notes) warn(note);
   const tokenizer = await openTokenizer(config);
@@ -13,7 +13,7 @@ export async function previewCommand(path: string, overrides: readonly string[],
   const data = await tokenizeDataset(train, tokenizer, tokenizeOptions(config));
   say(previewLegend());
   say();
-  for (const example of data.examples.slice(0, Number(options.rows))) {
+  for (const example of data.examples.slice(0, options.rows)) {
     say(renderPreview(example, tokenizer, { tokens: options.tokens, at: data.describeRow(example.row) }));
     say();
   }

@@ -1,18 +1,21 @@
 #!/usr/bin/env node
 /** `lathe`: the command line. Each command is a file; this one names them, parses flags and turns errors into exit codes. */
 /* eslint-disable @typescript-eslint/no-require-imports -- commands load when they are run, so that `lathe --help` stays quick */
-import { Command } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
 import { reportError } from './output';
 
-function program(): Command {
-  const lathe = new Command('lathe').description('Fine-tune and pretrain language models from Node.js.').showSuggestionAfterError(true).enablePositionalOptions();
+/** The command line, not yet parsed. */
+export function program(): Command {
+  const lathe = new Command('lathe').description('Fine-tune and pretrain language models from Node.js.').version(version(), '-V, --version', 'print the version').showSuggestionAfterError(true).enablePositionalOptions();
+
+  lathe.addHelpText('after', '\nlathe COMMAND --help tells more. Start with: lathe train (a small model, offline, a few minutes).');
 
   lathe
     .command('train')
-    .description('train a model; without CONFIG: the bundled quickstart')
-    .argument('[config]', 'YAML file; keys of transformers TrainingArguments and TRL SFTConfig (docs/configuration.md)')
+    .description('train a model; without a configuration: the bundled quickstart')
+    .argument('[config]', 'YAML file with the keys of transformers TrainingArguments and TRL SFTConfig; docs/configuration.md lists them')
     .argument('[overrides...]', 'key=value or --key value, in the order given')
-    .addHelpText('after', '\nExamples:\n  lathe train\n  lathe train configs/smollm2-135m-qlora.yaml model_name_or_path=./SmolLM2-135M dataset_name=rows.jsonl\n  lathe train my.yaml resume_from_checkpoint=true --max_steps 200')
+    .addHelpText('after', '\nExamples:\n  lathe train\n  lathe train configs/smollm2-135m-qlora.yaml model_name_or_path=./SmolLM2-135M dataset_name=rows.jsonl\n  lathe train my.yaml resume_from_checkpoint=true --max_steps 200\n\nCtrl-C finishes the step, saves a checkpoint and stops; a second one stops at once.')
     .allowUnknownOption()
     .passThroughOptions()
     .action(async (config: string | undefined, overrides: string[]) => {
@@ -26,8 +29,9 @@ function program(): Command {
     .description('memory, FLOPs and remedies of a run, before anything is read or allocated')
     .argument('<config>', 'YAML file')
     .argument('[overrides...]', 'key=value or --key value')
-    .option('--device <name>', 'cpu, t4, rtx4090, a100-40, a100-80, h100 or h200')
+    .option('--device <name>', 'cpu, t4, rtx4090, a100-40, a100-80, h100 or h200 (default: the device of the configuration)')
     .option('--json', 'machine-readable')
+    .addHelpText('after', '\nExamples:\n  lathe plan configs/llama3-8b-qlora.yaml --device h200\n  lathe plan my.yaml --device rtx4090 per_device_train_batch_size=4\n\nNo weights and no data are read: rows count as max_length tokens. Exit code 2: it does not fit.')
     .allowUnknownOption()
     .action(async (config: string, overrides: string[], options: { device?: string; json?: boolean }) => {
       const { planCommand } = require('./plan') as typeof import('./plan');
@@ -45,19 +49,20 @@ function program(): Command {
     .option('--system <text>', 'system message, with --chat')
     .option('--max-new-tokens <n>', 'new tokens at most', '128')
     .option('--do-sample', 'draw instead of taking the most probable token')
-    .option('--temperature <x>')
-    .option('--top-k <n>')
-    .option('--top-p <x>')
-    .option('--min-p <x>')
-    .option('--repetition-penalty <x>')
-    .option('--num-return-sequences <n>')
+    .option('--temperature <x>', 'below 1: closer to the most probable text; above 1: more varied')
+    .option('--top-k <n>', 'draw from the n most probable tokens')
+    .option('--top-p <x>', 'draw from the fewest tokens whose probabilities add up to x')
+    .option('--min-p <x>', 'leave out tokens less probable than x times the best one')
+    .option('--repetition-penalty <x>', 'above 1: tokens seen before become less probable')
+    .option('--num-return-sequences <n>', 'answers to each prompt')
     .option('--stop <text...>', 'stop strings')
-    .option('--seed <n>')
+    .option('--seed <n>', 'of the draws')
     .option('--load-in-4bit', 'hold linear weights as NF4 with double quantisation')
     .option('--dtype <name>', 'auto, float32 or bfloat16', 'auto')
     .option('--device <name>', 'cpu, cuda or cuda:N', 'cpu')
-    .option('--threads <n>')
+    .option('--threads <n>', 'CPU threads (default: all cores of the process)')
     .option('--json', 'one JSON object per sequence')
+    .addHelpText('after', '\nExamples:\n  lathe generate --model ./SmolLM2-135M-Instruct --chat --prompt "Why is the sky blue?"\n  lathe generate --model base --adapter outputs/run --alpaca --prompt "Name a fruit." --do-sample --temperature 0.7 --seed 1')
     .action(async (options: Record<string, unknown>) => {
       const { generateCommand } = require('./generate') as typeof import('./generate');
       await generateCommand(options);
@@ -81,10 +86,10 @@ function program(): Command {
     .description('rows as they are trained, masked and trained tokens told apart, and what the doctor says')
     .argument('<config>', 'YAML file')
     .argument('[overrides...]', 'key=value or --key value')
-    .option('-n, --rows <n>', 'rows to show', '3')
+    .option('-n, --rows <n>', 'rows to show', rowCount, 3)
     .option('--tokens', 'show each token in its own cell')
     .allowUnknownOption()
-    .action(async (config: string, overrides: string[], options: { rows: string; tokens?: boolean }) => {
+    .action(async (config: string, overrides: string[], options: { rows: number; tokens?: boolean }) => {
       const { previewCommand } = require('./data-preview') as typeof import('./data-preview');
       await previewCommand(config, overrides, options);
     });
@@ -139,7 +144,10 @@ function program(): Command {
     .argument('<input>', 'GGUF file or model folder')
     .argument('<output>', 'new folder')
     .option('--dtype <name>', 'bfloat16 or float32', 'bfloat16')
-    .action(async (from: string, to: string, options: { dtype: string }) => {
+    .option('--tokenizer <path>', "take the tokenizer from this folder instead of the input's own")
+    .option('--no-tokenizer', 'weights and config.json alone')
+    .addHelpText('after', '\nExample:\n  lathe convert SmolLM2-135M-Instruct.Q4_1.gguf ./SmolLM2-135M-Instruct')
+    .action(async (from: string, to: string, options: { dtype: string; tokenizer?: string | boolean }) => {
       const { convertCommand } = require('./convert') as typeof import('./convert');
       await convertCommand(from, to, options);
     });
@@ -155,16 +163,29 @@ function program(): Command {
   return lathe;
 }
 
-/** The first argument is a file unless it is already an override. */
+function version(): string {
+  return (require('../../package.json') as { version: string }).version;
+}
+
+function rowCount(text: string): number {
+  const count = Number(text);
+  if (Number.isInteger(count) && count >= 0) return count;
+  throw new InvalidArgumentError('expected a whole number');
+}
+
+/** The first argument is a file unless it is already an override; `--config FILE` is how TRL's command line names it. */
 function splitConfig(first: string | undefined, rest: string[]): [string | undefined, string[]] {
   if (first === undefined) return [undefined, rest];
+  if (first === '--config' && rest.length > 0) return [rest[0], rest.slice(1)];
   const isOverride = first.startsWith('--') || /^[A-Za-z_][\w.-]*=/.test(first);
   return isOverride ? [undefined, [first, ...rest]] : [first, rest];
 }
 
-program()
-  .parseAsync(process.argv)
-  .catch((error: unknown) => {
-    reportError(error);
-    process.exitCode = 1;
-  });
+if (require.main === module) {
+  program()
+    .parseAsync(process.argv)
+    .catch((error: unknown) => {
+      reportError(error);
+      process.exitCode = 1;
+    });
+}

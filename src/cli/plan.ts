@@ -1,5 +1,6 @@
 /** `lathe plan CONFIG [--device NAME] [--json]`: docs/memory.md says how to read it. Exit code 2 when the plan does not fit. */
 import { printPlan } from '../compile/plan';
+import type { LiveTensor } from '../compile/program';
 import { formatBytes, formatShape } from '../errors';
 import { loadConfig } from '../train/arguments';
 import { planRun, planToJson } from '../train/plan-run';
@@ -19,9 +20,20 @@ export async function planCommand(path: string, overrides: readonly string[], op
   say(`  ${(result.flopsPerToken / 1e9).toFixed(3)} GFLOP per token`);
   if (result.tokensPerSecondFloor) say(`  at most ${Math.round(result.tokensPerSecondFloor).toLocaleString('en-US')} tokens/s by the FLOP floor of ${device}`);
   say('  largest live tensors at the peak:');
-  for (const t of result.plan.liveAtPeak.slice(0, 8)) say(`    ${formatBytes(t.bytes).padStart(9)}  ${t.type.dtype}${formatShape(t.type.shape)}  ${t.op} ${t.where}`);
+  for (const g of groups(result.plan.liveAtPeak).slice(0, 8)) say(`    ${formatBytes(g.bytes).padStart(9)}  ${g.what}`);
   if (!result.plan.fits) {
     say(`  does not fit ${device} (${formatBytes(result.plan.device.memoryBytes)})`);
     process.exitCode = 2;
   }
+}
+
+/** Tensors that differ only in their layer, as one line, largest sum first. */
+function groups(live: readonly LiveTensor[]): { bytes: number; what: string }[] {
+  const byKind = new Map<string, { bytes: number; count: number }>();
+  for (const t of live) {
+    const kind = `${t.type.dtype}${formatShape(t.type.shape)}  ${t.op} ${t.where.replace(/\.\d+(?=\.|$)/g, '.*')}`;
+    const known = byKind.get(kind);
+    byKind.set(kind, { bytes: (known?.bytes ?? 0) + t.bytes, count: (known?.count ?? 0) + 1 });
+  }
+  return [...byKind].map(([kind, { bytes, count }]) => ({ bytes, what: `${String(count).padStart(3)} x ${kind}` })).sort((a, b) => b.bytes - a.bytes);
 }

@@ -1,6 +1,7 @@
 /** `lathe train [CONFIG] [key=value...]`: the main job. */
 import { join } from 'node:path';
 import { printPlan } from '../compile/plan';
+import { LatheError } from '../errors';
 import { generateAll } from '../generation/generate';
 import { releaseGeneration } from '../generation/lane';
 import type { PreTrainedModel } from '../pretrained/model';
@@ -8,7 +9,7 @@ import type { Tokenizer } from '../tokenizers/tokenizer';
 import { alpacaPrompt } from '../data';
 import { loadConfig, type ResolvedConfig } from '../train/arguments';
 import type { TrainEvent } from '../train/events';
-import { setupSft } from '../train/setup';
+import { setupSft, type RunParts } from '../train/setup';
 import type { LogEntry } from '../train/state';
 import { duration, say, style, warn } from './output';
 import { Progress } from './progress';
@@ -27,11 +28,36 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     say(printPlan(plan, remedies));
     return;
   }
+  const interrupt = new Interrupt();
+  try {
+    const { end, losses, answers } = await follow(config, { trainer, model, tokenizer }, interrupt.signal);
+    if (end.interrupted) {
+      const step = end.state.globalStep;
+      const again = ['lathe train', ...(path ? [path] : []), ...overrides.filter((o) => !o.startsWith('resume_from_checkpoint=')), 'resume_from_checkpoint=true'];
+      say(step === 0 ? 'stopped before the first step' : `stopped at step ${step}; continue with: ${again.join(' ')}`);
+      return;
+    }
+    await trainer.saveModel();
+    await summary(config, losses, end.metrics, answers, model, tokenizer, quickstart);
+  } finally {
+    interrupt.release();
+    await model.close();
+  }
+}
+
+interface Followed {
+  end: Extract<TrainEvent, { type: 'end' }>;
+  /** Evaluation losses in order. */
+  losses: number[];
+  /** Answers to the sample prompts before the first step. */
+  answers: Map<string, string>;
+}
+
+/** Runs the trainer and shows what happens. */
+async function follow(config: ResolvedConfig, { trainer, model, tokenizer }: Pick<RunParts, 'trainer' | 'model' | 'tokenizer'>, signal: AbortSignal): Promise<Followed> {
   const answers = new Map<string, string>();
   const progress = new Progress(config.disableTqdm === true);
   const losses: number[] = [];
-  const signal = stopOnInterrupt();
-  let end: Extract<TrainEvent, { type: 'end' }> | undefined;
   for await (const event of trainer.run({ signal })) {
     if (event.type === 'plan') announce(event, config, model);
     if (event.type === 'begin') {
@@ -42,16 +68,9 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     }
     if (event.type === 'evaluate') losses.push(event.metrics.eval_loss);
     progress.show(event);
-    if (event.type === 'end') end = event;
+    if (event.type === 'end') return { end: event, losses, answers };
   }
-  if (!end || end.interrupted) {
-    say(`stopped at step ${end?.state.globalStep ?? 0}; continue with: lathe train ${path ?? ''} resume_from_checkpoint=true`);
-    await model.close();
-    return;
-  }
-  await trainer.saveModel();
-  await summary(config, losses, end.metrics, answers, model, tokenizer, quickstart);
-  await model.close();
+  throw new LatheError('ERR_PROGRAM', 'the run ended without saying so');
 }
 
 function announce(event: Extract<TrainEvent, { type: 'plan' }>, config: ResolvedConfig, model: PreTrainedModel): void {
@@ -62,14 +81,25 @@ function announce(event: Extract<TrainEvent, { type: 'plan' }>, config: Resolved
 }
 
 /** First Ctrl-C: save and stop after this step. Second: stop now. */
-function stopOnInterrupt(): AbortSignal {
-  const controller = new AbortController();
-  process.on('SIGINT', () => {
-    if (controller.signal.aborted) process.exit(130);
+class Interrupt {
+  private readonly controller = new AbortController();
+  private readonly listener = (): void => {
+    if (this.controller.signal.aborted) process.exit(130);
     process.stderr.write('\nstopping after this step and saving a checkpoint; press Ctrl-C again to stop now\n');
-    controller.abort();
-  });
-  return controller.signal;
+    this.controller.abort();
+  };
+
+  constructor() {
+    process.on('SIGINT', this.listener);
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  release(): void {
+    process.off('SIGINT', this.listener);
+  }
 }
 
 async function answer(model: PreTrainedModel, tokenizer: Tokenizer, prompt: string, config: ResolvedConfig): Promise<string> {

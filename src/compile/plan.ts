@@ -61,7 +61,8 @@ export function printPlan(plan: MemoryPlan, remedies: readonly Remedy[] = []): s
   }
   if (remedies.length) {
     lines.push('  what would lower the peak:');
-    for (const r of remedies) lines.push(`    ${r.change.padEnd(44)} saves ${formatBytes(r.savesBytes)}`);
+    const width = Math.max(...remedies.map((r) => r.change.length));
+    for (const r of remedies) lines.push(`    ${r.change.padEnd(width)}  saves ${formatBytes(r.savesBytes)}`);
   }
   return lines.join('\n');
 }

@@ -101,13 +101,15 @@ export interface ModelFolder {
 /** Writes a model folder from its parts. @throws LatheError ERR_CHECKPOINT for the disk */
 export async function writeModelFolder(dir: string, m: ModelFolder): Promise<ModelSaved> {
   const { maxShardBytes, totalParameters } = m;
+  // The tokenizer first: what it cannot express should be known before gigabytes are written. config.json last: without it
+  // a folder is no model, so one that was left half-written is not taken for one.
+  const tokenizerFiles = m.tokenizer === null ? [] : await copyTokenizer(m.tokenizer, dir);
   const written = await writeShardedCheckpoint(dir, m.tensors, { maxShardBytes, totalParameters });
-  const files = [...written.files];
+  const files = [...written.files, ...tokenizerFiles];
   if (m.generationConfig) {
     await writeJsonAtomic(join(dir, 'generation_config.json'), m.generationConfig);
     files.push('generation_config.json');
   }
-  if (m.tokenizer !== null) files.push(...(await copyTokenizer(m.tokenizer, dir)));
   await writeFileAtomic(join(dir, 'config.json'), encodeConfig(m.config));
   files.push('config.json');
   return { ...written, files };

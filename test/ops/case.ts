@@ -60,23 +60,26 @@ export const u8 = (shape: readonly number[], values: Values = uniform(0, 255.999
 
 // ---- values
 
+// Looking up a global is slow in Jest's realm, and these run once per element.
+const { cos, floor, fround, imul, log, sqrt, trunc, PI } = Math;
+
 const each = (one: (draw: Draw, i: number) => number): Values => (draw, shape) => Array.from({ length: elementCount(shape) }, (_, i) => one(draw, i));
 
 export const uniform = (low: number, high: number): Values => each((draw) => low + (high - low) * draw());
 export const normal = (std = 1, mean = 0): Values =>
-  each((draw) => mean + std * Math.sqrt(-2 * Math.log(1 - draw())) * Math.cos(2 * Math.PI * draw()));
+  each((draw) => mean + std * sqrt(-2 * log(1 - draw())) * cos(2 * PI * draw()));
 /** Positive values over some orders of magnitude. */
 export const positive = (low = 0.01, high = 2): Values => each((draw) => low * (high / low) ** draw());
 /** Normal, but at least `gap` away from 0 (kinks). */
 export const awayFromZero = (gap = 0.05): Values =>
   each((draw) => {
-    const x = Math.sqrt(-2 * Math.log(1 - draw())) * Math.cos(2 * Math.PI * draw());
+    const x = sqrt(-2 * log(1 - draw())) * cos(2 * PI * draw());
     return x + (x < 0 ? -gap : gap);
   });
 /** Whole numbers in [0, n). */
-export const ids = (n: number): Values => each((draw) => Math.floor(n * draw()));
+export const ids = (n: number): Values => each((draw) => floor(n * draw()));
 /** Labels in [0, n), a share of them -100. */
-export const labels = (n: number, masked = 0.3): Values => each((draw) => (draw() < masked ? -100 : Math.floor(n * draw())));
+export const labels = (n: number, masked = 0.3): Values => each((draw) => (draw() < masked ? -100 : floor(n * draw())));
 export const fixed = (...values: number[]): Values => () => values;
 export const constantly = (value: number): Values => each(() => value);
 /** The given values over and over. */
@@ -117,8 +120,8 @@ function mulberry(seed: number): Draw {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
+    let t = imul(state ^ (state >>> 15), state | 1);
+    t = (t + imul(t ^ (t >>> 7), t | 61)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   };
 }
@@ -126,16 +129,16 @@ function mulberry(seed: number): Draw {
 /** A generator whose stream depends on `text` only. */
 export function drawFor(text: string): Draw {
   let hash = 0x811c9dc5;
-  for (const byte of Buffer.from(text)) hash = Math.imul(hash ^ byte, 0x01000193);
+  for (const byte of Buffer.from(text)) hash = imul(hash ^ byte, 0x01000193);
   return mulberry(hash);
 }
 
 export const ROUND: Record<DType, (x: number) => number> = {
-  f32: Math.fround,
+  f32: fround,
   bf16: (x) => bf16ToFloat(floatToBf16(x)),
   f16: (x) => f16ToFloat(floatToF16(x)),
-  i32: Math.trunc,
-  u8: Math.trunc,
+  i32: trunc,
+  u8: trunc,
 };
 
 /** The row's inputs as f64, each value representable in its dtype. */
