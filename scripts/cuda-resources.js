@@ -40,17 +40,29 @@ function compile(file, arch) {
   });
 }
 
-/** `forward_kernel<128, 64>` of a mangled name. */
+/** `forward_kernel<128, 64>` of a mangled name; c++filt comes with g++, which nvcc needs anyway. */
 function demangle(names) {
-  const result = spawnSync('cu++filt', names, { encoding: 'utf8' });
-  const lines = result.status === 0 ? result.stdout.trim().split('\n') : names;
-  return lines.map((line) =>
-    line
-      .replace(/lathe::cuda::|<unnamed>::|_GLOBAL__N__[0-9a-zA-Z_]+::|\(anonymous namespace\)::/g, '')
-      .replace(/^void /, '')
-      .replace(/\((int|bool|unsigned int)\)/g, '')
-      .replace(/\((?!.*>\().*$/, (rest) => (rest.startsWith('(') ? '' : rest)),
-  );
+  const result = spawnSync('c++filt', names, { encoding: 'utf8' });
+  if (result.status !== 0) throw new Error('c++filt was not found');
+  return result.stdout
+    .trim()
+    .split('\n')
+    .map((line) => {
+      const plain = line.replace(/lathe::cuda::|_GLOBAL__N__[0-9a-zA-Z_]+::|\(anonymous namespace\)::|^void /g, '').replace(/\((?:int|bool|unsigned int)\)/g, '');
+      // Arguments start at the first parenthesis outside of angle brackets.
+      let depth = 0;
+      for (let i = 0; i < plain.length; i++) {
+        if (plain[i] === '<') depth++;
+        else if (plain[i] === '>') depth--;
+        else if (plain[i] === '(' && depth === 0) return plain.slice(0, i);
+      }
+      return plain;
+    });
+}
+
+/** Kernels that differ only in what a name does not show share an entry, with the larger numbers. */
+function larger(a, b) {
+  return a ? Object.fromEntries(Object.keys(b).map((key) => [key, Math.max(a[key], b[key])])) : b;
 }
 
 function parse(text, file) {
@@ -69,7 +81,12 @@ function parse(text, file) {
   }
   if (found.length === 0) return {};
   const names = demangle(found.map((k) => k.mangled));
-  return Object.fromEntries(found.map(({ mangled: _mangled, ...numbers }, i) => [`${path.basename(file, '.cu')}: ${names[i]}`, numbers]));
+  const kernels = {};
+  found.forEach(({ mangled: _mangled, ...numbers }, i) => {
+    const name = `${path.basename(file, '.cu')}: ${names[i]}`;
+    kernels[name] = larger(kernels[name], numbers);
+  });
+  return kernels;
 }
 
 async function main() {

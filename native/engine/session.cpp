@@ -163,7 +163,7 @@ Status Session::load_program(const uint8_t* data, size_t size, const std::string
   });
 }
 
-// One arena and one scratch region serve all programs, so they only ever grow to the largest need. Nothing in them
+// One arena and one scratch region serve all programs, so they grow to the largest need. Nothing in them
 // outlives a run: a run under way keeps the old region, the next one takes the new.
 Status Session::reserve_working_memory(const LoadedProgram& loaded) {
   const Program& program = loaded.program;
@@ -177,6 +177,22 @@ Status Session::reserve_working_memory(const LoadedProgram& loaded) {
   arena_ = std::move(arena);
   scratch_ = std::move(scratch);
   return ok_status();
+}
+
+// Regions that are larger than any loaded program needs are replaced by smaller ones, or kept if that fails.
+void Session::trim_working_memory() {
+  uint64_t arena = 0, scratch = 0;
+  for (auto& entry : programs_) {
+    arena = std::max(arena, entry.second->program.arena_bytes);
+    scratch = std::max(scratch, entry.second->program.scratch_bytes);
+  }
+  auto shrink = [&](std::shared_ptr<Region>& region, uint64_t bytes, const char* what) {
+    if (region_bytes(region) <= bytes) return;
+    std::shared_ptr<Region> smaller;
+    if (bytes == 0 || Region::allocate_on(device_, bytes, what, &smaller).ok()) region = std::move(smaller);
+  };
+  shrink(arena_, arena, "the arena");
+  shrink(scratch_, scratch, "the scratch");
 }
 
 Status Session::release_program(uint32_t id) {
@@ -213,6 +229,7 @@ Status Session::bind_file(const std::string& path, uint64_t offset, uint64_t len
 void Session::release_files() {
   std::lock_guard<std::mutex> lock(mutex_);
   files_.clear();
+  if (!closed_) trim_working_memory();
 }
 
 Status Session::submit(std::function<Status()> work, Done done) {
@@ -238,6 +255,8 @@ Status Session::execute_on_engine(const RunRequest& request) {
   RunContext context;
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    // A program that was released while this run was queued may have had its memory trimmed away.
+    LATHE_TRY(reserve_working_memory(*request.program));
     context.arena = arena_;
     context.scratch = scratch_;
   }

@@ -65,7 +65,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // Binds `length` bytes of a file; the mapping is shared by all bindings of this path.
   Status bind_file(const std::string& path, uint64_t offset, uint64_t length, Binding* out);
-  // Unmaps the files that no queued run needs.
+  // What loading weights leaves behind: unmaps the files that no queued run needs, and gives back working memory beyond
+  // what the loaded programs need.
   void release_files();
 
   // Queued, in call order. `done` is always called once, on the engine's thread, unless the call itself fails.
@@ -94,6 +95,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Status submit(std::function<Status()> work, Done done);
   Status execute_on_engine(const RunRequest& request);
   Status reserve_working_memory(const LoadedProgram& loaded);
+  void trim_working_memory();
   Status copy_now(void* to, const void* from, uint64_t bytes, CopyKind kind);
   void free_everything();
 

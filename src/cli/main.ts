@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 /** `lathe`: the command line. Each command is a file; this one names them, parses flags and turns errors into exit codes. */
 /* eslint-disable @typescript-eslint/no-require-imports -- commands load when they are run, so that `lathe --help` stays quick */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { reportError } from './output';
 
@@ -164,7 +166,7 @@ export function program(): Command {
 }
 
 function version(): string {
-  return (require('../../package.json') as { version: string }).version;
+  return (JSON.parse(readFileSync(join(__dirname, '..', '..', 'package.json'), 'utf8')) as { version: string }).version;
 }
 
 function rowCount(text: string): number {

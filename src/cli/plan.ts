@@ -22,7 +22,7 @@ export async function planCommand(path: string, overrides: readonly string[], op
   say('  largest live tensors at the peak:');
   for (const g of groups(result.plan.liveAtPeak).slice(0, 8)) say(`    ${formatBytes(g.bytes).padStart(9)}  ${g.what}`);
   if (!result.plan.fits) {
-    say(`  does not fit ${device} (${formatBytes(result.plan.device.memoryBytes)})`);
+    say(`  does not fit ${device} (${formatBytes(result.limitBytes)})`);
     process.exitCode = 2;
   }
 }

@@ -98,4 +98,5 @@ export function acquireLane(session: Session, module: CausalLm, batch: number, l
  */
 export function releaseGeneration(session: Session): void {
   for (const lane of lanesOf.get(session) ?? []) if (!lane.busy) lane.empty();
+  session.releaseFiles();
 }

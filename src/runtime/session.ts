@@ -143,7 +143,7 @@ export class Session {
     return settle(() => this.#native.writeState(name, data, range.offset));
   }
 
-  /** Unmaps files that earlier runs had bound. */
+  /** What loading weights leaves behind: unmaps files that earlier runs had bound, and gives back working memory that no loaded program needs. */
   releaseFiles(): void {
     convertErrors(() => this.#native.releaseFiles());
   }

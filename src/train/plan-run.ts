@@ -32,6 +32,8 @@ export interface RunPlan {
   readonly remedies: readonly Remedy[];
   /** Flat tokens of the largest micro-batch. */
   readonly tokens: number;
+  /** Bytes that the plan may use: memory_limit, else what the device has. */
+  readonly limitBytes: number;
 }
 
 /** The variables a remedy may change. */
@@ -69,7 +71,7 @@ export async function planRun(config: ResolvedConfig, deviceName: string): Promi
     .map((r) => ({ ...r, savesBytes: plan.peakBytes - r.peakBytes }))
     .filter((r) => r.savesBytes > 0)
     .sort((a, b) => b.savesBytes - a.savesBytes);
-  return { plan, policy, flopsPerToken, tokensPerSecondFloor: device.flops ? device.flops / flopsPerToken : 0, remedies, tokens: base.batch * base.length };
+  return { plan, policy, flopsPerToken, tokensPerSecondFloor: device.flops ? device.flops / flopsPerToken : 0, remedies, tokens: base.batch * base.length, limitBytes: limit };
 }
 
 interface Planned {

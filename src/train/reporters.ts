@@ -92,8 +92,8 @@ export class TensorBoardReporter implements TrainerCallback {
     this.writer.writeText('args', this.configText, 0);
   }
 
-  onLog({ state }: CallbackContext, entry: LogEntry): void {
-    this.writer?.writeLog(entry, state.globalStep);
+  onLog({ state }: CallbackContext, { step: _axis, ...values }: LogEntry): void {
+    this.writer?.writeLog(values, state.globalStep);
   }
 
   onTrainEnd(): void {

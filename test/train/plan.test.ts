@@ -57,6 +57,19 @@ describe.each(Object.entries(MODELS))('%s', (name, makeModel) => {
   });
 });
 
+test('what loading needed is given back before the first step', async () => {
+  const model = await fullModel();
+  // New rows are computed from the old ones: an arena of the whole table, far larger than the step's.
+  model.resizeTokenEmbeddings(20_000);
+  const { trainer } = await tinyTrainer(join(base, 'resized'), { model, args: { maxSteps: 1, perDeviceTrainBatchSize: 1, optim: 'adamw_8bit' } });
+  const { plan } = trainer.plan();
+  await trainer.train();
+  const stats = (await model.ready()).stats();
+  expect(stats.arenaBytes).toBe(plan.arenaBytes);
+  expect(stats.scratchBytes).toBe(plan.scratchBytes);
+  await model.close();
+});
+
 test('each class counts what it names', async () => {
   const model = await adapted({ bnb4bitUseDoubleQuant: false });
   const { trainer } = await tinyTrainer(join(base, 'classes'), { model, args: { optim: 'adamw_torch' } });
