@@ -66,9 +66,18 @@ export function listFlag<T extends string>(flags: Readonly<Record<string, string
 
 /** Runs a command's main and prints a LatheError as one line instead of a stack. */
 export function runMain(main: () => Promise<void>): void {
-  main().catch((error: unknown) => {
-    const expected = typeof (error as { code?: unknown } | null)?.code === 'string' && (error as { code: string }).code.startsWith('ERR_');
-    console.error(expected ? `error: ${(error as Error).message}` : error);
+  let settled = false;
+  // Node ends quietly when nothing is left to wait for; half a benchmark must not look like a whole one.
+  process.on('exit', () => {
+    if (settled || process.exitCode !== undefined) return;
+    console.error('error: ended before the benchmark was done');
     process.exitCode = 1;
   });
+  main()
+    .catch((error: unknown) => {
+      const expected = typeof (error as { code?: unknown } | null)?.code === 'string' && (error as { code: string }).code.startsWith('ERR_');
+      console.error(expected ? `error: ${(error as Error).message}` : error);
+      process.exitCode = 1;
+    })
+    .finally(() => (settled = true));
 }

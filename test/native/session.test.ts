@@ -87,6 +87,23 @@ describe('running', () => {
     expect(session.stats()).toMatchObject({ arenaHighWaterBytes: 400_000, arenaBytes: 400_000, runs: 2, pending: 0 });
   });
 
+  test('releaseFiles gives back what only released programs needed; their queued runs still get it', async () => {
+    const small = session.loadProgram(programBytes(doublingProgram(1000, 3)));
+    const large = session.loadProgram(programBytes(doublingProgram(100_000, 2)));
+    const running = session.run(small, { x: new Float32Array(1000).fill(1) });
+    const queued = Array.from({ length: 3 }, (_, i) => session.run(large, { x: new Float32Array(100_000).fill(i) }));
+    session.releaseProgram(large);
+    session.releaseFiles();
+    expect((await running).y[999]).toBe(8);
+    expect((await Promise.all(queued)).map(({ y }) => y[99_999])).toEqual([0, 4, 8]);
+    session.releaseFiles();
+    expect(session.stats().arenaBytes).toBe(4032);
+    expect((await session.run(small, { x: new Float32Array(1000).fill(2) })).y[0]).toBe(16);
+    session.releaseProgram(small);
+    session.releaseFiles();
+    expect(session.stats().arenaBytes).toBe(0);
+  });
+
   test('profiling counts calls per op and place', async () => {
     const program = session.loadProgram(programBytes(doublingProgram(64, 2)));
     session.setProfiling(true);
