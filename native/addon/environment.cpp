@@ -13,6 +13,28 @@ namespace {
 
 using Holder = std::shared_ptr<Environment>;
 
+// Throws Napi::Error when the promise could not be settled.
+void settle_promise(Napi::Env env, PendingCall& call) {
+  try {
+    Napi::Value value = env.Undefined();
+    if (call.keep) {
+      napi_value kept = nullptr;
+      napi_get_reference_value(env, call.keep, &kept);
+      napi_delete_reference(env, call.keep);
+      if (kept) value = Napi::Value(env, kept);
+    }
+    if (!call.status.ok()) {
+      call.deferred.Reject(to_error(env, call.status));
+    } else {
+      call.deferred.Resolve(call.make_result ? call.make_result(env) : value);
+    }
+  } catch (const Napi::Error& error) {
+    call.deferred.Reject(error.Value());
+  } catch (const std::exception& error) {
+    call.deferred.Reject(to_error(env, device_error(error.what())));
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<Environment> Environment::create(Napi::Env env) {
@@ -90,22 +112,9 @@ void Environment::finish(napi_env raw, PendingCall* raw_call) {
   Napi::HandleScope scope(env);
   if (--pending_ == 0) napi_unref_threadsafe_function(env, function_);
   try {
-    Napi::Value value = env.Undefined();
-    if (call->keep) {
-      napi_value kept = nullptr;
-      napi_get_reference_value(env, call->keep, &kept);
-      napi_delete_reference(env, call->keep);
-      if (kept) value = Napi::Value(env, kept);
-    }
-    if (!call->status.ok()) {
-      call->deferred.Reject(to_error(env, call->status));
-    } else {
-      call->deferred.Resolve(call->make_result ? call->make_result(env) : value);
-    }
-  } catch (const Napi::Error& error) {
-    call->deferred.Reject(error.Value());
-  } catch (const std::exception& error) {
-    call->deferred.Reject(to_error(env, device_error(error.what())));
+    settle_promise(env, *call);
+  } catch (const Napi::Error&) {
+    // A worker that is ending cannot run JavaScript any more, so not even a rejection: nobody is left to hear it.
   }
 }
 

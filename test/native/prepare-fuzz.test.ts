@@ -111,5 +111,6 @@ test.each(loadNative().kernels())('%s', async (op) => {
 });
 
 test('the operands were not all nonsense', () => {
-  expect([...accepted]).toEqual(expect.arrayContaining(['add', 'copy', 'scale']));
+  // Which ops get through is up to the random draw; that several do is not.
+  expect(accepted.size).toBeGreaterThan(4);
 });
