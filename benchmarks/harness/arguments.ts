@@ -14,7 +14,12 @@ export interface Flag {
 export type Flags<K extends string> = Readonly<Partial<Record<K, string>>>;
 
 /** Prints the help and exits when asked for it. @throws LatheError ERR_CONFIG for a flag that does not exist */
-export function parseFlags<K extends string>(command: string, about: string, known: Readonly<Record<K, Flag>>, argv: readonly string[]): Flags<K> {
+export function parseFlags<K extends string>(
+  command: string,
+  about: string,
+  known: Readonly<Record<K, Flag>>,
+  argv: readonly string[],
+): Flags<K> {
   const found: Partial<Record<K, string>> = {};
   for (let i = 0; i < argv.length; i++) {
     const [, name, inline] = /^--([a-z0-9-]+)(?:=(.*))?$/s.exec(argv[i]) ?? [];
@@ -24,9 +29,11 @@ export function parseFlags<K extends string>(command: string, about: string, kno
     }
     if (name === undefined || !Object.hasOwn(known, name)) throw unknownFlag(command, argv[i], Object.keys(known));
     const flag = known[name as K];
-    if (!flag.value && inline !== undefined) throw new LatheError('ERR_CONFIG', `[${command}] --${name} takes no value, received '${inline}'`);
+    if (!flag.value && inline !== undefined)
+      throw new LatheError('ERR_CONFIG', `[${command}] --${name} takes no value, received '${inline}'`);
     const value = flag.value ? (inline ?? argv[++i]) : 'true';
-    if (value === undefined) throw new LatheError('ERR_CONFIG', `[${command}] --${name} expected ${flag.value}, received nothing`);
+    if (value === undefined)
+      throw new LatheError('ERR_CONFIG', `[${command}] --${name} expected ${flag.value}, received nothing`);
     found[name as K] = value;
   }
   return found;
@@ -40,12 +47,19 @@ function unknownFlag(command: string, received: string, known: readonly string[]
 }
 
 function helpText(command: string, about: string, known: Readonly<Record<string, Flag>>): string {
-  const rows = Object.entries(known).map(([name, { help, value }]) => `  ${`--${name}${value ? ` ${value}` : ''}`.padEnd(26)} ${help}`);
+  const rows = Object.entries(known).map(
+    ([name, { help, value }]) => `  ${`--${name}${value ? ` ${value}` : ''}`.padEnd(26)} ${help}`,
+  );
   return [`${command}: ${about}`, '', ...rows].join('\n');
 }
 
 /** A flag as a number in a range. @throws LatheError ERR_CONFIG */
-export function numberFlag(flags: Readonly<Record<string, string | undefined>>, name: string, fallback: number, low = 1): number {
+export function numberFlag(
+  flags: Readonly<Record<string, string | undefined>>,
+  name: string,
+  fallback: number,
+  low = 1,
+): number {
   const text = flags[name];
   if (text === undefined) return fallback;
   const value = Number(text);
@@ -54,7 +68,12 @@ export function numberFlag(flags: Readonly<Record<string, string | undefined>>, 
 }
 
 /** A comma-separated flag as a list out of `known`. @throws LatheError ERR_CONFIG */
-export function listFlag<T extends string>(flags: Readonly<Record<string, string | undefined>>, name: string, known: readonly T[], fallback: readonly T[]): readonly T[] {
+export function listFlag<T extends string>(
+  flags: Readonly<Record<string, string | undefined>>,
+  name: string,
+  known: readonly T[],
+  fallback: readonly T[],
+): readonly T[] {
   const text = flags[name];
   if (text === undefined) return fallback;
   return text.split(',').map((item) => {
@@ -75,7 +94,9 @@ export function runMain(main: () => Promise<void>): void {
   });
   main()
     .catch((error: unknown) => {
-      const expected = typeof (error as { code?: unknown } | null)?.code === 'string' && (error as { code: string }).code.startsWith('ERR_');
+      const expected =
+        typeof (error as { code?: unknown } | null)?.code === 'string' &&
+        (error as { code: string }).code.startsWith('ERR_');
       console.error(expected ? `error: ${(error as Error).message}` : error);
       process.exitCode = 1;
     })

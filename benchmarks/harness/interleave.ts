@@ -81,11 +81,17 @@ export class Interleaved {
   private quietRounds(names: readonly string[]): Round[] {
     const bounds = names.map((name) => this.bound(this.contender(name)));
     const quietMachine = QUIET_SHARE * Math.max(...this.contenders.map((c) => c.threads));
-    return this.rounds.filter((r, i) => !(this.probed[i] < quietMachine) && names.every((name, j) => cpuPerWall(r[name]) >= bounds[j]));
+    return this.rounds.filter(
+      (r, i) => !(this.probed[i] < quietMachine) && names.every((name, j) => cpuPerWall(r[name]) >= bounds[j]),
+    );
   }
 
   private bound({ name, threads, busy }: Contender): number {
-    return quietBound(this.rounds.map((r) => r[name]), threads, busy);
+    return quietBound(
+      this.rounds.map((r) => r[name]),
+      threads,
+      busy,
+    );
   }
 
   private contender(name: string): Contender {
@@ -97,7 +103,13 @@ export class Interleaved {
     const slices = this.rounds.map((r) => r[name]);
     const quiet = this.quietRounds([name]).map((r) => r[name]);
     const used = quiet.length ? quiet : slices;
-    return { median: median(used.map(rate)), best: Math.max(...used.map(rate)), cpuPerWall: median(used.map(cpuPerWall)), quiet: quiet.length, total: slices.length };
+    return {
+      median: median(used.map(rate)),
+      best: Math.max(...used.map(rate)),
+      cpuPerWall: median(used.map(cpuPerWall)),
+      quiet: quiet.length,
+      total: slices.length,
+    };
   }
 
   /** Rate of `ours` over rate of `peer`, pair by pair. */
@@ -105,7 +117,14 @@ export class Interleaved {
     const quiet = this.quietRounds([ours, peer]);
     const used = quiet.length ? quiet : this.rounds;
     const ratios = used.map((r) => rate(r[ours]) / rate(r[peer]));
-    return { median: median(ratios), low: Math.min(...ratios), high: Math.max(...ratios), pairs: quiet.length, dropped: this.rounds.length - quiet.length, disturbed: quiet.length === 0 };
+    return {
+      median: median(ratios),
+      low: Math.min(...ratios),
+      high: Math.max(...ratios),
+      pairs: quiet.length,
+      dropped: this.rounds.length - quiet.length,
+      disturbed: quiet.length === 0,
+    };
   }
 }
 

@@ -38,7 +38,11 @@ export function describeMachine(versions: Readonly<Record<string, string>> = {})
 /** One line for people; names a load that would spoil the figures. */
 export function machineLine(m: MachineRecord): string {
   const load = m.load > 0.5 ? `; LOAD ${m.load} before the start: other programs are running` : '';
-  return `${m.cpu}, ${m.cores} cores; commit ${m.commit || 'none'}${m.dirty ? ' + changes' : ''}; ${Object.entries(m.versions).map(([k, v]) => `${k} ${v}`).join(', ')}${load}`;
+  return `${m.cpu}, ${m.cores} cores; commit ${m.commit || 'none'}${m.dirty ? ' + changes' : ''}; ${Object.entries(
+    m.versions,
+  )
+    .map(([k, v]) => `${k} ${v}`)
+    .join(', ')}${load}`;
 }
 
 function git(...args: string[]): string {

@@ -77,9 +77,13 @@ function compilePeak(): string | null {
   mkdirSync(join(ROOT, 'build', 'bench'), { recursive: true });
   for (const compiler of [process.env.CXX, 'c++', 'g++', 'clang++']) {
     if (!compiler) continue;
-    const { status } = spawnSync(compiler, ['-O2', '-std=c++20', '-pthread', source, '-o', program], { stdio: 'ignore' });
+    const { status } = spawnSync(compiler, ['-O2', '-std=c++20', '-pthread', source, '-o', program], {
+      stdio: 'ignore',
+    });
     if (status === 0) return program;
   }
-  console.error('SKIPPED: the machine peak is not measured, because no C++20 compiler was found; fractions of it are left out');
+  console.error(
+    'SKIPPED: the machine peak is not measured, because no C++20 compiler was found; fractions of it are left out',
+  );
   return null;
 }

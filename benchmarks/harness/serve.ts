@@ -14,7 +14,10 @@ function say(answer: object): void {
 }
 
 /** Says `ready`, then answers; an error of the handler is an answer too. Resolves when the parent is done. */
-export async function serve(ready: object, handle: (request: Record<string, unknown>) => Promise<object>): Promise<void> {
+export async function serve(
+  ready: object,
+  handle: (request: Record<string, unknown>) => Promise<object>,
+): Promise<void> {
   say(ready);
   for await (const line of createInterface(process.stdin)) {
     try {

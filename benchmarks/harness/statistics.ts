@@ -60,10 +60,18 @@ export function summarize(samples: readonly Sample[], threads: number, busy = tr
   const quiet = samples.filter((s) => cpuPerWall(s) >= bound);
   const used = quiet.length ? quiet : samples;
   const wall = used.map((s) => s.wallMs);
-  return { medianMs: median(wall), bestMs: Math.min(...wall), cpuPerWall: median(used.map(cpuPerWall)), quiet: quiet.length, total: samples.length };
+  return {
+    medianMs: median(wall),
+    bestMs: Math.min(...wall),
+    cpuPerWall: median(used.map(cpuPerWall)),
+    quiet: quiet.length,
+    total: samples.length,
+  };
 }
 
 /** `9 of 12 undisturbed`, with a warning when the figure rests on disturbed samples. */
 export function quietNote(s: { quiet: number; total: number }): string {
-  return s.quiet === 0 ? `NO undisturbed sample of ${s.total}: the figure is of a disturbed machine` : `${s.quiet} of ${s.total} undisturbed`;
+  return s.quiet === 0
+    ? `NO undisturbed sample of ${s.total}: the figure is of a disturbed machine`
+    : `${s.quiet} of ${s.total} undisturbed`;
 }

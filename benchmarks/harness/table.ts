@@ -1,9 +1,16 @@
 /** Plain tables for a terminal: first column left, others right, widths by content. */
 
-export function formatTable(header: readonly string[], rows: readonly (readonly string[])[], left: readonly number[] = [0]): string {
+export function formatTable(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  left: readonly number[] = [0],
+): string {
   const widths = header.map((h, i) => Math.max(h.length, ...rows.map((r) => (r[i] ?? '').length)));
   const line = (cells: readonly string[]): string =>
-    widths.map((w, i) => (left.includes(i) ? (cells[i] ?? '').padEnd(w) : (cells[i] ?? '').padStart(w))).join('  ').trimEnd();
+    widths
+      .map((w, i) => (left.includes(i) ? (cells[i] ?? '').padEnd(w) : (cells[i] ?? '').padStart(w)))
+      .join('  ')
+      .trimEnd();
   return [line(header), widths.map((w) => '-'.repeat(w)).join('  '), ...rows.map(line)].join('\n');
 }
 
@@ -16,4 +23,5 @@ export function figure(value: number): string {
 
 export const percent = (share: number): string => (Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : '-');
 
-export const mebibytes = (bytes: number): string => (Number.isFinite(bytes) ? Math.round(bytes / 2 ** 20).toLocaleString('en-US') : '-');
+export const mebibytes = (bytes: number): string =>
+  Number.isFinite(bytes) ? Math.round(bytes / 2 ** 20).toLocaleString('en-US') : '-';

@@ -48,7 +48,11 @@ export class Worker {
 
   constructor(command: WorkerCommand) {
     this.name = command.name;
-    this.child = spawn(command.command, command.args, { cwd: ROOT, env: { ...process.env, ...command.env }, stdio: ['pipe', 'pipe', 'pipe'] });
+    this.child = spawn(command.command, command.args, {
+      cwd: ROOT,
+      env: { ...process.env, ...command.env },
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
     this.ready = this.answer();
     // Whoever awaits it sees the rejection; until then it must not end the process.
     this.ready.catch(() => undefined);
@@ -104,17 +108,28 @@ export class Worker {
 
   private fail(what: string): void {
     this.gone = true;
-    const error = new LatheError('ERR_PROGRAM', `[${this.name}] ${what}${this.output.length ? `; it said:\n  ${this.output.join('\n  ')}` : ''}`);
+    const error = new LatheError(
+      'ERR_PROGRAM',
+      `[${this.name}] ${what}${this.output.length ? `; it said:\n  ${this.output.join('\n  ')}` : ''}`,
+    );
     for (const w of this.waiting.splice(0)) w.reject(error);
   }
 }
 
 /** Environment of a child of ours: the addon of this repository, and where the repository is. */
 export function childEnvironment(): Record<string, string> {
-  return { LATHE_BENCH_ROOT: ROOT, LATHE_ADDON_PATH: process.env.LATHE_ADDON_PATH ?? join(ROOT, 'build', 'Release', 'lathe.node') };
+  return {
+    LATHE_BENCH_ROOT: ROOT,
+    LATHE_ADDON_PATH: process.env.LATHE_ADDON_PATH ?? join(ROOT, 'build', 'Release', 'lathe.node'),
+  };
 }
 
 /** A Node child from a source file of this repository; `config` arrives in `serve`. */
 export function nodeWorker(name: string, source: string, config: object, nodeFlags: readonly string[] = []): Worker {
-  return new Worker({ name, command: process.execPath, args: [...nodeFlags, transpiled(source), JSON.stringify(config)], env: childEnvironment() });
+  return new Worker({
+    name,
+    command: process.execPath,
+    args: [...nodeFlags, transpiled(source), JSON.stringify(config)],
+    env: childEnvironment(),
+  });
 }

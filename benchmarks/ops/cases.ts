@@ -48,7 +48,19 @@ export interface AttentionCase {
 /** What surrounds the products in a SmolLM2-135M step of T tokens, by op name. */
 export interface RowCase {
   readonly kind: 'row';
-  readonly op: 'add' | 'rms_norm' | 'rms_norm_grad' | 'glu' | 'glu_grad' | 'rope' | 'embedding' | 'linear_cross_entropy_grad' | 'adamw' | 'adamw_8bit' | 'quantize_4bit' | 'attention_decode';
+  readonly op:
+    | 'add'
+    | 'rms_norm'
+    | 'rms_norm_grad'
+    | 'glu'
+    | 'glu_grad'
+    | 'rope'
+    | 'embedding'
+    | 'linear_cross_entropy_grad'
+    | 'adamw'
+    | 'adamw_8bit'
+    | 'quantize_4bit'
+    | 'attention_decode';
   readonly tokens: number;
 }
 
@@ -110,7 +122,8 @@ class Slots {
   }
 }
 
-const ints = (values: readonly number[]): Tensor => constant(new Uint8Array(Int32Array.from(values).buffer), [values.length], 'i32');
+const ints = (values: readonly number[]): Tensor =>
+  constant(new Uint8Array(Int32Array.from(values).buffer), [values.length], 'i32');
 
 type Apply = (s: Slots, i: number) => void;
 
@@ -125,7 +138,16 @@ function applyMatmul(c: MatmulCase): Apply {
     const a = s.given(`a${c.m <= 8 ? 0 : i}`, shapeA, dtype);
     const b =
       c.form === 'nf4'
-        ? dequantizeParts([s.given(`b${each}`, [(rows * cols) / 2], 'u8'), s.given(`b${each}.absmax`, [Math.ceil((rows * cols) / BLOCK)], 'f32')], quantCode('nf4', false), rows, cols, dtype)
+        ? dequantizeParts(
+            [
+              s.given(`b${each}`, [(rows * cols) / 2], 'u8'),
+              s.given(`b${each}.absmax`, [Math.ceil((rows * cols) / BLOCK)], 'f32'),
+            ],
+            quantCode('nf4', false),
+            rows,
+            cols,
+            dtype,
+          )
         : s.given(`b${each}`, [rows, cols], dtype);
     s.keep(`c${i}`, matmul(a, b, { transA, transB, compute: dtype, dtype }));
   };
@@ -133,7 +155,13 @@ function applyMatmul(c: MatmulCase): Apply {
 
 function applyAttention(c: AttentionCase): Apply {
   const tokens = c.documents * c.length;
-  const shape = { heads: c.heads, kvHeads: c.kvHeads, headDim: c.headDim, scale: 1 / Math.sqrt(c.headDim), causal: true };
+  const shape = {
+    heads: c.heads,
+    kvHeads: c.kvHeads,
+    headDim: c.headDim,
+    scale: 1 / Math.sqrt(c.headDim),
+    causal: true,
+  };
   return (s, i) => {
     const q = s.given(`q${i}`, [tokens, c.heads * c.headDim], c.form);
     const [k, v] = ['k', 'v'].map((name) => s.given(`${name}${i}`, [tokens, c.kvHeads * c.headDim], c.form));
@@ -142,7 +170,9 @@ function applyAttention(c: AttentionCase): Apply {
     s.keep(`o${i}`, o);
     if (c.pass === 'forward') return;
     const dO = s.given(`do${i}`, [tokens, c.heads * c.headDim], c.form);
-    apply(attentionOps.attention_grad, [dO, q, k, v, o, o.node.outputs[1], cu], o.node.attributes).forEach((g, j) => s.keep(`d${'qkv'[j]}${i}`, g));
+    apply(attentionOps.attention_grad, [dO, q, k, v, o, o.node.outputs[1], cu], o.node.attributes).forEach((g, j) =>
+      s.keep(`d${'qkv'[j]}${i}`, g),
+    );
   };
 }
 
@@ -161,24 +191,47 @@ function applyRow({ op, tokens }: RowCase): Apply {
       return (s, i) => s.keep(`y${i}`, rmsNorm(rows(s, `x${i}`, d), s.given('w', [d], 'bf16'), 1e-5));
     case 'rms_norm_grad':
       return (s, i) => {
-        const inputs = [rows(s, `dy${i}`, d), rows(s, `x${i}`, d), s.given('w', [d], 'bf16'), s.given('rstd', [tokens], 'f32')];
+        const inputs = [
+          rows(s, `dy${i}`, d),
+          rows(s, `x${i}`, d),
+          s.given('w', [d], 'bf16'),
+          s.given('rstd', [tokens], 'f32'),
+        ];
         s.keep(`dx${i}`, apply(normOps.rms_norm_grad, inputs, { eps: 1e-5, unit_offset: 0, addend: 0 })[0]);
       };
     case 'glu':
       return (s, i) => s.keep(`y${i}`, glu(rows(s, `g${i}`, f), rows(s, `u${i}`, f), 'silu'));
     case 'glu_grad':
-      return (s, i) => apply(elementwiseOps.glu_grad, ['dy', 'g', 'u'].map((n) => rows(s, n + i, f)), { kind: 'silu' }).forEach((g, j) => s.keep(`d${j}.${i}`, g));
+      return (s, i) =>
+        apply(
+          elementwiseOps.glu_grad,
+          ['dy', 'g', 'u'].map((n) => rows(s, n + i, f)),
+          { kind: 'silu' },
+        ).forEach((g, j) => s.keep(`d${j}.${i}`, g));
     case 'rope':
       return (s, i) => {
-        const table = ropeTable(ids(), Array.from({ length: headDim / 2 }, (_, j) => 100000 ** ((-2 * j) / headDim)));
+        const table = ropeTable(
+          ids(),
+          Array.from({ length: headDim / 2 }, (_, j) => 100000 ** ((-2 * j) / headDim)),
+        );
         s.keep(`y${i}`, rope(rows(s, `x${i}`, d), table, headDim));
       };
     case 'embedding':
       return (s, i) => s.keep(`y${i}`, embedding(s.given('table', [vocabulary, d], 'bf16'), ids(), 'bf16'));
     case 'linear_cross_entropy_grad':
       return (s, i) => {
-        const inputs = [rows(s, `x${i}`, d), s.given('w', [vocabulary, d], 'bf16'), ids(), s.given('dnll', [tokens], 'f32')];
-        const [nll, , , dx] = apply(lossOps.linear_cross_entropy_grad, inputs, { logit_scale: 1, softcap: 0, chunk: Math.min(256, tokens), addend: 0 });
+        const inputs = [
+          rows(s, `x${i}`, d),
+          s.given('w', [vocabulary, d], 'bf16'),
+          ids(),
+          s.given('dnll', [tokens], 'f32'),
+        ];
+        const [nll, , , dx] = apply(lossOps.linear_cross_entropy_grad, inputs, {
+          logit_scale: 1,
+          softcap: 0,
+          chunk: Math.min(256, tokens),
+          addend: 0,
+        });
         s.keep(`nll${i}`, nll);
         s.keep(`dx${i}`, dx);
       };
@@ -186,7 +239,8 @@ function applyRow({ op, tokens }: RowCase): Apply {
     case 'adamw_8bit':
       return (s, i) => applyOptimizer(s, i, op);
     case 'quantize_4bit':
-      return (s, i) => quantize4bit(s.given(`x${i}`, [f, d], 'bf16'), 'nf4').forEach((part, j) => s.keep(`part${j}.${i}`, part));
+      return (s, i) =>
+        quantize4bit(s.given(`x${i}`, [f, d], 'bf16'), 'nf4').forEach((part, j) => s.keep(`part${j}.${i}`, part));
     case 'attention_decode':
       return (s, i) => {
         const [k, v] = ['k', 'v'].map((n) => s.given(n + i, [1, tokens, kvHeads * headDim], 'bf16'));
@@ -205,9 +259,19 @@ function applyOptimizer(s: Slots, i: number, op: 'adamw' | 'adamw_8bit'): void {
   const states =
     op === 'adamw'
       ? [s.zeros(`m${i}`, shape, 'f32'), s.zeros(`v${i}`, shape, 'f32')]
-      : [s.zeros(`m${i}`, shape, 'u8'), s.zeros(`v${i}`, shape, 'u8'), s.zeros(`am${i}`, blocks, 'f32'), s.zeros(`av${i}`, blocks, 'f32')];
+      : [
+          s.zeros(`m${i}`, shape, 'u8'),
+          s.zeros(`v${i}`, shape, 'u8'),
+          s.zeros(`am${i}`, blocks, 'f32'),
+          s.zeros(`av${i}`, blocks, 'f32'),
+        ];
   const step = op === 'adamw' ? adamw : adamw8bit;
-  const [updated] = step(inputs, [[parameter.value, s.given(`g${i}`, shape, 'f32'), ...states.map((x) => x.value)]], { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 });
+  const [updated] = step(inputs, [[parameter.value, s.given(`g${i}`, shape, 'f32'), ...states.map((x) => x.value)]], {
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weightDecay: 0,
+  });
   [parameter, ...states].forEach(({ slot }, j) => updateState(slot, updated[j]));
 }
 
@@ -230,7 +294,15 @@ export function opProgram(c: OpCase, threads: number, prefix = ''): OpProgram {
   const single = build(1);
   const documents = c.kind === 'attention' ? { batch: c.documents, length: c.length } : { batch: 1, length: 1 };
   const flops = single.program.nodes.reduce((sum, n) => sum + nodeFlops(n, documents), 0);
-  const bytes = single.program.nodes.reduce((sum, n) => sum + n.op!.cost(n.inputs.map((t) => t.type), n.attributes).bytes, 0);
+  const bytes = single.program.nodes.reduce(
+    (sum, n) =>
+      sum +
+      n.op!.cost(
+        n.inputs.map((t) => t.type),
+        n.attributes,
+      ).bytes,
+    0,
+  );
   // Weights that decoding reads must not stay in a cache between two runs.
   const decoding = c.kind === 'matmul' && c.m <= 8;
   const repeats = decoding ? Math.max(1, Math.min(256, Math.ceil((256 << 20) / bytes))) : repeatsFor(flops, bytes);

@@ -39,11 +39,18 @@ interface OpFigures {
 }
 
 runMain(async () => {
-  const flags = parseFlags('npm run bench:ops --', 'single ops against the machine’s peak', FLAGS, process.argv.slice(2));
+  const flags = parseFlags(
+    'npm run bench:ops --',
+    'single ops against the machine’s peak',
+    FLAGS,
+    process.argv.slice(2),
+  );
   const quick = flags.quick !== undefined;
   const threads = numberFlag(flags, 'threads', 2);
   const ms = numberFlag(flags, 'ms', quick ? 20 : 600);
-  const chosen = allOps().filter((c, i) => caseName(c).includes(flags.filter ?? '') && (!quick || flags.filter !== undefined || i % 5 === 0));
+  const chosen = allOps().filter(
+    (c, i) => caseName(c).includes(flags.filter ?? '') && (!quick || flags.filter !== undefined || i % 5 === 0),
+  );
   const machine = describeMachine();
   console.log(machineLine(machine));
   const peak = new MachinePeak();
@@ -58,8 +65,19 @@ runMain(async () => {
       const bestGflops = flops / s.bestMs / 1e6;
       await worker.request({ release: true });
       all.push({
-        bench: 'op', name: caseName(c), case: c, threads, medianMs: s.medianMs, bestMs: s.bestMs, gflops, bestGflops,
-        shareOfPeak: peak.share(gflops, precisionOf(c), threads), gigabytesPerSecond: bytes / s.medianMs / 1e6, cpuPerWall: s.cpuPerWall, quiet: s.quiet, total: s.total,
+        bench: 'op',
+        name: caseName(c),
+        case: c,
+        threads,
+        medianMs: s.medianMs,
+        bestMs: s.bestMs,
+        gflops,
+        bestGflops,
+        shareOfPeak: peak.share(gflops, precisionOf(c), threads),
+        gigabytesPerSecond: bytes / s.medianMs / 1e6,
+        cpuPerWall: s.cpuPerWall,
+        quiet: s.quiet,
+        total: s.total,
       });
     }
   } finally {
@@ -67,9 +85,26 @@ runMain(async () => {
   }
   const rows = all.map((f) => {
     const computes = f.gflops > 5;
-    return [f.name, figure(f.medianMs * 1e3), figure(f.bestMs * 1e3), computes ? figure(f.gflops) : '', computes ? figure(f.bestGflops) : '', computes ? percent(f.shareOfPeak) : '', figure(f.gigabytesPerSecond), figure(f.cpuPerWall), `${f.quiet}/${f.total}`];
+    return [
+      f.name,
+      figure(f.medianMs * 1e3),
+      figure(f.bestMs * 1e3),
+      computes ? figure(f.gflops) : '',
+      computes ? figure(f.bestGflops) : '',
+      computes ? percent(f.shareOfPeak) : '',
+      figure(f.gigabytesPerSecond),
+      figure(f.cpuPerWall),
+      `${f.quiet}/${f.total}`,
+    ];
   });
-  console.log(formatTable(['op', 'µs', 'best µs', 'GFLOP/s', 'best', 'of peak', 'GB/s', 'CPU/wall', 'undisturbed'], rows));
+  console.log(
+    formatTable(['op', 'µs', 'best µs', 'GFLOP/s', 'best', 'of peak', 'GB/s', 'CPU/wall', 'undisturbed'], rows),
+  );
   console.log(peak.line());
-  appendResults('ops', machine, all.map((f) => ({ ...f, machinePeak: peak.describe() })), !quick && flags['no-save'] === undefined);
+  appendResults(
+    'ops',
+    machine,
+    all.map((f) => ({ ...f, machinePeak: peak.describe() })),
+    !quick && flags['no-save'] === undefined,
+  );
 });

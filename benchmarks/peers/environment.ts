@@ -33,7 +33,10 @@ export function pythonEnvironment(): PythonEnvironment {
   if (!existsSync(python)) install(folder, python);
   const tcmalloc = findTcmalloc();
   if (tcmalloc) console.log(`peers: ${python}, tcmalloc preloaded from ${tcmalloc}`);
-  else console.log(`peers: ${python}; tcmalloc NOT FOUND: the Python figures are not the fair ones. Install it (Debian: libtcmalloc-minimal4) or set LATHE_TCMALLOC`);
+  else
+    console.log(
+      `peers: ${python}; tcmalloc NOT FOUND: the Python figures are not the fair ones. Install it (Debian: libtcmalloc-minimal4) or set LATHE_TCMALLOC`,
+    );
   return { python, versions: pythonVersions(python, folder), tcmalloc };
 }
 
@@ -43,14 +46,26 @@ function install(folder: string, python: string): void {
   const run = (command: string, args: readonly string[]): void => {
     const { status, error } = spawnSync(command, args, { stdio: 'inherit' });
     if (status !== 0) {
-      throw new LatheError('ERR_CONFIG', `${command} ${args.slice(0, 3).join(' ')} failed${error ? `: ${error.message}` : ` with status ${status}`}`, {
-        at: folder,
-        remedy: 'remove the folder and try again, or set LATHE_PEERS_VENV to an environment with the packages of benchmarks/peers/requirements.txt',
-      });
+      throw new LatheError(
+        'ERR_CONFIG',
+        `${command} ${args.slice(0, 3).join(' ')} failed${error ? `: ${error.message}` : ` with status ${status}`}`,
+        {
+          at: folder,
+          remedy:
+            'remove the folder and try again, or set LATHE_PEERS_VENV to an environment with the packages of benchmarks/peers/requirements.txt',
+        },
+      );
     }
   };
   run('python3', ['-m', 'venv', folder]);
-  run(python, ['-m', 'pip', 'install', ...(process.env.LATHE_PEERS_PIP_ARGS?.split(' ').filter(Boolean) ?? []), '-r', REQUIREMENTS]);
+  run(python, [
+    '-m',
+    'pip',
+    'install',
+    ...(process.env.LATHE_PEERS_PIP_ARGS?.split(' ').filter(Boolean) ?? []),
+    '-r',
+    REQUIREMENTS,
+  ]);
 }
 
 function pythonVersions(python: string, folder: string): Record<string, string> {
@@ -59,10 +74,19 @@ function pythonVersions(python: string, folder: string): Record<string, string> 
     "print(json.dumps({'python': sys.version.split()[0], **{p: m.version(p) for p in ('torch', 'transformers', 'peft', 'numpy')}}))",
   ].join('\n');
   try {
-    return JSON.parse(execFileSync(python, ['-c', program], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })) as Record<string, string>;
+    return JSON.parse(
+      execFileSync(python, ['-c', program], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }),
+    ) as Record<string, string>;
   } catch (error) {
-    const why = String((error as { stderr?: string }).stderr ?? error).trim().split('\n').at(-1);
-    throw new LatheError('ERR_CONFIG', `the Python environment lacks a package: ${why}`, { at: folder, remedy: `install benchmarks/peers/requirements.txt into it, or remove it to have it made anew`, cause: error });
+    const why = String((error as { stderr?: string }).stderr ?? error)
+      .trim()
+      .split('\n')
+      .at(-1);
+    throw new LatheError('ERR_CONFIG', `the Python environment lacks a package: ${why}`, {
+      at: folder,
+      remedy: `install benchmarks/peers/requirements.txt into it, or remove it to have it made anew`,
+      cause: error,
+    });
   }
 }
 
@@ -72,7 +96,14 @@ function findTcmalloc(): string | null {
     if (existsSync(given)) return given;
     throw new LatheError('ERR_CONFIG', `LATHE_TCMALLOC names '${given}', which is not there`);
   }
-  for (const folder of ['/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/lib64', '/usr/lib', '/usr/local/lib', '/opt/homebrew/lib']) {
+  for (const folder of [
+    '/usr/lib/x86_64-linux-gnu',
+    '/usr/lib/aarch64-linux-gnu',
+    '/usr/lib64',
+    '/usr/lib',
+    '/usr/local/lib',
+    '/opt/homebrew/lib',
+  ]) {
     const names = existsSync(folder) ? readdirSync(folder) : [];
     const name = names.filter((n) => /^libtcmalloc(_minimal)?\.so(\.\d+)?$/.test(n)).sort()[0];
     if (name) return join(folder, name);
@@ -81,7 +112,13 @@ function findTcmalloc(): string | null {
 }
 
 /** A Python child of one of the scripts in python/; fair settings for what torch can be told. */
-export function pythonWorker(environment: PythonEnvironment, name: string, script: string, config: object, threads: number): Worker {
+export function pythonWorker(
+  environment: PythonEnvironment,
+  name: string,
+  script: string,
+  config: object,
+  threads: number,
+): Worker {
   return new Worker({
     name,
     command: environment.python,
@@ -109,7 +146,9 @@ export function llamaPackage(): LlamaPackage | null {
   const folder = process.env.LATHE_PEERS_NODE ?? join(CACHE, 'peers-node');
   const manifest = join(folder, 'node_modules', 'node-llama-cpp', 'package.json');
   if (!existsSync(manifest)) {
-    console.log(`SKIPPED: node-llama-cpp is not installed in ${folder}; to compare with it: npm install --prefix ${folder} node-llama-cpp@${LLAMA_VERSION}`);
+    console.log(
+      `SKIPPED: node-llama-cpp is not installed in ${folder}; to compare with it: npm install --prefix ${folder} node-llama-cpp@${LLAMA_VERSION}`,
+    );
     return null;
   }
   const { version } = JSON.parse(readFileSync(manifest, 'utf8')) as { version: string };
@@ -118,6 +157,13 @@ export function llamaPackage(): LlamaPackage | null {
 
 /** Writes a GGUF with random weights. @throws LatheError ERR_CONFIG when the Python side cannot */
 export function makeGguf(environment: PythonEnvironment, config: object, kind: string, out: string): void {
-  const { status, stderr } = spawnSync(environment.python, [join(PYTHON_SOURCES, 'make_gguf.py'), JSON.stringify(config), kind, out], { encoding: 'utf8' });
-  if (status !== 0) throw new LatheError('ERR_CONFIG', `make_gguf.py failed: ${stderr.trim().split('\n').at(-1)}`, { remedy: 'install the gguf package into the peers’ Python environment' });
+  const { status, stderr } = spawnSync(
+    environment.python,
+    [join(PYTHON_SOURCES, 'make_gguf.py'), JSON.stringify(config), kind, out],
+    { encoding: 'utf8' },
+  );
+  if (status !== 0)
+    throw new LatheError('ERR_CONFIG', `make_gguf.py failed: ${stderr.trim().split('\n').at(-1)}`, {
+      remedy: 'install the gguf package into the peers’ Python environment',
+    });
 }

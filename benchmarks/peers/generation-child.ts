@@ -16,14 +16,16 @@ interface GenerationRun {
 
 async function main(): Promise<void> {
   const { shape, base, threads } = givenConfig<GenerationRun>();
-  const quantizationConfig = base === 'nf4' ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4' }) : undefined;
+  const quantizationConfig =
+    base === 'nf4' ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4' }) : undefined;
   const model = AutoModelForCausalLM.fromConfig(shapeConfig(shape), { dtype: 'bf16', quantizationConfig, threads });
   await model.ready();
   let seed = 1;
   const prompt = (length: number): number[] =>
     Array.from({ length }, () => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) % model.vocabSize);
   // No end token: random weights may choose it.
-  const start = (tokens: number[], maxNewTokens: number): ReturnType<typeof generate> => generate(model, [tokens], { maxNewTokens, eosTokenId: [] });
+  const start = (tokens: number[], maxNewTokens: number): ReturnType<typeof generate> =>
+    generate(model, [tokens], { maxNewTokens, eosTokenId: [] });
   const drain = async (stream: ReturnType<typeof generate>): Promise<number> => {
     let count = 0;
     while (!(await stream.next()).done) count++;

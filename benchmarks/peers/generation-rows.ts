@@ -21,12 +21,27 @@ export async function* generationRows(context: PeersContext): AsyncGenerator<Pee
   const shape: ModelShape = quick ? 'tiny' : 'smollm2-135m';
   const model = shapeConfig(shape);
   const workers = new Map<string, Worker>();
-  for (const base of ['bf16', 'nf4']) workers.set(`lathe ${base}`, nodeWorker(`lathe ${base}`, 'benchmarks/peers/generation-child.ts', { shape, base, threads }));
-  workers.set('transformers bf16', pythonWorker(context.python, 'transformers', 'generate.py', { model, threads }, threads));
+  for (const base of ['bf16', 'nf4'])
+    workers.set(
+      `lathe ${base}`,
+      nodeWorker(`lathe ${base}`, 'benchmarks/peers/generation-child.ts', { shape, base, threads }),
+    );
+  workers.set(
+    'transformers bf16',
+    pythonWorker(context.python, 'transformers', 'generate.py', { model, threads }, threads),
+  );
   for (const type of context.llama ? GGUF_TYPES : []) {
     const modelPath = join(context.scratch, `${type}.gguf`);
     makeGguf(context.python, model, type, modelPath);
-    workers.set(`llama.cpp ${type}`, nodeWorker(`llama.cpp ${type}`, 'benchmarks/peers/llama-child.ts', { entry: context.llama!.entry, modelPath, vocabulary: model.vocab_size, threads }));
+    workers.set(
+      `llama.cpp ${type}`,
+      nodeWorker(`llama.cpp ${type}`, 'benchmarks/peers/llama-child.ts', {
+        entry: context.llama!.entry,
+        modelPath,
+        vocabulary: model.vocab_size,
+        threads,
+      }),
+    );
   }
   yield* await withWorkers([...workers.values()], () => measure(workers, context));
 }
@@ -53,7 +68,17 @@ async function measure(workers: ReadonlyMap<string, Worker>, context: PeersConte
   const prefill = await interleaved({ prefill: context.quick ? 64 : PREFILL }, true);
   const row = (run: Interleaved, what: string, ours: string, peer: string, targetRatio: number | null): PeerRow[] =>
     workers.has(peer)
-      ? [pairRow(run, { group: 'generate', name: `${what}, ${ours.replace('lathe ', '')} against ${peer}`, ours, peer, unit: 'tokens/s', targetRatio, memory: { ours: peakBytes.get(ours)!, peer: peakBytes.get(peer)! } })]
+      ? [
+          pairRow(run, {
+            group: 'generate',
+            name: `${what}, ${ours.replace('lathe ', '')} against ${peer}`,
+            ours,
+            peer,
+            unit: 'tokens/s',
+            targetRatio,
+            memory: { ours: peakBytes.get(ours)!, peer: peakBytes.get(peer)! },
+          }),
+        ]
       : [];
   return [
     ...row(decode, 'decode 135M', 'lathe bf16', 'transformers bf16', null),

@@ -29,19 +29,33 @@ interface Sides {
 }
 
 /** Loads a case on both sides; contenders by name, ours first. */
-async function prepare(sides: Sides, c: OpCase, threads: number, nf4: MatmulCase | null, quick: boolean): Promise<{ contenders: Contender[]; libraries: string[] }> {
+async function prepare(
+  sides: Sides,
+  c: OpCase,
+  threads: number,
+  nf4: MatmulCase | null,
+  quick: boolean,
+): Promise<{ contenders: Contender[]; libraries: string[] }> {
   const { ours, python } = sides;
   const { flops, repeats } = (await ours.request({ prepare: c, key: 'main' })) as { flops: number; repeats: number };
   if (nf4) await ours.request({ prepare: nf4, key: 'nf4' });
   const { libraries } = (await python.request({ prepare: c, repeats })) as { libraries: string[] };
   const runMs = quick ? 5 : SLICE_MS;
-  const contender = (name: string, work: () => Promise<Slice>): Contender => ({ name, threads, busy: true, slice: work });
-  const own = (name: string, key: string): Contender => contender(name, async () => asSlice((await ours.work({ runMs, key })).samples, flops));
+  const contender = (name: string, work: () => Promise<Slice>): Contender => ({
+    name,
+    threads,
+    busy: true,
+    slice: work,
+  });
+  const own = (name: string, key: string): Contender =>
+    contender(name, async () => asSlice((await ours.work({ runMs, key })).samples, flops));
   return {
     contenders: [
       own('lathe', 'main'),
       ...(nf4 ? [own('lathe nf4', 'nf4')] : []),
-      ...libraries.map((library) => contender(library, async () => asSlice((await python.work({ runMs, library })).samples, flops))),
+      ...libraries.map((library) =>
+        contender(library, async () => asSlice((await python.work({ runMs, library })).samples, flops)),
+      ),
     ],
     libraries,
   };
@@ -52,7 +66,13 @@ function inGiga(row: PeerRow): PeerRow {
   return { ...row, oursValue: row.oursValue * 1e-9, peerValue: row.peerValue * 1e-9 };
 }
 
-async function shapeRows(sides: Sides, c: MatmulCase | AttentionCase, threads: number, context: PeersContext, nf4: MatmulCase | null): Promise<{ main: PeerRow; nf4: PeerRow | null }> {
+async function shapeRows(
+  sides: Sides,
+  c: MatmulCase | AttentionCase,
+  threads: number,
+  context: PeersContext,
+  nf4: MatmulCase | null,
+): Promise<{ main: PeerRow; nf4: PeerRow | null }> {
   const { contenders, libraries } = await prepare(sides, c, threads, nf4, context.quick);
   const rounds = context.quick ? 1 : Math.max(3, Math.ceil(context.rounds / 2));
   const run = await new Interleaved(contenders).run(rounds);
@@ -64,14 +84,33 @@ async function shapeRows(sides: Sides, c: MatmulCase | AttentionCase, threads: n
   const common = { group, unit: 'GFLOP/s', rounds: undefined };
   const share = (name: string): number => context.peak.share(run.rate(name).median * 1e-9, precision, threads);
   const targetRatio = c.kind === 'matmul' ? 1 : 1.5;
-  const main = inGiga(pairRow(run, { ...common, name: `${caseName(c)}, ${threads} thread${threads > 1 ? 's' : ''}`, ours: 'lathe', peer: best, targetRatio, shareOfPeak: share('lathe') }));
+  const main = inGiga(
+    pairRow(run, {
+      ...common,
+      name: `${caseName(c)}, ${threads} thread${threads > 1 ? 's' : ''}`,
+      ours: 'lathe',
+      peer: best,
+      targetRatio,
+      shareOfPeak: share('lathe'),
+    }),
+  );
   if (!nf4) return { main, nf4: null };
-  const quantised = pairRow(run, { ...common, name: `${caseName(nf4)}, ${threads} thread${threads > 1 ? 's' : ''}`, ours: 'lathe nf4', peer: 'lathe', targetRatio: 0.97, shareOfPeak: share('lathe nf4') });
+  const quantised = pairRow(run, {
+    ...common,
+    name: `${caseName(nf4)}, ${threads} thread${threads > 1 ? 's' : ''}`,
+    ours: 'lathe nf4',
+    peer: 'lathe',
+    targetRatio: 0.97,
+    shareOfPeak: share('lathe nf4'),
+  });
   return { main, nf4: inGiga(quantised) };
 }
 
 function sidesOf(context: PeersContext, threads: number): Sides {
-  return { ours: nodeWorker('lathe ops', 'benchmarks/ops/child.ts', { threads }), python: pythonWorker(context.python, 'python ops', 'ops.py', { threads }, threads) };
+  return {
+    ours: nodeWorker('lathe ops', 'benchmarks/ops/child.ts', { threads }),
+    python: pythonWorker(context.python, 'python ops', 'ops.py', { threads }, threads),
+  };
 }
 
 /** Summary of several shapes as one row: the one that does worst against its target. */
@@ -79,19 +118,38 @@ function worst(rows: readonly PeerRow[], name: string, extra: readonly Verdict[]
   const row = rows.reduce((a, b) => (b.ratio.median < a.ratio.median ? b : a));
   const judged = rows.filter((r) => !r.ratio.disturbed);
   const met = judged.filter((r) => r.ratio.median >= r.targetRatio!).length;
-  const verdict = judge(`>= ${row.targetRatio}x on every shape`, `${met} of ${rows.length}${judged.length < rows.length ? `, ${rows.length - judged.length} disturbed` : ''}`, met === rows.length, judged.length === rows.length || met < judged.length);
+  const verdict = judge(
+    `>= ${row.targetRatio}x on every shape`,
+    `${met} of ${rows.length}${judged.length < rows.length ? `, ${rows.length - judged.length} disturbed` : ''}`,
+    met === rows.length,
+    judged.length === rows.length || met < judged.length,
+  );
   return { ...row, name: `${name}: worst of ${rows.length} (${row.name})`, verdicts: [verdict, ...extra] };
 }
 
 function peakVerdict(rows: readonly PeerRow[], target: number): Verdict {
   const shares = rows.map((r) => r.shareOfPeak ?? NaN);
   const met = shares.filter((s) => s >= target).length;
-  return judge(`>= ${percent(target)} of peak on every shape`, `${met} of ${rows.length}, lowest ${percent(Math.min(...shares))}`, met === rows.length, shares.every(Number.isFinite));
+  return judge(
+    `>= ${percent(target)} of peak on every shape`,
+    `${met} of ${rows.length}, lowest ${percent(Math.min(...shares))}`,
+    met === rows.length,
+    shares.every(Number.isFinite),
+  );
 }
 
 function printShapes(title: string, rows: readonly PeerRow[]): void {
-  const cells = rows.map((r) => [r.name, figure(r.oursValue), percent(r.shareOfPeak ?? NaN), r.peer, figure(r.peerValue), ratioText(r.ratio)]);
-  console.log(`\n${title}\n${formatTable(['shape (M x K x N)', 'ours GFLOP/s', 'of peak', 'peer', 'GFLOP/s', 'ratio'], cells, [0, 3])}\n`);
+  const cells = rows.map((r) => [
+    r.name,
+    figure(r.oursValue),
+    percent(r.shareOfPeak ?? NaN),
+    r.peer,
+    figure(r.peerValue),
+    ratioText(r.ratio),
+  ]);
+  console.log(
+    `\n${title}\n${formatTable(['shape (M x K x N)', 'ours GFLOP/s', 'of peak', 'peer', 'GFLOP/s', 'ratio'], cells, [0, 3])}\n`,
+  );
 }
 
 /** GEMM: a row per precision, thread count and question; `details` gets every shape. */
@@ -112,8 +170,13 @@ export async function* gemmRows(context: PeersContext, details: PeerRow[]): Asyn
         }
         printShapes(`GEMM ${form}, ${threads} thread${threads > 1 ? 's' : ''}`, [...main, ...quantised]);
         details.push(...main, ...quantised);
-        summaries.push(worst(main, `GEMM ${form}, ${threads} thread${threads > 1 ? 's' : ''}`, [peakVerdict(main, PEAK_TARGET[form])]));
-        if (quantised.length) summaries.push(worst(quantised, `GEMM NF4 against our bf16, ${threads} thread${threads > 1 ? 's' : ''}`, []));
+        summaries.push(
+          worst(main, `GEMM ${form}, ${threads} thread${threads > 1 ? 's' : ''}`, [
+            peakVerdict(main, PEAK_TARGET[form]),
+          ]),
+        );
+        if (quantised.length)
+          summaries.push(worst(quantised, `GEMM NF4 against our bf16, ${threads} thread${threads > 1 ? 's' : ''}`, []));
       }
       return summaries;
     });
@@ -132,7 +195,8 @@ export async function* attentionRows(context: PeersContext, details: PeerRow[]):
     const summaries: PeerRow[] = [];
     for (const form of ['bf16', 'f32'] as const) {
       const rows: PeerRow[] = [];
-      for (const c of attentionCases(form).slice(0, context.quick ? 1 : undefined)) rows.push((await shapeRows(sides, c, context.threads, context, null)).main);
+      for (const c of attentionCases(form).slice(0, context.quick ? 1 : undefined))
+        rows.push((await shapeRows(sides, c, context.threads, context, null)).main);
       printShapes(`attention ${form}, ${context.threads} threads`, rows);
       details.push(...rows);
       summaries.push(worst(rows, `attention forward + backward ${form}`, []));

@@ -31,12 +31,17 @@ async function main(): Promise<void> {
   const sequence = context.getSequence();
   let seed = 1;
   // Ids 0 and 1 may be special in a made-up vocabulary.
-  const prompt = (length: number): number[] => Array.from({ length }, () => 2 + ((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) % (vocabulary - 2)));
+  const prompt = (length: number): number[] =>
+    Array.from({ length }, () => 2 + ((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) % (vocabulary - 2)));
   await serve({}, async (request) => {
     await sequence.clearHistory();
     if (typeof request.prefill === 'number') {
       const tokens = prompt(request.prefill);
-      return { samples: [await timed(() => sequence.evaluateWithoutGeneratingNewTokens(tokens))], tokens: request.prefill, peakBytes: peakResidentBytes() };
+      return {
+        samples: [await timed(() => sequence.evaluateWithoutGeneratingNewTokens(tokens))],
+        tokens: request.prefill,
+        peakBytes: peakResidentBytes(),
+      };
     }
     const stream = sequence.evaluate(prompt(request.prompt as number), { temperature: 0, yieldEogToken: true });
     await stream.next();

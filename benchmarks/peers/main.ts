@@ -48,12 +48,20 @@ function rowsOf(group: Group, context: PeersContext, details: PeerRow[]): AsyncG
 }
 
 function printTable(rows: readonly PeerRow[]): void {
-  const memory = (r: PeerRow): string => (r.oursPeakRssBytes === null ? '' : `${mebibytes(r.oursPeakRssBytes)} / ${mebibytes(r.peerPeakRssBytes ?? NaN)}`);
+  const memory = (r: PeerRow): string =>
+    r.oursPeakRssBytes === null ? '' : `${mebibytes(r.oursPeakRssBytes)} / ${mebibytes(r.peerPeakRssBytes ?? NaN)}`;
   const cells = rows.map((r) => [
-    r.name, `${figure(r.oursValue)} ${r.unit}`, r.peer ? `${figure(r.peerValue)} ${r.peer}` : '', r.peer ? ratioText(r.ratio) : '',
-    r.shareOfPeak === null ? '' : percent(r.shareOfPeak), memory(r), verdictText(r.verdicts),
+    r.name,
+    `${figure(r.oursValue)} ${r.unit}`,
+    r.peer ? `${figure(r.peerValue)} ${r.peer}` : '',
+    r.peer ? ratioText(r.ratio) : '',
+    r.shareOfPeak === null ? '' : percent(r.shareOfPeak),
+    memory(r),
+    verdictText(r.verdicts),
   ]);
-  console.log(`\n${formatTable(['comparison', 'ours', 'peer', 'ratio, spread, pairs', 'of peak', 'peak RSS MiB', 'target'], cells, [0, 6])}`);
+  console.log(
+    `\n${formatTable(['comparison', 'ours', 'peer', 'ratio, spread, pairs', 'of peak', 'peak RSS MiB', 'target'], cells, [0, 6])}`,
+  );
 }
 
 /** The last record of every row name, in the order of the groups. */
@@ -75,20 +83,41 @@ function drawChart(saved: boolean, rows: readonly PeerRow[], machine: MachineRec
   const stem = saved ? join(RESULTS, 'peers') : join(ROOT, 'build', 'bench', 'peers-quick');
   mkdirSync(join(stem, '..'), { recursive: true });
   const { torch = '?', transformers = '?', peft = '?' } = machine.versions;
-  writePeersChart(stem, shown, `${machine.cpu}, ${machine.cores} cores; torch ${torch}, transformers ${transformers}, peft ${peft}; ${machine.date.slice(0, 10)}; median of interleaved pairs`);
+  writePeersChart(
+    stem,
+    shown,
+    `${machine.cpu}, ${machine.cores} cores; torch ${torch}, transformers ${transformers}, peft ${peft}; ${machine.date.slice(0, 10)}; median of interleaved pairs`,
+  );
   console.log(`chart: ${relative(ROOT, stem)}.svg and .png`);
 }
 
 runMain(async () => {
-  const flags = parseFlags('npm run bench:peers --', 'this engine beside torch, OpenBLAS and llama.cpp on the same cores', FLAGS, process.argv.slice(2));
+  const flags = parseFlags(
+    'npm run bench:peers --',
+    'this engine beside torch, OpenBLAS and llama.cpp on the same cores',
+    FLAGS,
+    process.argv.slice(2),
+  );
   const quick = flags.quick !== undefined;
   const save = !quick && flags['no-save'] === undefined;
   const groups = listFlag(flags, 'rows', GROUPS, GROUPS);
   const python = pythonEnvironment();
   const llama = groups.includes('generate') ? llamaPackage() : null;
-  const machine = describeMachine({ ...python.versions, ...(llama ? { 'node-llama-cpp': llama.version } : {}), tcmalloc: python.tcmalloc ? 'preloaded' : 'none' });
+  const machine = describeMachine({
+    ...python.versions,
+    ...(llama ? { 'node-llama-cpp': llama.version } : {}),
+    tcmalloc: python.tcmalloc ? 'preloaded' : 'none',
+  });
   console.log(machineLine(machine));
-  const context: PeersContext = { python, llama, peak: new MachinePeak(), threads: numberFlag(flags, 'threads', 2), rounds: numberFlag(flags, 'rounds', quick ? 2 : 10), quick, scratch: makeScratch() };
+  const context: PeersContext = {
+    python,
+    llama,
+    peak: new MachinePeak(),
+    threads: numberFlag(flags, 'threads', 2),
+    rounds: numberFlag(flags, 'rounds', quick ? 2 : 10),
+    quick,
+    scratch: makeScratch(),
+  };
   const all: PeerRow[] = [];
   try {
     for (const group of groups) {
@@ -96,11 +125,18 @@ runMain(async () => {
       const details: PeerRow[] = [];
       for await (const row of rowsOf(group, context, details)) {
         rows.push(row);
-        console.log(`${row.name}: ${figure(row.oursValue)} ${row.unit}${row.peer ? `, ${row.peer} ${figure(row.peerValue)}: ${ratioText(row.ratio)}` : ''} (${row.note})`);
+        console.log(
+          `${row.name}: ${figure(row.oursValue)} ${row.unit}${row.peer ? `, ${row.peer} ${figure(row.peerValue)}: ${ratioText(row.ratio)}` : ''} (${row.note})`,
+        );
       }
       all.push(...rows);
       const records = [...rows, ...details.map((d) => ({ ...d, detail: true }))];
-      appendResults('peers', machine, records.map((r) => ({ ...r, machinePeak: context.peak.describe() })), save);
+      appendResults(
+        'peers',
+        machine,
+        records.map((r) => ({ ...r, machinePeak: context.peak.describe() })),
+        save,
+      );
     }
   } finally {
     removeScratch(context.scratch);

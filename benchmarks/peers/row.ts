@@ -2,9 +2,21 @@
 import type { Interleaved, Rate, Ratio } from '../harness/interleave';
 import { figure } from '../harness/table';
 
-export type Group = 'lora' | 'lora-checkpoint' | 'lora-f32' | 'tinyllama' | 'gpt2' | 'gemm' | 'attention' | 'generate' | 'start' | 'plan';
+export type Group =
+  'lora' | 'lora-checkpoint' | 'lora-f32' | 'tinyllama' | 'gpt2' | 'gemm' | 'attention' | 'generate' | 'start' | 'plan';
 
-export const GROUPS: readonly Group[] = ['lora', 'lora-checkpoint', 'lora-f32', 'tinyllama', 'gpt2', 'gemm', 'attention', 'generate', 'start', 'plan'];
+export const GROUPS: readonly Group[] = [
+  'lora',
+  'lora-checkpoint',
+  'lora-f32',
+  'tinyllama',
+  'gpt2',
+  'gemm',
+  'attention',
+  'generate',
+  'start',
+  'plan',
+];
 
 /** One condition of a target. `met` null: could not be judged (disturbed, or a side is missing). */
 export interface Verdict {
@@ -56,20 +68,28 @@ export function ratioText(r: Ratio): string {
 }
 
 export function verdictText(verdicts: readonly Verdict[]): string {
-  return verdicts.map((v) => `${v.target}: ${v.met === null ? 'not judged' : v.met ? 'met' : 'MISSED'} (${v.measured})`).join('; ');
+  return verdicts
+    .map((v) => `${v.target}: ${v.met === null ? 'not judged' : v.met ? 'met' : 'MISSED'} (${v.measured})`)
+    .join('; ');
 }
 
 /** A row out of two contenders of one interleaved run. */
 export function pairRow(
   run: Interleaved,
-  fields: Pick<PeerRow, 'group' | 'name' | 'ours' | 'peer' | 'unit' | 'targetRatio'> & Partial<PeerRow> & { memory?: { ours: number; peer: number } },
+  fields: Pick<PeerRow, 'group' | 'name' | 'ours' | 'peer' | 'unit' | 'targetRatio'> &
+    Partial<PeerRow> & { memory?: { ours: number; peer: number } },
 ): PeerRow {
   const { memory, ...rest } = fields;
   const [ours, peer]: Rate[] = [run.rate(fields.ours), run.rate(fields.peer)];
   const ratio = run.ratio(fields.ours, fields.peer);
   return {
-    bench: 'peers', oursValue: ours.median, peerValue: peer.median, ratio, shareOfPeak: null,
-    oursPeakRssBytes: memory?.ours ?? null, peerPeakRssBytes: memory?.peer ?? null,
+    bench: 'peers',
+    oursValue: ours.median,
+    peerValue: peer.median,
+    ratio,
+    shareOfPeak: null,
+    oursPeakRssBytes: memory?.ours ?? null,
+    peerPeakRssBytes: memory?.peer ?? null,
     verdicts: fields.targetRatio === null ? [] : [ratioVerdict(ratio, fields.targetRatio)],
     note: `CPU/wall ${figure(ours.cpuPerWall)} and ${figure(peer.cpuPerWall)}`,
     rounds: run.rounds,

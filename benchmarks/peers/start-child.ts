@@ -15,7 +15,19 @@ async function main(): Promise<void> {
   const doneAt = Date.now();
   const { user, system } = process.cpuUsage();
   const { describeMs, compileMs, loadMs } = training;
-  await serve({ importedAt: imported, begunAt, doneAt, describeMs, compileMs, loadMs, cpuMs: (user + system) / 1e3, peakBytes: peakResidentBytes() }, () => Promise.resolve({}));
+  await serve(
+    {
+      importedAt: imported,
+      begunAt,
+      doneAt,
+      describeMs,
+      compileMs,
+      loadMs,
+      cpuMs: (user + system) / 1e3,
+      peakBytes: peakResidentBytes(),
+    },
+    () => Promise.resolve({}),
+  );
   await training.model.close();
 }
 

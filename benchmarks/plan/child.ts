@@ -32,7 +32,8 @@ function once(run: PlanRun): PlanTimes {
   const start = performance.now();
   const model = AutoModelForCausalLM.fromConfig(shapeConfig(run.shape, run.layers), {
     dtype: run.base === 'f32' ? 'f32' : 'bf16',
-    quantizationConfig: run.base === 'nf4' ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4' }) : undefined,
+    quantizationConfig:
+      run.base === 'nf4' ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4' }) : undefined,
   });
   model.addAdapter(new LoraConfig({ r: LORA_RANK, loraAlpha: LORA_RANK, targetModules: SEVEN_MODULES }));
   const described = performance.now();
@@ -72,7 +73,9 @@ async function main(): Promise<void> {
   const cold = once(run);
   const { user, system } = process.cpuUsage(cpu);
   const warm = Array.from({ length: run.repeats }, () => once(run));
-  await serve({ cold, coldCpuMs: (user + system) / 1e3, warm, peakBytes: peakResidentBytes() }, () => Promise.resolve({}));
+  await serve({ cold, coldCpuMs: (user + system) / 1e3, warm, peakBytes: peakResidentBytes() }, () =>
+    Promise.resolve({}),
+  );
 }
 
 void main();

@@ -8,7 +8,9 @@ export interface HotSpot {
   readonly totalMs: number;
 }
 
-const fileOf = (url: string): string => /\/(src\/.+|benchmarks\/.+)\.js$/.exec(url)?.[1] ?? (url.startsWith('node:') ? 'node' : url === '' ? '(engine)' : 'other');
+const fileOf = (url: string): string =>
+  /\/(src\/.+|benchmarks\/.+)\.js$/.exec(url)?.[1] ??
+  (url.startsWith('node:') ? 'node' : url === '' ? '(engine)' : 'other');
 
 /** The heaviest files by inclusive time and functions by self time. */
 export function hotSpots(profile: Profiler.Profile): { files: HotSpot[]; functions: HotSpot[] } {
@@ -36,7 +38,13 @@ export function hotSpots(profile: Profiler.Profile): { files: HotSpot[]; functio
   };
   visit(profile.nodes[0].id, new Set());
   return {
-    files: [...files].map(([what, t]) => ({ what, ...t })).filter((f) => f.what.startsWith('src/')).sort((a, b) => b.totalMs - a.totalMs),
-    functions: [...functions].map(([what, selfMs]) => ({ what, selfMs, totalMs: 0 })).filter((f) => !/^\((root|idle|program)\)/.test(f.what)).sort((a, b) => b.selfMs - a.selfMs),
+    files: [...files]
+      .map(([what, t]) => ({ what, ...t }))
+      .filter((f) => f.what.startsWith('src/'))
+      .sort((a, b) => b.totalMs - a.totalMs),
+    functions: [...functions]
+      .map(([what, selfMs]) => ({ what, selfMs, totalMs: 0 }))
+      .filter((f) => !/^\((root|idle|program)\)/.test(f.what))
+      .sort((a, b) => b.selfMs - a.selfMs),
   };
 }

@@ -40,7 +40,10 @@ export async function measurePlan(run: PlanRun, processes: number): Promise<Plan
   const cpu: number[] = [];
   let peakRssBytes = 0;
   for (let i = 0; i < processes; i++) {
-    const worker = nodeWorker(`plan ${run.layers} layers`, 'benchmarks/plan/child.ts', { ...run, repeats: i === 0 ? run.repeats : 0 });
+    const worker = nodeWorker(`plan ${run.layers} layers`, 'benchmarks/plan/child.ts', {
+      ...run,
+      repeats: i === 0 ? run.repeats : 0,
+    });
     const ready = await worker.ready;
     await worker.close();
     cold.push(ready.cold as PlanTimes);
@@ -50,7 +53,16 @@ export async function measurePlan(run: PlanRun, processes: number): Promise<Plan
   }
   const each = cold.map(totalMs);
   const middle = cold.find((t) => totalMs(t) >= median(each))!;
-  return { bench: 'plan', run, cold: middle, coldMs: median(each), coldMsEach: each, coldCpuMs: median(cpu), warmMs: median(warm.map(totalMs)), peakRssBytes };
+  return {
+    bench: 'plan',
+    run,
+    cold: middle,
+    coldMs: median(each),
+    coldMsEach: each,
+    coldCpuMs: median(cpu),
+    warmMs: median(warm.map(totalMs)),
+    peakRssBytes,
+  };
 }
 
 async function printHotSpots(run: PlanRun): Promise<void> {
@@ -58,8 +70,11 @@ async function printHotSpots(run: PlanRun): Promise<void> {
   const { profile } = await worker.ready;
   await worker.close();
   const { files, functions } = hotSpots(profile as Profiler.Profile);
-  const cells = (list: typeof files, rows: number): string[][] => list.slice(0, rows).map((s) => [s.what, figure(s.selfMs), s.totalMs ? figure(s.totalMs) : '']);
-  console.log(`\n${formatTable(['file', 'self ms', 'with callees'], cells(files, 20))}\n\n${formatTable(['function', 'self ms', ''], cells(functions, 20))}\n`);
+  const cells = (list: typeof files, rows: number): string[][] =>
+    list.slice(0, rows).map((s) => [s.what, figure(s.selfMs), s.totalMs ? figure(s.totalMs) : '']);
+  console.log(
+    `\n${formatTable(['file', 'self ms', 'with callees'], cells(files, 20))}\n\n${formatTable(['function', 'self ms', ''], cells(functions, 20))}\n`,
+  );
 }
 
 const FLAGS = {
@@ -73,7 +88,12 @@ const FLAGS = {
 } as const;
 
 async function main(): Promise<void> {
-  const flags = parseFlags('npm run bench:plan --', 'time from config.json to programs and a memory plan', FLAGS, process.argv.slice(2));
+  const flags = parseFlags(
+    'npm run bench:plan --',
+    'time from config.json to programs and a memory plan',
+    FLAGS,
+    process.argv.slice(2),
+  );
   const quick = flags.quick !== undefined;
   const [shape] = listFlag(flags, 'shape', MODEL_SHAPES, ['smollm2-135m']);
   const [base] = listFlag(flags, 'base', ['bf16', 'nf4', 'f32'] as const, ['nf4']);
@@ -83,16 +103,43 @@ async function main(): Promise<void> {
   const all: PlanFigures[] = [];
   for (const text of (flags.layers ?? '30,80').split(',')) {
     const layers = numberFlag({ layers: text }, 'layers', 30);
-    const run: PlanRun = { shape, base, train: 'lora', checkpoint, batch: 2, length: 512, threads: 2, layers, repeats: quick ? 1 : 5, profile: false };
+    const run: PlanRun = {
+      shape,
+      base,
+      train: 'lora',
+      checkpoint,
+      batch: 2,
+      length: 512,
+      threads: 2,
+      layers,
+      repeats: quick ? 1 : 5,
+      profile: false,
+    };
     all.push(await measurePlan(run, quick ? 1 : 5));
     if (flags.profile !== undefined) await printHotSpots(run);
   }
   const rows = all.map(({ run, cold, coldMs, coldCpuMs, warmMs }) => {
     const target = PLAN_TARGET_MS[run.layers];
     const verdict = target === undefined ? '' : `${target} ms ${coldMs <= target ? 'met' : 'MISSED'}`;
-    return [`${runName(run)}, ${run.layers} layers`, figure(coldMs), figure(coldCpuMs), figure(cold.describeMs), figure(cold.compileMs), figure(cold.planMs), figure(warmMs), String(cold.nodes), mebibytes(cold.programBytes), verdict];
+    return [
+      `${runName(run)}, ${run.layers} layers`,
+      figure(coldMs),
+      figure(coldCpuMs),
+      figure(cold.describeMs),
+      figure(cold.compileMs),
+      figure(cold.planMs),
+      figure(warmMs),
+      String(cold.nodes),
+      mebibytes(cold.programBytes),
+      verdict,
+    ];
   });
-  console.log(formatTable(['run', 'ms', 'CPU ms', 'describe', 'compile', 'plan', 'warm ms', 'nodes', 'program MiB', 'target'], rows));
+  console.log(
+    formatTable(
+      ['run', 'ms', 'CPU ms', 'describe', 'compile', 'plan', 'warm ms', 'nodes', 'program MiB', 'target'],
+      rows,
+    ),
+  );
   appendResults('plan', machine, all, !quick && flags['no-save'] === undefined);
 }
 

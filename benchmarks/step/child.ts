@@ -12,8 +12,13 @@ async function main(): Promise<void> {
   const training = await prepareTraining(run);
   const { session, plan, describeMs, compileMs, loadMs, flopsPerStep, runner } = training;
   const ready = {
-    describeMs, compileMs, loadMs, flopsPerStep,
-    plannedPeakBytes: plan.peakBytes, byClass: plan.byClass, parameters: parameterCounts(training.model),
+    describeMs,
+    compileMs,
+    loadMs,
+    flopsPerStep,
+    plannedPeakBytes: plan.peakBytes,
+    byClass: plan.byClass,
+    parameters: parameterCounts(training.model),
     nodes: runner.programs().reduce((n, p) => n + p.nodes.length, 0),
   };
   await serve(ready, async (request) => {
@@ -26,9 +31,16 @@ async function main(): Promise<void> {
     }
     const samples = [];
     let loss = NaN;
-    for (let i = 0; i < (request.run as number); i++) samples.push(await timed(async () => void (loss = await training.step())));
+    for (let i = 0; i < (request.run as number); i++)
+      samples.push(await timed(async () => void (loss = await training.step())));
     const stats = session.stats();
-    return { samples, loss, peakBytes: peakResidentBytes(), arenaHighWaterBytes: stats.arenaHighWaterBytes, arenaBytes: stats.arenaBytes };
+    return {
+      samples,
+      loss,
+      peakBytes: peakResidentBytes(),
+      arenaHighWaterBytes: stats.arenaHighWaterBytes,
+      arenaBytes: stats.arenaBytes,
+    };
   });
   await training.model.close();
 }

@@ -24,7 +24,10 @@ const FLAGS = {
   checkpoint: { value: 'LIST', help: 'of none, smart, block (default none,smart)' },
   full: { help: 'train all weights instead of LoRA r 16 on seven modules' },
   batch: { value: 'BxL', help: 'documents x tokens (default 2x512)' },
-  steps: { value: 'N', help: 'undisturbed steps wanted per configuration (default 8; at most three times as many are run)' },
+  steps: {
+    value: 'N',
+    help: 'undisturbed steps wanted per configuration (default 8; at most three times as many are run)',
+  },
   profile: { help: 'print the time per op of two further steps' },
   'no-save': { help: 'do not append to benchmarks/results/' },
 } as const;
@@ -48,7 +51,12 @@ export interface StepFigures {
 }
 
 /** Steps until `wanted` were undisturbed, or three times as many were run. */
-async function measure(run: TrainingRun, wanted: number, peak: MachinePeak, profile: boolean): Promise<{ figures: StepFigures; profile: ProfileEntry[] }> {
+async function measure(
+  run: TrainingRun,
+  wanted: number,
+  peak: MachinePeak,
+  profile: boolean,
+): Promise<{ figures: StepFigures; profile: ProfileEntry[] }> {
   const worker = nodeWorker(runName(run), 'benchmarks/step/child.ts', run);
   try {
     const ready = await worker.ready;
@@ -66,11 +74,20 @@ async function measure(run: TrainingRun, wanted: number, peak: MachinePeak, prof
     const tokens = run.batch * run.length;
     const gflops = (ready.flopsPerStep as number) / s.medianMs / 1e6;
     const figures: StepFigures = {
-      bench: 'step', name: runName(run), run,
-      tokensPerSecond: tokens / (s.medianMs / 1e3), bestTokensPerSecond: tokens / (s.bestMs / 1e3),
-      gflops, peakGflops, shareOfPeak: peak.share(gflops, precision, run.threads),
-      peakRssBytes: last.peakBytes as number, plannedPeakBytes: ready.plannedPeakBytes as number,
-      compileMs: ready.compileMs as number, loadMs: ready.loadMs as number, samples, quiet: s.quiet,
+      bench: 'step',
+      name: runName(run),
+      run,
+      tokensPerSecond: tokens / (s.medianMs / 1e3),
+      bestTokensPerSecond: tokens / (s.bestMs / 1e3),
+      gflops,
+      peakGflops,
+      shareOfPeak: peak.share(gflops, precision, run.threads),
+      peakRssBytes: last.peakBytes as number,
+      plannedPeakBytes: ready.plannedPeakBytes as number,
+      compileMs: ready.compileMs as number,
+      loadMs: ready.loadMs as number,
+      samples,
+      quiet: s.quiet,
     };
     const entries = profile ? ((await worker.request({ profile: 2 })).profile as ProfileEntry[]) : [];
     return { figures, profile: entries };
@@ -82,16 +99,29 @@ async function measure(run: TrainingRun, wanted: number, peak: MachinePeak, prof
 function row(f: StepFigures): string[] {
   const s = summarize(f.samples, f.run.threads);
   return [
-    f.name, figure(f.tokensPerSecond), figure(f.bestTokensPerSecond), figure(f.gflops), percent(f.shareOfPeak),
-    mebibytes(f.peakRssBytes), mebibytes(f.plannedPeakBytes), figure(s.cpuPerWall), quietNote(s),
+    f.name,
+    figure(f.tokensPerSecond),
+    figure(f.bestTokensPerSecond),
+    figure(f.gflops),
+    percent(f.shareOfPeak),
+    mebibytes(f.peakRssBytes),
+    mebibytes(f.plannedPeakBytes),
+    figure(s.cpuPerWall),
+    quietNote(s),
   ];
 }
 
 runMain(async () => {
-  const flags = parseFlags('npm run bench --', 'training steps of this engine against the machine’s peak', FLAGS, process.argv.slice(2));
+  const flags = parseFlags(
+    'npm run bench --',
+    'training steps of this engine against the machine’s peak',
+    FLAGS,
+    process.argv.slice(2),
+  );
   const quick = flags.quick !== undefined;
   const [, batch, length] = /^(\d+)x(\d+)$/.exec(flags.batch ?? (quick ? '1x64' : '2x512')) ?? [];
-  if (!batch) throw new LatheError('ERR_CONFIG', `--batch expected documents x tokens like 2x512, received '${flags.batch}'`);
+  if (!batch)
+    throw new LatheError('ERR_CONFIG', `--batch expected documents x tokens like 2x512, received '${flags.batch}'`);
   const threads = numberFlag(flags, 'threads', 2);
   const wanted = numberFlag(flags, 'steps', quick ? 2 : 8);
   const peak = new MachinePeak();
@@ -101,15 +131,40 @@ runMain(async () => {
   for (const shape of listFlag(flags, 'shapes', MODEL_SHAPES, ['smollm2-135m'])) {
     for (const base of listFlag(flags, 'bases', ['nf4', 'bf16', 'f32'] as const, ['nf4', 'bf16'])) {
       for (const checkpoint of listFlag(flags, 'checkpoint', ['none', 'smart', 'block'] as const, ['none', 'smart'])) {
-        const run: TrainingRun = { shape, base, train: flags.full ? 'full' : 'lora', checkpoint, batch: Number(batch), length: Number(length), threads };
+        const run: TrainingRun = {
+          shape,
+          base,
+          train: flags.full ? 'full' : 'lora',
+          checkpoint,
+          batch: Number(batch),
+          length: Number(length),
+          threads,
+        };
         const { figures, profile } = await measure(run, wanted, peak, flags.profile !== undefined);
         all.push(figures);
-        console.log(`${figures.name}: ${figure(figures.tokensPerSecond)} tokens/s, ${percent(figures.shareOfPeak)} of peak, ${mebibytes(figures.peakRssBytes)} MiB`);
+        console.log(
+          `${figures.name}: ${figure(figures.tokensPerSecond)} tokens/s, ${percent(figures.shareOfPeak)} of peak, ${mebibytes(figures.peakRssBytes)} MiB`,
+        );
         if (profile.length) console.log(`\n${printProfile(profile, figures.peakGflops)}\n`);
       }
     }
   }
-  const header = ['configuration', 'tokens/s', 'best', 'GFLOP/s', 'of peak', 'RSS MiB', 'plan MiB', 'CPU/wall', 'steps'];
+  const header = [
+    'configuration',
+    'tokens/s',
+    'best',
+    'GFLOP/s',
+    'of peak',
+    'RSS MiB',
+    'plan MiB',
+    'CPU/wall',
+    'steps',
+  ];
   console.log(`\n${formatTable(header, all.map(row))}\n${peak.line()}`);
-  appendResults('step', machine, all.map((f) => ({ ...f, machinePeak: peak.describe() })), !quick && flags['no-save'] === undefined);
+  appendResults(
+    'step',
+    machine,
+    all.map((f) => ({ ...f, machinePeak: peak.describe() })),
+    !quick && flags['no-save'] === undefined,
+  );
 });

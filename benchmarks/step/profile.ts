@@ -19,8 +19,16 @@ export interface ProfileEntry {
 const placeOf = (where: string): string => where.replace(/\.\d+(?=\.|$)/g, '.*').replace(/^model\.layers\.\*\.?/, '*.');
 
 /** Sums the session's rows of `steps` steps; `programs` give the work of each node. */
-export function profileEntries(rows: readonly ProfileRow[], programs: readonly Program[], run: { batch: number; length: number }, steps: number): ProfileEntry[] {
-  const entries = new Map<string, { op: string; place: string; calls: number; ms: number; flops: number; bytes: number }>();
+export function profileEntries(
+  rows: readonly ProfileRow[],
+  programs: readonly Program[],
+  run: { batch: number; length: number },
+  steps: number,
+): ProfileEntry[] {
+  const entries = new Map<
+    string,
+    { op: string; place: string; calls: number; ms: number; flops: number; bytes: number }
+  >();
   const entry = (op: string, where: string): { calls: number; ms: number; flops: number; bytes: number } => {
     const place = placeOf(where);
     const key = `${op} ${place}`;
@@ -37,7 +45,10 @@ export function profileEntries(rows: readonly ProfileRow[], programs: readonly P
     for (const node of program.nodes) {
       const e = entry(node.op!.name, node.where);
       e.flops += nodeFlops(node, run);
-      e.bytes += node.op!.cost(node.inputs.map((t) => t.type), node.attributes).bytes;
+      e.bytes += node.op!.cost(
+        node.inputs.map((t) => t.type),
+        node.attributes,
+      ).bytes;
     }
   }
   return [...entries.values()].filter((e) => e.calls > 0).sort((a, b) => b.ms - a.ms);
@@ -49,12 +60,27 @@ export function printProfile(entries: readonly ProfileEntry[], peak: number, lim
   const byOp = new Map<string, ProfileEntry>();
   for (const e of entries) {
     const known = byOp.get(e.op) ?? { op: e.op, place: '', calls: 0, ms: 0, flops: 0, bytes: 0 };
-    byOp.set(e.op, { ...known, calls: known.calls + e.calls, ms: known.ms + e.ms, flops: known.flops + e.flops, bytes: known.bytes + e.bytes });
+    byOp.set(e.op, {
+      ...known,
+      calls: known.calls + e.calls,
+      ms: known.ms + e.ms,
+      flops: known.flops + e.flops,
+      bytes: known.bytes + e.bytes,
+    });
   }
   const header = ['op', 'place', 'calls', 'ms/step', 'share', 'GFLOP/s', 'of peak', 'GB/s'];
   const cells = (e: ProfileEntry): string[] => {
     const rate = e.flops / e.ms / 1e6;
-    return [e.op, e.place, figure(e.calls), figure(e.ms), percent(e.ms / total), figure(rate), percent(rate / peak), figure(e.bytes / e.ms / 1e6)];
+    return [
+      e.op,
+      e.place,
+      figure(e.calls),
+      figure(e.ms),
+      percent(e.ms / total),
+      figure(rate),
+      percent(rate / peak),
+      figure(e.bytes / e.ms / 1e6),
+    ];
   };
   const ops = [...byOp.values()].sort((a, b) => b.ms - a.ms);
   const rest = entries.slice(limit).reduce((sum, e) => sum + e.ms, 0);

@@ -5,7 +5,13 @@ import { knownConfig } from '../../src/models/known-configs';
 
 export type ModelShape = 'smollm2-135m' | 'smollm2-360m' | 'tinyllama-1.1b' | 'gpt2-124m' | 'tiny';
 
-export const MODEL_SHAPES: readonly ModelShape[] = ['smollm2-135m', 'smollm2-360m', 'tinyllama-1.1b', 'gpt2-124m', 'tiny'];
+export const MODEL_SHAPES: readonly ModelShape[] = [
+  'smollm2-135m',
+  'smollm2-360m',
+  'tinyllama-1.1b',
+  'gpt2-124m',
+  'tiny',
+];
 
 const HUB: Partial<Record<ModelShape, string>> = {
   'smollm2-135m': 'HuggingFaceTB/SmolLM2-135M',
@@ -15,16 +21,40 @@ const HUB: Partial<Record<ModelShape, string>> = {
 
 /** As published, with dropout off: attention dropout is not the same computation in both programs. */
 const GPT2: RawConfig = {
-  architectures: ['GPT2LMHeadModel'], model_type: 'gpt2', vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12,
-  activation_function: 'gelu_new', layer_norm_epsilon: 1e-5, initializer_range: 0.02, embd_pdrop: 0, resid_pdrop: 0, attn_pdrop: 0,
-  bos_token_id: 50256, eos_token_id: 50256, tie_word_embeddings: true,
+  architectures: ['GPT2LMHeadModel'],
+  model_type: 'gpt2',
+  vocab_size: 50257,
+  n_positions: 1024,
+  n_embd: 768,
+  n_layer: 12,
+  n_head: 12,
+  activation_function: 'gelu_new',
+  layer_norm_epsilon: 1e-5,
+  initializer_range: 0.02,
+  embd_pdrop: 0,
+  resid_pdrop: 0,
+  attn_pdrop: 0,
+  bos_token_id: 50256,
+  eos_token_id: 50256,
+  tie_word_embeddings: true,
 };
 
 /** For trying the commands out; its figures mean nothing. */
 const TINY: RawConfig = {
-  architectures: ['LlamaForCausalLM'], model_type: 'llama', hidden_act: 'silu', vocab_size: 1024, hidden_size: 128, intermediate_size: 256,
-  num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 2048, rms_norm_eps: 1e-5,
-  bos_token_id: 0, eos_token_id: 0, tie_word_embeddings: true,
+  architectures: ['LlamaForCausalLM'],
+  model_type: 'llama',
+  hidden_act: 'silu',
+  vocab_size: 1024,
+  hidden_size: 128,
+  intermediate_size: 256,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  max_position_embeddings: 2048,
+  rms_norm_eps: 1e-5,
+  bos_token_id: 0,
+  eos_token_id: 0,
+  tie_word_embeddings: true,
 };
 
 /** config.json of a shape; `layers` replaces its depth. */
@@ -32,7 +62,9 @@ export function shapeConfig(shape: ModelShape, layers?: number): RawConfig {
   const name = HUB[shape];
   const config = shape === 'tiny' ? TINY : shape === 'gpt2-124m' ? GPT2 : knownConfig(name!);
   if (!config) throw new LatheError('ERR_CONFIG', `the config of '${name}' is not bundled`);
-  return layers === undefined ? config : { ...config, [config.model_type === 'gpt2' ? 'n_layer' : 'num_hidden_layers']: layers };
+  return layers === undefined
+    ? config
+    : { ...config, [config.model_type === 'gpt2' ? 'n_layer' : 'num_hidden_layers']: layers };
 }
 
 /** One training configuration. */

@@ -37,11 +37,14 @@ async function describeModel(run: TrainingRun): Promise<PreTrainedModel> {
   const options = {
     dtype: run.base === 'f32' ? ('f32' as const) : ('bf16' as const),
     weightDtype: run.train === 'full' ? ('f32' as const) : undefined,
-    quantizationConfig: run.base === 'nf4' ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4' }) : undefined,
+    quantizationConfig:
+      run.base === 'nf4' ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4' }) : undefined,
     threads: run.threads,
     seed: SEED,
   };
-  const model = run.weights ? await AutoModelForCausalLM.fromPretrained(run.weights, options) : AutoModelForCausalLM.fromConfig(shapeConfig(run.shape), options);
+  const model = run.weights
+    ? await AutoModelForCausalLM.fromPretrained(run.weights, options)
+    : AutoModelForCausalLM.fromConfig(shapeConfig(run.shape), options);
   if (run.train === 'full') model.trainAll();
   else model.addAdapter(new LoraConfig({ r: LORA_RANK, loraAlpha: LORA_RANK, targetModules: SEVEN_MODULES }));
   return model;
@@ -118,7 +121,10 @@ function randomBatch(run: TrainingRun, vocabulary: number): Batch {
  * one of all tokens; here every document is `length` long.
  */
 export function nodeFlops(node: Node, run: { batch: number; length: number }): number {
-  const { flops } = node.op!.cost(node.inputs.map((t) => t.type), node.attributes);
+  const { flops } = node.op!.cost(
+    node.inputs.map((t) => t.type),
+    node.attributes,
+  );
   if (!/^attention(_grad)?$/.test(node.op!.name)) return flops;
   const tokens = run.batch * run.length;
   return flops * ((run.batch * (run.length * (run.length + 1))) / (tokens * (tokens + 1)));
@@ -130,6 +136,7 @@ export function programFlops(program: Program, run: { batch: number; length: num
 
 /** Trainable and all parameters, for the record. */
 export function parameterCounts(model: PreTrainedModel): { trainable: number; all: number } {
-  const count = (list: Iterable<{ shape: readonly number[] }>): number => [...list].reduce((n, p) => n + elementCount(p.shape), 0);
+  const count = (list: Iterable<{ shape: readonly number[] }>): number =>
+    [...list].reduce((n, p) => n + elementCount(p.shape), 0);
   return { trainable: count(model.trainableParameters()), all: count(model.parameters().values()) };
 }

@@ -6,7 +6,11 @@ import { Worker } from '../../../benchmarks/harness/worker';
 import { drawable, peersScene } from '../../../benchmarks/peers/chart';
 import { pairRow, ratioVerdict } from '../../../benchmarks/peers/row';
 
-const slice = (wallMs: number, cpuPerWall: number, work = 1000): Slice => ({ wallMs, cpuMs: wallMs * cpuPerWall, work });
+const slice = (wallMs: number, cpuPerWall: number, work = 1000): Slice => ({
+  wallMs,
+  cpuMs: wallMs * cpuPerWall,
+  work,
+});
 
 /** A contender that gives these slices in turn. */
 function scripted(name: string, slices: readonly Slice[], busy = true): Contender {
@@ -38,9 +42,19 @@ test('a program that waits by itself is compared with its own best share', () =>
 
 test('ratios are taken pair by pair and disturbed pairs are dropped', async () => {
   // The machine halves its speed in the second round: the ratio stays. The third is disturbed on one side.
-  const run = new Interleaved([scripted('ours', [slice(10, 2), slice(20, 2), slice(10, 2)]), scripted('peer', [slice(15, 2), slice(30, 2), slice(90, 1)])]);
+  const run = new Interleaved([
+    scripted('ours', [slice(10, 2), slice(20, 2), slice(10, 2)]),
+    scripted('peer', [slice(15, 2), slice(30, 2), slice(90, 1)]),
+  ]);
   await run.run(3, 3);
-  expect(run.ratio('ours', 'peer')).toEqual({ median: 1.5, low: 1.5, high: 1.5, pairs: 2, dropped: 1, disturbed: false });
+  expect(run.ratio('ours', 'peer')).toEqual({
+    median: 1.5,
+    low: 1.5,
+    high: 1.5,
+    pairs: 2,
+    dropped: 1,
+    disturbed: false,
+  });
   expect(run.rate('peer')).toMatchObject({ quiet: 2, total: 3, best: 1000 / 0.015 });
 });
 
@@ -52,21 +66,38 @@ test('rounds go on until enough pairs are undisturbed', async () => {
 
 test('the probe drops rounds that a waiting program cannot judge by itself', async () => {
   const probes = [2, 2, 0.9, 2, 2, 2];
-  const run = new Interleaved([scripted('ours', [slice(10, 0.5)], false), scripted('peer', [slice(20, 0.5)], false)], () => probes.shift()!);
+  const run = new Interleaved(
+    [scripted('ours', [slice(10, 0.5)], false), scripted('peer', [slice(20, 0.5)], false)],
+    () => probes.shift()!,
+  );
   await run.run(3, 3);
   expect(run.ratio('ours', 'peer')).toMatchObject({ pairs: 2, dropped: 1, median: 2 });
 });
 
 test('a target is not judged by disturbed pairs', async () => {
   const run = await new Interleaved([scripted('ours', [slice(10, 1)]), scripted('peer', [slice(40, 1)])]).run(2);
-  const row = pairRow(run, { group: 'lora', name: 'a', ours: 'ours', peer: 'peer', unit: 'tokens/s', targetRatio: 1.5 });
+  const row = pairRow(run, {
+    group: 'lora',
+    name: 'a',
+    ours: 'ours',
+    peer: 'peer',
+    unit: 'tokens/s',
+    targetRatio: 1.5,
+  });
   expect(row.verdicts).toEqual([{ target: '>= 1.5x', measured: '4.00x', met: null }]);
   expect(ratioVerdict({ ...row.ratio, disturbed: false }, 5).met).toBe(false);
 });
 
 test('the chart shows every comparison with a peer, and bars stay inside of it', async () => {
   const run = await new Interleaved([scripted('ours', [slice(1, 2)]), scripted('peer', [slice(50, 2)])]).run(2);
-  const row = pairRow(run, { group: 'lora', name: 'far ahead', ours: 'ours', peer: 'peer', unit: 'tokens/s', targetRatio: 1.5 });
+  const row = pairRow(run, {
+    group: 'lora',
+    name: 'far ahead',
+    ours: 'ours',
+    peer: 'peer',
+    unit: 'tokens/s',
+    targetRatio: 1.5,
+  });
   const alone = { ...row, peer: '' };
   expect(drawable([row, alone])).toEqual([row]);
   const scene = peersScene([row, alone], 'somewhere');
@@ -83,7 +114,8 @@ test('an unknown flag is an error that suggests the nearest', () => {
 });
 
 describe('workers', () => {
-  const start = (program: string): Worker => new Worker({ name: 'child', command: process.execPath, args: ['-e', program] });
+  const start = (program: string): Worker =>
+    new Worker({ name: 'child', command: process.execPath, args: ['-e', program] });
   const echo = `console.log('@@ {"up": true}'); require('readline').createInterface(process.stdin).on('line', (l) => console.log('noise\\n@@ ' + (l.includes('bad') ? '{"error": "no such thing"}' : l)))`;
 
   test('answers requests in order, errors included', async () => {
