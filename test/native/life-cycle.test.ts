@@ -46,36 +46,30 @@ test('sessions side by side', async () => {
   await Promise.all(sessions.map((session) => session.close()));
 });
 
-test('the event loop runs on while a long program executes', async () => {
+test('the event loop runs on while long programs execute', async () => {
   const session = Session.create({ threads: 1 });
   const n = 1 << 21;
   const program = session.loadProgram(programBytes(doublingProgram(n, 200)));
   const x = new Float32Array(n);
   let ticks = 0;
-  let worst = 0;
-  let last = performance.now();
-  const timer = setInterval(() => {
-    const now = performance.now();
-    worst = Math.max(worst, now - last);
-    last = now;
-    ticks++;
-  }, 5);
-  const pending = session.run(program, { x });
-  const start = (last = performance.now());
-  await pending;
-  const elapsed = performance.now() - start;
+  const timer = setInterval(() => ticks++, 5);
+  // How long a run takes is the machine's affair; that the timer fires again and again inside single runs is ours.
+  let ticksInside = 0;
+  for (let run = 0; run < 1000 && ticksInside < 20; run++) {
+    const before = ticks;
+    await session.run(program, { x });
+    ticksInside += Math.max(0, ticks - before - 1); // one may have been due already
+  }
   clearInterval(timer);
   await session.close();
-  expect(elapsed).toBeGreaterThan(60); // long enough to mean something
-  expect(ticks).toBeGreaterThan(elapsed / 5 / 4);
-  expect(worst).toBeLessThan(Math.max(100, elapsed / 2));
+  expect(ticksInside).toBeGreaterThanOrEqual(20);
 });
 
 /** Runs a fixture with plain Node; the addon's path and a program's bytes are its arguments. */
-function runFixture(name: string, steps: number, execArgv: string[] = []) {
+function runFixture(name: string, steps: number, execArgv: string[] = [], elements = 1 << 20) {
   const addon = process.env.LATHE_ADDON_PATH ?? path.resolve(__dirname, '../../build/Release/lathe.node');
   const program = path.join(folder, `program-${steps}.bin`);
-  fs.writeFileSync(program, programBytes(doublingProgram(1 << 20, steps)));
+  fs.writeFileSync(program, programBytes(doublingProgram(elements, steps)));
   const script = path.join(__dirname, 'fixtures', name);
   return spawnSync(process.execPath, [...execArgv, script, addon, program], { encoding: 'utf8', timeout: 50_000 });
 }
@@ -115,6 +109,10 @@ test('workers that end in the middle of a run', () => {
       stdout: 'workers gone\nmemory returned\nmain still works\n',
     });
   }
+});
+
+test('workers that end while the promises of many short runs are being settled', () => {
+  expect(runFixture('worker-exit-loop.js', 2, [], 64)).toMatchObject({ ...clean, stdout: 'workers gone\n' });
 });
 
 test('a session that the collector takes in this process too', async () => {
