@@ -1,9 +1,14 @@
 /**
  * The machine's arithmetic peak, measured by peak.cpp, which is compiled on first use into build/bench. Without a
  * compiler there is no peak and the fractions are left out, which is said once.
+ *
+ * A neighbour on the same physical core halves the rate of a thread without any trace in its CPU time, so a low
+ * measurement means little: the best one of this machine is kept in build/bench/peak.json from run to run, and no share
+ * above one is ever quoted.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { ROOT } from './machine';
 import { QUIET_SHARE } from './statistics';
@@ -20,7 +25,7 @@ export interface PeakMeasurement {
 
 /** Best-of figures by precision and thread count, refreshed as a run goes on: a peak is what the machine can do at its best. */
 export class MachinePeak {
-  private readonly best = new Map<string, PeakMeasurement>();
+  private readonly best = readBest();
   private readonly program = compilePeak();
 
   /** GFLOP/s of `threads` threads; NaN without a compiler. Measures for `milliseconds` on each call. */
@@ -29,14 +34,17 @@ export class MachinePeak {
     const text = execFileSync(this.program, [precision, String(threads), String(milliseconds)], { encoding: 'utf8' });
     const now = JSON.parse(text) as PeakMeasurement;
     const key = `${precision} ${threads}`;
-    if (now.gflops > (this.best.get(key)?.gflops ?? 0)) this.best.set(key, now);
+    if (now.gflops > (this.best.get(key)?.gflops ?? 0)) {
+      this.best.set(key, now);
+      writeFileSync(BEST, JSON.stringify({ processor: processor(), best: Object.fromEntries(this.best) }));
+    }
     return this.gflops(precision, threads);
   }
 
-  /** Share of the peak that a rate in GFLOP/s is; NaN when the peak itself could not be measured undisturbed. */
+  /** Share of the peak that a rate in GFLOP/s is; NaN when the peak itself was never measured undisturbed. */
   share(rate: number, precision: Precision, threads: number): number {
-    const peak = this.gflops(precision, threads);
-    return this.quiet(precision, threads) ? rate / peak : NaN;
+    const share = rate / this.gflops(precision, threads);
+    return this.quiet(precision, threads) && share <= 1 ? share : NaN;
   }
 
   /** CPU/wall of one burst of some 20 ms on `threads` threads: what the machine gives now. NaN without a compiler. */
@@ -67,6 +75,22 @@ export class MachinePeak {
       return `${precision} on ${threads} thread${threads === '1' ? '' : 's'} ${p.gflops.toFixed(0)} GFLOP/s (${p.instruction}, CPU/wall ${p.cpuPerWall.toFixed(2)}${disturbed})`;
     });
     return parts.length ? `machine peak, native register loop: ${parts.join('; ')}` : 'machine peak: not measured';
+  }
+}
+
+const BEST = join(ROOT, 'build', 'bench', 'peak.json');
+
+function processor(): string {
+  return `${cpus()[0]?.model ?? 'unknown'} x ${cpus().length}`;
+}
+
+/** What earlier runs on this machine reached at their best. */
+function readBest(): Map<string, PeakMeasurement> {
+  try {
+    const kept = JSON.parse(readFileSync(BEST, 'utf8')) as { processor: string; best: Record<string, PeakMeasurement> };
+    return new Map(kept.processor === processor() ? Object.entries(kept.best) : []);
+  } catch {
+    return new Map(); // none yet
   }
 }
 

@@ -68,6 +68,7 @@ Status prepare_embedding_grad(NodeView& node, const DeviceSpec&, KernelPlan* pla
   LATHE_TRY(expect_float(node, dy, "dy"));
   LATHE_TRY(read_scale(node, e));
   LATHE_TRY(node.attributes.integer("vocab", &e->vocab));
+  LATHE_EXPECT(node, e->vocab >= 0 && e->vocab <= std::numeric_limits<int32_t>::max(), "vocab is out of range");
   e->tokens = dy.rows();
   e->cols = dy.cols();
   e->table = dy.dtype;

@@ -26,7 +26,7 @@ struct Matmul {
 Status read_list(NodeView& node, const char* key, std::vector<double>* out) {
   LATHE_TRY(node.attributes.numbers(key, out));
   for (double v : *out)
-    LATHE_EXPECT(node, v >= 0 && v == double(int64_t(v)), std::string(key) + " must hold whole numbers");
+    LATHE_EXPECT(node, v >= 0 && v < 0x1p40 && v == double(int64_t(v)), std::string(key) + " must hold whole numbers");
   return ok_status();
 }
 
@@ -42,7 +42,9 @@ Status read_dense(NodeView& node, const TensorType& t, int64_t rows, int64_t col
 
 Status read_codes(NodeView& node, size_t first, int quant, int64_t rows, int64_t cols, MatOperand* out) {
   bool nested = quant % 2 == 0;
-  int64_t n = rows * cols, blocks = (n + 63) / 64;
+  int64_t n = 0;
+  LATHE_EXPECT(node, !__builtin_mul_overflow(rows, cols, &n), "rows and cols of a quantised matrix are out of range");
+  int64_t blocks = (n + 63) / 64;
   LATHE_TRY(expect_vector(node, node.inputs[first], DType::U8, (n + 1) / 2, "packed"));
   LATHE_TRY(expect_vector(node, node.inputs[first + 1], nested ? DType::U8 : DType::F32, blocks, "absmax"));
   if (nested) {

@@ -235,13 +235,17 @@ Status replay_node(const Program& program, size_t index, const KernelPlan& plan,
 }
 
 NodeView view_of(const Program& program, NodeSpec& node) {
+  // Equal to no tensor's type, so a kernel that forgets to ask whether an output is there refuses the node.
+  TensorType absent;
+  absent.rank = 1;
+  absent.shape[0] = -1;
   NodeView view;
   view.op = node.op;
   view.where = node.where;
   for (uint32_t buffer : node.inputs) view.inputs.push_back(program.buffers[buffer].type);
   for (uint32_t buffer : node.outputs) {
     view.output_present.push_back(buffer != kAbsentBuffer);
-    view.outputs.push_back(buffer == kAbsentBuffer ? TensorType{} : program.buffers[buffer].type);
+    view.outputs.push_back(buffer == kAbsentBuffer ? absent : program.buffers[buffer].type);
   }
   view.scratch_bytes = static_cast<int64_t>(node.scratch_bytes);
   view.attributes = std::move(node.attributes);

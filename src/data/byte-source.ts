@@ -5,7 +5,8 @@
  * compressed stream does is an error, never a shorter dataset. zstd goes through fzstd: Node 20's zlib has none,
  * and one decoder on every Node version means one behaviour for truncated files.
  *
- * Invariants: constant memory in the file's size; text is strict UTF-8.
+ * Invariants: constant memory in the file's size; text is strict UTF-8; a place in a file is a byte offset into its
+ * decompressed content, which a plain file seeks to and a compressed one must decompress (but not decode) up to.
  */
 import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -101,14 +102,33 @@ async function* unzstd(path: string): AsyncGenerator<Uint8Array> {
   yield* pending;
 }
 
-/** The file's bytes, decompressed. @throws ERR_DATA when it is missing, damaged or cut short */
-export async function* readBytes(path: string): AsyncGenerator<Uint8Array> {
+/** The file's bytes from `start` on, decompressed. @throws ERR_DATA when it is missing, damaged or cut short */
+export async function* readBytes(path: string, start = 0): AsyncGenerator<Uint8Array> {
   const compression = await detectCompression(path);
-  if (compression === 'gzip') yield* gunzip(path);
-  else if (compression === 'zstd') yield* unzstd(path);
-  else {
-    const source = createReadStream(path, { highWaterMark: 1 << 18 });
+  if (compression === 'none') {
+    yield* plainBytes(path, start);
+    return;
+  }
+  let left = start;
+  for await (const chunk of compression === 'gzip' ? gunzip(path) : unzstd(path)) {
+    const dropped = Math.min(left, chunk.length);
+    left -= dropped;
+    if (dropped < chunk.length) yield dropped > 0 ? chunk.subarray(dropped) : chunk;
+  }
+}
+
+async function* plainBytes(path: string, start: number): AsyncGenerator<Uint8Array> {
+  const source = createReadStream(path, { highWaterMark: 1 << 18, start });
+  try {
     for await (const chunk of source) yield chunk as Buffer;
+  } catch (cause) {
+    throw new LatheError('ERR_DATA', `expected a readable file, received ${(cause as Error).message}`, {
+      at: path,
+      remedy: 'check the disk or the network share that it lies on',
+      cause,
+    });
+  } finally {
+    source.destroy();
   }
 }
 
@@ -131,41 +151,58 @@ function notUtf8(at: string, cause: unknown): LatheError {
   });
 }
 
-/** A run of consecutive lines without their ends; `first` is the 1-based number of `lines[0]`. */
+/** A run of consecutive lines without their ends; `place` is where `lines[0]` begins. */
 export interface LineRun {
-  first: number;
-  lines: string[];
+  place: LinePlace;
+  /** null stands for a line that is not UTF-8 and was reported. */
+  lines: (string | null)[];
 }
 
+/** The beginning of a line: its 1-based number, and the bytes of (decompressed) content before it. */
+export interface LinePlace {
+  line: number;
+  offset: number;
+}
+
+export const FIRST_LINE: LinePlace = { line: 1, offset: 0 };
+
+/** What to do about a line or row that cannot be used; returning means that it is left out. */
+export type OnBadRow = (error: LatheError) => void;
+
 /**
- * The file's lines in runs (one per chunk read: an await per line would cost more than parsing it).
+ * The file's lines from a place on, in runs (one per chunk read: an await per line would cost more than parsing it).
  * A final line without a newline counts; an empty one after the last newline does not.
  */
-export async function* readLines(path: string): AsyncGenerator<LineRun> {
+export async function* readLines(path: string, from = FIRST_LINE, onBadLine?: OnBadRow): AsyncGenerator<LineRun> {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-  let number = 1;
+  let { line: number, offset } = from;
   let rest: Uint8Array[] = [];
-  const decode = (bytes: Uint8Array): string => {
+  const decode = (bytes: Uint8Array): string | null => {
     try {
       const line = decoder.decode(bytes.length > 0 && bytes[bytes.length - 1] === 13 ? bytes.subarray(0, -1) : bytes);
       return number === 1 && line.charCodeAt(0) === 0xfeff ? line.slice(1) : line;
     } catch (cause) {
-      throw notUtf8(`${path}:${number}`, cause);
+      const error = notUtf8(`${path}:${number}`, cause);
+      if (!onBadLine) throw error;
+      onBadLine(error);
+      return null;
     }
   };
-  for await (const chunk of readBytes(path)) {
-    const first = number;
-    const lines: string[] = [];
+  for await (const chunk of readBytes(path, from.offset)) {
+    const place = { line: number, offset };
+    const lines: (string | null)[] = [];
     let start = 0;
     for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
       const piece = chunk.subarray(start, end);
-      lines.push(decode(rest.length > 0 ? Buffer.concat([...rest, piece]) : piece));
+      const bytes = rest.length > 0 ? Buffer.concat([...rest, piece]) : piece;
+      lines.push(decode(bytes));
+      offset += bytes.length + 1;
       rest = [];
       number++;
       start = end + 1;
     }
     if (start < chunk.length) rest.push(chunk.slice(start));
-    if (lines.length > 0) yield { first, lines };
+    if (lines.length > 0) yield { place, lines };
   }
-  if (rest.length > 0) yield { first: number, lines: [decode(Buffer.concat(rest))] };
+  if (rest.length > 0) yield { place: { line: number, offset }, lines: [decode(Buffer.concat(rest))] };
 }

@@ -16,7 +16,7 @@ const kWeyl1 = 0xbb67ae85;
 const kRounds = 10;
 
 /** What a stream of numbers is for: the third counter word, so that equal seeds do not correlate across uses. */
-export const RANDOM_DOMAIN = { shuffle: 1, split: 2, epoch: 3, buffer: 4, interleave: 5 } as const;
+export const RANDOM_DOMAIN = { shuffle: 1, split: 2, epoch: 3, buffer: 4, interleave: 5, shards: 6, mlm: 7 } as const;
 
 /** High 32 bits of the 64-bit product of two unsigned 32-bit integers. */
 function mulHigh(a: number, b: number): number {
@@ -74,6 +74,20 @@ export class PhiloxStream {
     }
     this.key = [seed >>> 0, Math.floor(seed / 2 ** 32)];
     this.counter = Uint32Array.of(0, 0, domain, stream);
+  }
+
+  /** Numbers drawn so far; setting it goes there at once. */
+  get position(): number {
+    const blocks = this.counter[1] * 2 ** 32 + this.counter[0];
+    return blocks * 4 - (4 - this.used);
+  }
+
+  set position(drawn: number) {
+    const block = Math.floor(drawn / 4);
+    this.counter[0] = block >>> 0;
+    this.counter[1] = Math.floor(block / 2 ** 32);
+    this.used = 4;
+    for (let left = drawn % 4; left > 0; left--) this.uint32();
   }
 
   /** Uniform in 0 .. 2^32 - 1. */

@@ -11,18 +11,17 @@
 import { parse } from 'csv-parse';
 import { LatheError } from '../errors';
 import { readBytes } from './byte-source';
-import type { SkipCounter, SourceRow } from './table';
+import { FILE_START, type ReaderOptions, type RowBatch, type SourceRow } from './table';
 import type { Row } from './types';
 
 export type CsvColumnType = 'string' | 'number' | 'boolean';
 
-export interface CsvReadOptions {
+export interface CsvReadOptions extends ReaderOptions {
   delimiter?: string;
   /** Column names for a file without a header line. */
   header?: string[];
   /** Types that override inference. */
   columnTypes?: Record<string, CsvColumnType>;
-  skip?: SkipCounter;
 }
 
 const kBatchRows = 1000;
@@ -32,18 +31,40 @@ const kBoolean = /^(true|false)$/i;
 interface RawRow {
   cells: string[];
   line: number;
+  /** Where the next record begins. */
+  end: CsvPlace;
+}
+
+/** Between two records: bytes and lines before it. */
+interface CsvPlace {
+  offset: number;
+  lines: number;
+}
+
+const FILE_BEGIN: CsvPlace = { offset: 0, lines: 0 };
+
+function delimiterOf(path: string, { delimiter }: CsvReadOptions): string {
+  return delimiter ?? (/\.tsv(\.|$)/i.test(path) ? '\t' : ',');
+}
+
+/** What reading on in the middle of a file needs to know of its beginning. */
+interface CsvAnchor extends CsvPlace {
+  names: string[];
+  types: CsvColumnType[];
 }
 
 interface CsvRecord {
   record: string[];
-  info: { lines: number };
+  info: { lines: number; bytes: number };
 }
 
-/** Raw rows in batches; the first raw row is the header unless `header` was given. */
-async function* rawRows(path: string, delimiter: string): AsyncGenerator<RawRow> {
-  const parser = parse({ bom: true, delimiter, info: true, skip_empty_lines: true, relax_column_count: false });
+/** Raw rows from a place between two records on. */
+async function* rawRows(path: string, delimiter: string, from: CsvPlace, onBadRow: CsvReadOptions['onBadRow']): AsyncGenerator<RawRow> {
+  const lenient = onBadRow !== undefined;
+  const parser = parse({ bom: from.offset === 0, delimiter, info: true, skip_empty_lines: true, relax_column_count: lenient, skip_records_with_error: lenient });
+  parser.on('skip', (cause: Error & { lines?: number }) => onBadRow?.(malformed(path, cause, from.lines)));
   const feed = (async () => {
-    for await (const chunk of readBytes(path)) {
+    for await (const chunk of readBytes(path, from.offset)) {
       if (parser.destroyed) return;
       if (!parser.write(chunk))
         await new Promise<void>((resolve) => parser.once('drain', resolve).once('close', resolve));
@@ -51,25 +72,29 @@ async function* rawRows(path: string, delimiter: string): AsyncGenerator<RawRow>
     parser.end();
   })().catch((error: Error) => parser.destroy(error));
   try {
-    let previous = 0;
+    let previous = from.lines;
     for await (const { record, info } of parser as AsyncIterable<CsvRecord>) {
+      const end = { offset: from.offset + info.bytes, lines: from.lines + info.lines };
       // `lines` counts the line on which the record ends; it starts one after the previous one ended.
-      yield { cells: record, line: previous + 1 };
-      previous = info.lines;
+      yield { cells: record, line: previous + 1, end };
+      previous = end.lines;
     }
   } catch (cause) {
     if (cause instanceof LatheError) throw cause;
-    const line = (cause as { lines?: number }).lines;
-    throw new LatheError('ERR_DATA', `expected a well-formed CSV record, received ${(cause as Error).message}`, {
-      at: line === undefined ? path : `${path}:${line}`,
-      remedy:
-        'quote cells that hold the delimiter, quotes or newlines, and give every row the same number of cells; set delimiter if it is not a comma',
-      cause,
-    });
+    throw malformed(path, cause as Error, from.lines);
   } finally {
     parser.destroy();
     await feed;
   }
+}
+
+function malformed(path: string, cause: Error & { lines?: number }, linesBefore: number): LatheError {
+  return new LatheError('ERR_DATA', `expected a well-formed CSV record, received ${cause.message}`, {
+    at: cause.lines === undefined ? path : `${path}:${linesBefore + cause.lines}`,
+    remedy:
+      'quote cells that hold the delimiter, quotes or newlines, and give every row the same number of cells; set delimiter if it is not a comma',
+    cause,
+  });
 }
 
 function inferType(values: Iterable<string>): CsvColumnType {
@@ -116,39 +141,57 @@ export async function* readCsv(
   path: string,
   options: CsvReadOptions = {},
   inferFrom = Infinity,
-): AsyncGenerator<SourceRow[], void> {
-  const delimiter = options.delimiter ?? (/\.tsv(\.|$)/i.test(path) ? '\t' : ',');
-  let names = options.header;
-  let types: CsvColumnType[] | undefined;
-  const skip = options.skip ?? { left: 0 };
+): AsyncGenerator<RowBatch, void> {
+  const { skip = { left: 0 }, from = FILE_START, onBadRow } = options;
+  const anchor = from.anchor as CsvAnchor | null;
+  const delimiter = delimiterOf(path, options);
+  let names = anchor?.names ?? options.header;
+  let types = anchor?.types;
+  let start: CsvPlace = anchor ? { offset: anchor.offset, lines: anchor.lines } : FILE_BEGIN;
   let batch: RawRow[] = [];
-  const flush = (): SourceRow[] => {
+  const flush = (): RowBatch => {
     const columns = names ?? [];
     types ??= columns.map((name, c) => options.columnTypes?.[name] ?? inferType(cellsOf(batch, c)));
     const decided = types;
     const rows: SourceRow[] = [];
     for (const { cells, line } of batch) {
-      if (skip.left > 0) {
+      if (line <= from.after) continue;
+      if (skip.left > 0 && !onBadRow) {
         skip.left--;
         continue;
       }
       const row: Row = {};
-      columns.forEach((name, c) => (row[name] = convert(cells[c], decided[c], name, `${path}:${line}`)));
-      rows.push({ row, position: line });
+      try {
+        columns.forEach((name, c) => (row[name] = convert(cells[c], decided[c], name, `${path}:${line}`)));
+      } catch (error) {
+        if (!onBadRow) throw error;
+        onBadRow(error as LatheError);
+        continue;
+      }
+      if (skip.left > 0) skip.left--;
+      else rows.push({ row, position: line });
     }
+    const found = { rows, anchor: { ...start, names: columns, types } };
+    if (batch.length > 0) start = batch[batch.length - 1].end;
     batch = [];
-    return rows;
+    return found;
   };
-  for await (const raw of rawRows(path, delimiter)) {
+  for await (const raw of rawRows(path, delimiter, start, onBadRow)) {
     if (names === undefined) {
       names = checkedHeader(raw.cells, path);
+      start = raw.end;
       continue;
     }
-    if (raw.cells.length !== names.length) throw wrongWidth(path, raw, names.length);
+    if (raw.cells.length !== names.length) {
+      const error = wrongWidth(path, raw, names.length);
+      if (!onBadRow) throw error;
+      onBadRow(error);
+      continue;
+    }
     batch.push(raw);
     if (batch.length >= (types === undefined ? inferFrom : kBatchRows)) {
-      const rows = flush();
-      if (rows.length > 0) yield rows;
+      const found = flush();
+      if (found.rows.length > 0) yield found;
     }
   }
   if (names === undefined) {
@@ -157,8 +200,8 @@ export async function* readCsv(
       remedy: 'remove the file or write its header',
     });
   }
-  const rows = flush();
-  if (rows.length > 0) yield rows;
+  const found = flush();
+  if (found.rows.length > 0) yield found;
 }
 
 function* cellsOf(batch: RawRow[], column: number): Generator<string> {
@@ -189,7 +232,7 @@ function wrongWidth(path: string, raw: RawRow, width: number): LatheError {
 /** The header alone, so that a file without rows still has columns. */
 export async function csvColumns(path: string, options: CsvReadOptions = {}): Promise<string[]> {
   if (options.header) return options.header;
-  for await (const raw of rawRows(path, options.delimiter ?? (/\.tsv(\.|$)/i.test(path) ? '\t' : ',')))
+  for await (const raw of rawRows(path, delimiterOf(path, options), FILE_BEGIN, undefined))
     return raw.cells;
   return [];
 }

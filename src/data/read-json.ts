@@ -5,19 +5,17 @@
  * Hugging Face `datasets` also accepts, JSON Lines under the wrong name. JSON Lines stream; a whole document
  * must fit in memory and therefore cannot.
  *
- * Invariants: a bad line is an error with file:line, never skipped.
+ * Invariants: a bad line is an error with file:line, or is reported with it; never silently left out.
  */
 import { LatheError } from '../errors';
-import { readLines, readText } from './byte-source';
+import { FIRST_LINE, readLines, readText, type LinePlace } from './byte-source';
 import { jsonFaultOffset } from './json-fault';
-import type { SkipCounter, SourceRow } from './table';
+import { FILE_START, type ReaderOptions, type RowBatch, type SourceRow } from './table';
 import type { Row } from './types';
 
-export interface JsonReadOptions {
+export interface JsonReadOptions extends ReaderOptions {
   /** Key of the array inside a JSON document; default: "data". */
   field?: string;
-  /** Leave out the first rows without parsing them. */
-  skip?: SkipCounter;
 }
 
 function isObject(value: unknown): value is Row {
@@ -49,24 +47,30 @@ function parseLine(line: string, at: string): Row {
 }
 
 /** Rows of a JSON Lines file (plain, gzip, zstd) in batches; blank lines are allowed. */
-export async function* readJsonLines(path: string, options: JsonReadOptions = {}): AsyncGenerator<SourceRow[]> {
-  const skip = options.skip ?? { left: 0 };
-  for await (const { first, lines } of readLines(path)) {
+export async function* readJsonLines(path: string, options: JsonReadOptions = {}): AsyncGenerator<RowBatch> {
+  const { skip = { left: 0 }, from = FILE_START, onBadRow } = options;
+  for await (const { place, lines } of readLines(path, (from.anchor as LinePlace | null) ?? FIRST_LINE, onBadRow)) {
     const rows: SourceRow[] = [];
     let fault: unknown;
     for (let i = 0; i < lines.length && fault === undefined; i++) {
-      if (lines[i].trim() === '') continue;
-      if (skip.left > 0) {
+      const line = lines[i];
+      const position = place.line + i;
+      if (line === null || position <= from.after || line.trim() === '') continue;
+      // A line that turns out bad is no row and does not count: where such lines are left out, all must be parsed.
+      if (skip.left > 0 && !onBadRow) {
         skip.left--;
         continue;
       }
       try {
-        rows.push({ row: parseLine(lines[i], `${path}:${first + i}`), position: first + i });
+        const row = parseLine(line, `${path}:${position}`);
+        if (skip.left > 0) skip.left--;
+        else rows.push({ row, position });
       } catch (error) {
-        fault = error;
+        if (onBadRow) onBadRow(error as LatheError);
+        else fault = error;
       }
     }
-    if (rows.length > 0) yield rows;
+    if (rows.length > 0) yield { rows, anchor: { ...place } };
     // Only now: whoever needs no row past the good ones never meets the bad one.
     // eslint-disable-next-line @typescript-eslint/only-throw-error -- what was caught above, as it was
     if (fault !== undefined) throw fault;
@@ -78,7 +82,7 @@ async function looksLikeJsonLines(path: string): Promise<boolean> {
   let sawObject = false;
   for await (const { lines } of readLines(path)) {
     for (const line of lines) {
-      if (line.trim() === '') continue;
+      if (line === null || line.trim() === '') continue;
       if (sawObject) return true;
       try {
         if (!isObject(JSON.parse(line))) return false;
@@ -137,28 +141,28 @@ function rowsOfDocument(document: unknown, path: string, field: string | undefin
   );
 }
 
-/** Rows of a `.json` file, in one batch (or in many when it turns out to be JSON Lines). Positions are 1-based elements. */
-export async function* readJson(path: string, options: JsonReadOptions = {}): AsyncGenerator<SourceRow[]> {
+/** Rows of a `.json` file, in one batch (or in many when it turns out to be JSON Lines). Positions are 0-based elements. */
+export async function* readJson(path: string, options: JsonReadOptions = {}): AsyncGenerator<RowBatch> {
   if (options.field === undefined && (await looksLikeJsonLines(path))) {
     yield* readJsonLines(path, options);
     return;
   }
   const elements = rowsOfDocument(parseDocument(await readText(path), path), path, options.field);
-  const skip = options.skip ?? { left: 0 };
-  const start = Math.min(skip.left, elements.length);
-  skip.left -= start;
+  const { skip = { left: 0 }, from = FILE_START, onBadRow } = options;
   const rows: SourceRow[] = [];
-  for (let i = start; i < elements.length; i++) {
-    const row = elements[i];
+  elements.forEach((row, i) => {
+    if (i <= from.after) return;
     if (!isObject(row)) {
-      throw new LatheError('ERR_DATA', `expected an object, received ${describe(row)}`, {
+      const error = new LatheError('ERR_DATA', `expected an object, received ${describe(row)}`, {
         at: `${path} element ${i}`,
         remedy: 'every element of the array must be a {"column": value} object',
       });
-    }
-    rows.push({ row, position: i });
-  }
-  if (rows.length > 0) yield rows;
+      if (!onBadRow) throw error;
+      onBadRow(error);
+    } else if (skip.left > 0) skip.left--;
+    else rows.push({ row, position: i });
+  });
+  if (rows.length > 0) yield { rows, anchor: null };
 }
 
 /** Whether streaming a `.json` file is possible: only when it is JSON Lines. @throws ERR_UNSUPPORTED otherwise */

@@ -7,7 +7,7 @@
  * Invariants: INT64 becomes a number when it is exact and stays a bigint otherwise.
  */
 import { LatheError } from '../errors';
-import type { SkipCounter, SourceRow } from './table';
+import { FILE_START, type ReaderOptions, type RowBatch } from './table';
 import type { Row } from './types';
 
 async function openParquet(path: string) {
@@ -54,18 +54,16 @@ function plain(value: unknown): unknown {
   return value;
 }
 
-/** Rows in batches of one row group; `columns` limits what is read; positions are 0-based rows. */
-export async function* readParquet(
-  path: string,
-  options: { columns?: string[]; skip?: SkipCounter } = {},
-): AsyncGenerator<SourceRow[]> {
+/** Rows in batches of one row group; `columns` limits what is read; positions are 0-based rows. Earlier groups are not read. */
+export async function* readParquet(path: string, options: ReaderOptions & { columns?: string[] } = {}): AsyncGenerator<RowBatch> {
   const { file, compressors, metadata, parquetReadObjects } = await openParquet(path);
-  const skip = options.skip ?? { left: 0 };
+  const { skip = { left: 0 }, from = FILE_START } = options;
   let start = 0;
   for (const group of metadata.row_groups) {
     const end = start + Number(group.num_rows);
-    const rowStart = Math.min(start + skip.left, end);
-    skip.left -= rowStart - start;
+    const first = Math.min(Math.max(start, from.after + 1), end);
+    const rowStart = Math.min(first + skip.left, end);
+    skip.left -= rowStart - first;
     if (rowStart < end) {
       let rows: Row[];
       try {
@@ -80,7 +78,7 @@ export async function* readParquet(
       } catch (cause) {
         throw damaged(`${path} rows ${start} to ${end - 1}`, cause);
       }
-      yield rows.map((row, i) => ({ row: plain(row) as Row, position: rowStart + i }));
+      yield { rows: rows.map((row, i) => ({ row: plain(row) as Row, position: rowStart + i })), anchor: null };
     }
     start = end;
   }

@@ -4,37 +4,48 @@
  *
  * Invariants: lines lose their newline; blank lines are kept with sampleBy "line", because they are data.
  */
-import { readLines, readText } from './byte-source';
-import type { SkipCounter, SourceRow } from './table';
+import { FIRST_LINE, readLines, readText, type LinePlace } from './byte-source';
+import { FILE_START, type ReaderOptions, type RowBatch, type SourceRow } from './table';
 
 export type SampleBy = 'line' | 'paragraph' | 'document';
 
-export async function* readTextRows(
-  path: string,
-  options: { sampleBy?: SampleBy; skip?: SkipCounter } = {},
-): AsyncGenerator<SourceRow[]> {
-  const skip = options.skip ?? { left: 0 };
+export interface TextReadOptions extends ReaderOptions {
+  sampleBy?: SampleBy;
+}
+
+export async function* readTextRows(path: string, options: TextReadOptions = {}): AsyncGenerator<RowBatch> {
+  const { skip = { left: 0 }, from = FILE_START } = options;
   const keep = (rows: SourceRow[]): SourceRow[] => {
-    const kept = rows.slice(Math.min(skip.left, rows.length));
-    skip.left -= rows.length - kept.length;
+    const wanted = from.after < 0 ? rows : rows.filter(({ position }) => position > from.after);
+    const kept = wanted.slice(Math.min(skip.left, wanted.length));
+    skip.left -= wanted.length - kept.length;
     return kept;
   };
   if (options.sampleBy === 'document') {
+    if (from.after >= 1) return;
     const rows = keep([{ row: { text: await readText(path) }, position: 1 }]);
-    if (rows.length > 0) yield rows;
+    if (rows.length > 0) yield { rows, anchor: null };
     return;
   }
   if (options.sampleBy === 'paragraph') {
-    yield* paragraphs(path, keep);
+    yield* paragraphs(path, keep, options);
     return;
   }
-  for await (const { first, lines } of readLines(path)) {
-    const rows = keep(lines.map((text, i) => ({ row: { text }, position: first + i })));
-    if (rows.length > 0) yield rows;
+  for await (const { place, lines } of readLines(path, (from.anchor as LinePlace | null) ?? FIRST_LINE, options.onBadRow)) {
+    const rows: SourceRow[] = [];
+    lines.forEach((text, i) => {
+      if (text !== null) rows.push({ row: { text }, position: place.line + i });
+    });
+    const kept = keep(rows);
+    if (kept.length > 0) yield { rows: kept, anchor: { ...place } };
   }
 }
 
-async function* paragraphs(path: string, keep: (rows: SourceRow[]) => SourceRow[]): AsyncGenerator<SourceRow[]> {
+async function* paragraphs(
+  path: string,
+  keep: (rows: SourceRow[]) => SourceRow[],
+  { onBadRow }: TextReadOptions,
+): AsyncGenerator<RowBatch> {
   let open: string[] = [];
   let openedAt = 1;
   const close = (): SourceRow[] => {
@@ -42,17 +53,19 @@ async function* paragraphs(path: string, keep: (rows: SourceRow[]) => SourceRow[
     open = [];
     return rows;
   };
-  for await (const { first, lines } of readLines(path)) {
+  // A paragraph may begin before the run of lines that ends it, so reading begins anew at the beginning of the file.
+  for await (const { place, lines } of readLines(path, FIRST_LINE, onBadRow)) {
     const rows: SourceRow[] = [];
     lines.forEach((line, i) => {
+      if (line === null) return;
       if (line === '') rows.push(...close());
       else {
-        if (open.length === 0) openedAt = first + i;
+        if (open.length === 0) openedAt = place.line + i;
         open.push(line);
       }
     });
-    if (rows.length > 0) yield rows;
+    if (rows.length > 0) yield { rows, anchor: null };
   }
   const last = close();
-  if (last.length > 0) yield last;
+  if (last.length > 0) yield { rows: last, anchor: null };
 }

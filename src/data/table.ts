@@ -6,6 +6,7 @@
  *
  * Invariants: every column has exactly `length` entries; column order is order of first appearance.
  */
+import type { OnBadRow } from './byte-source';
 import type { Row } from './types';
 
 /** Where rows came from: `files[file[i]]`, and the 1-based line or the 0-based row inside it. */
@@ -22,16 +23,43 @@ export interface Table {
   origins?: RowOrigins;
 }
 
-/** A source row with its place: what every reader yields. */
+/** A source row with its place. */
 export interface SourceRow {
   row: Row;
-  /** 1-based line for text formats, 0-based row for Parquet. */
+  /** 1-based line for text formats, 0-based row for Parquet; it grows along a file. */
   position: number;
 }
+
+/** What every reader yields: consecutive rows, and where reading could begin anew to come to the first of them. */
+export interface RowBatch {
+  rows: SourceRow[];
+  /** Plain JSON that the same reader understands; null is the beginning of the file. */
+  anchor: Anchor;
+}
+
+export type Anchor = Readonly<Record<string, unknown>> | null;
+
+/** A position inside a file: a batch's anchor and the last row that was used; what comes first is neither parsed nor given. */
+export interface FilePosition {
+  anchor: Anchor;
+  /** Rows up to this position are left out; -1: none. */
+  after: number;
+}
+
+export const FILE_START: FilePosition = { anchor: null, after: -1 };
 
 /** How many rows a reader still has to leave out; it counts down, across files. */
 export interface SkipCounter {
   left: number;
+}
+
+/** What all readers take. */
+export interface ReaderOptions {
+  /** Leave out the next rows, without parsing them where that is possible. */
+  skip?: SkipCounter;
+  from?: FilePosition;
+  /** Told of a row that cannot be read, which is then left out; default: it is an error. */
+  onBadRow?: OnBadRow;
 }
 
 export class TableBuilder {

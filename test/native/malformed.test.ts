@@ -56,6 +56,18 @@ function load(spec: ProgramSpec): void {
   session.releaseProgram(session.loadProgram(programBytes(spec)));
 }
 
+test.each([
+  ['rms_norm', [[], [1]], [ABSENT, 2], { eps: 1e-5, unit_offset: 0 }],
+  ['rope_table', [[]], [ABSENT, 1], { inv_freq: [1], attention_scaling: 1 }],
+])('%s without its main output is refused, also where a scalar would fit', (op, shapes, outputs, attributes) => {
+  const dtype = op === 'rope_table' ? 'i32' : 'f32';
+  const buffers: BufferSpec[] = shapes.map((shape, i) => ({ kind: 'arena', dtype, shape, place: 64 * i }));
+  buffers.push({ kind: 'arena', dtype: 'f32', shape: [1], place: 64 * shapes.length });
+  const inputs = shapes.map((_, i): [string, number] => [`x${i}`, i]);
+  const node = { op, inputs: shapes.map((_, i) => i), outputs, attributes };
+  expect(() => load({ arenaBytes: 64 * buffers.length, buffers, inputs, nodes: [node] })).toThrow(op);
+});
+
 test('the unchanged program loads and runs', async () => {
   const program = session.loadProgram(programBytes(valid()));
   const { y } = await session.run(program, { x: new Float32Array(16).fill(1), e: new Float32Array(16).fill(2) });

@@ -43,7 +43,8 @@ class Attributes {
   std::set<std::string> read_;
 };
 
-// One node as the program describes it. Absent optional outputs have `present == false`.
+// One node as the program describes it. Absent optional outputs have `output_present` false and the extent -1, which
+// equals no tensor's: a kernel that expects a type without asking first refuses the node.
 struct NodeView {
   std::string op;
   std::string where;  // module path, for error messages
