@@ -20,7 +20,6 @@ import { normOps, rmsNorm } from '../../src/ops/norm';
 import { adamw, adamw8bit, OPTIMIZER_BLOCK } from '../../src/ops/optim';
 import { BLOCK, dequantizeParts, quantCode, quantize4bit } from '../../src/ops/quant';
 import { rope, ropeTable } from '../../src/ops/rope';
-import { nodeFlops } from '../step/training';
 
 /** C [M, N] = A B. First letter of the layout: A as is or stored transposed; second: B. NT is a forward linear. */
 export interface MatmulCase {
@@ -292,8 +291,7 @@ export function opProgram(c: OpCase, threads: number, prefix = ''): OpProgram {
     return { slots, program: compile(graph, { device: deviceSpec('cpu', threads) }) };
   };
   const single = build(1);
-  const documents = c.kind === 'attention' ? { batch: c.documents, length: c.length } : { batch: 1, length: 1 };
-  const flops = single.program.nodes.reduce((sum, n) => sum + nodeFlops(n, documents), 0);
+  const { flops } = single.program;
   const bytes = single.program.nodes.reduce(
     (sum, n) =>
       sum +

@@ -27,7 +27,7 @@ async function main(): Promise<void> {
       session.setProfiling(true);
       for (let i = 0; i < request.profile; i++) await training.step();
       session.setProfiling(false);
-      return { profile: profileEntries(session.profile(), runner.programs(), run, request.profile) };
+      return { profile: profileEntries(session.profile(), runner.programs(), request.profile) };
     }
     const samples = [];
     let loss = NaN;

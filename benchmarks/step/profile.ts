@@ -22,7 +22,6 @@ const placeOf = (where: string): string => where.replace(/\.\d+(?=\.|$)/g, '.*')
 export function profileEntries(
   rows: readonly ProfileRow[],
   programs: readonly Program[],
-  run: { batch: number; length: number },
   steps: number,
 ): ProfileEntry[] {
   const entries = new Map<
@@ -44,7 +43,7 @@ export function profileEntries(
   for (const program of programs) {
     for (const node of program.nodes) {
       const e = entry(node.op!.name, node.where);
-      e.flops += nodeFlops(node, run);
+      e.flops += nodeFlops(node);
       e.bytes += node.op!.cost(
         node.inputs.map((t) => t.type),
         node.attributes,

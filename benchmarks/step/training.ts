@@ -4,7 +4,6 @@
  */
 import { deviceSpec } from '../../src/compile/devices';
 import { memoryPlan, type MemoryPlan } from '../../src/compile/plan';
-import type { Program } from '../../src/compile/program';
 import type { Batch } from '../../src/data/types';
 import { elementCount, type Node } from '../../src/graph/tensor';
 import { LoraConfig } from '../../src/peft/lora-config';
@@ -71,7 +70,7 @@ export async function prepareTraining(run: TrainingRun): Promise<TrainingStep> {
     describeMs: described - start,
     compileMs: compiled - described,
     loadMs: loaded - compiled,
-    flopsPerStep: runner.programs().reduce((sum, p) => sum + programFlops(p, run), 0),
+    flopsPerStep: runner.programs().reduce((sum, p) => sum + p.flops, 0),
     async step() {
       steps++;
       const { lossSum } = await runner.micro(batch, batch.numLabels, steps, 0);
@@ -116,22 +115,12 @@ function randomBatch(run: TrainingRun, vocabulary: number): Batch {
   };
 }
 
-/**
- * Operations a node really does in this run. The compiler does not know where documents end and counts attention over
- * one of all tokens; here every document is `length` long.
- */
-export function nodeFlops(node: Node, run: { batch: number; length: number }): number {
-  const { flops } = node.op!.cost(
+/** Operations of a node in this run: every document of a batch is equally long, as the cost rule takes them. */
+export function nodeFlops(node: Node): number {
+  return node.op!.cost(
     node.inputs.map((t) => t.type),
     node.attributes,
-  );
-  if (!/^attention(_grad)?$/.test(node.op!.name)) return flops;
-  const tokens = run.batch * run.length;
-  return flops * ((run.batch * (run.length * (run.length + 1))) / (tokens * (tokens + 1)));
-}
-
-export function programFlops(program: Program, run: { batch: number; length: number }): number {
-  return program.nodes.reduce((sum, node) => sum + nodeFlops(node, run), 0);
+  ).flops;
 }
 
 /** Trainable and all parameters, for the record. */

@@ -119,7 +119,7 @@ Stored make(int64_t rows, int64_t cols, Form form, bool transposed, int64_t padd
       o.nested_offset = 1.2345678f;
       for (int64_t b = 0; b < blocks; ++b) {
         volatile float product =
-            kSignedDynamicMap[s.absmax_q[static_cast<size_t>(b)]] * s.nested[static_cast<size_t>(b / 256)];
+            kDynamicSigned[s.absmax_q[static_cast<size_t>(b)]] * s.nested[static_cast<size_t>(b / 256)];
         scales[static_cast<size_t>(b)] = product + o.nested_offset;
       }
       o.absmax_q = s.absmax_q.data();

@@ -5,6 +5,7 @@ torch.optim.AdamW loop. Run llama_tiny.py first.
   data.json       rows: [{input_ids, labels}], ragged, labels unshifted with -100 = no loss; a row's target is
                   a deterministic walk over the vocabulary, so the loss has something to learn
   initial/        the PEFT adapter before step 1 (A random, B zero): r 4, alpha 8, dropout 0, seven projections
+  base/           the base of the plain runs
   final-fp32/     the adapter after step 20 of the fp32 run (adapter_model.safetensors)
   losses.json     recipe and, per run, losses[20], grad_norms[20] (before clipping), learning_rates[20]
 
@@ -20,6 +21,9 @@ Runs:
                  So: base matmuls and activations bf16, the LoRA branch in fp32 on the activation cast up, their sum cast
                  back to bf16; logits bf16, cross entropy on them cast to fp32
   bf16-autocast  the same weights under torch.autocast(bf16), which is what Trainer(bf16=True) does: LoRA matmuls in bf16 too
+  fp32-plain, bf16-plain   the first two on base/, the same architecture as transformers initialises it (std 0.02). The weights
+                 of llama-tiny are large, to make mistakes show: rounding its logits of 10 and more to bf16, as the
+                 reference does, alone moves its losses by 0.03
 """
 
 import contextlib
@@ -27,7 +31,7 @@ import contextlib
 import torch
 from common import clean_adapter_folder, generator, output_folder, randomise_lora, save_json, versions
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, get_scheduler
+from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 STEPS, BATCH, ACCUMULATION, ROWS = 20, 2, 2, 16
 LR, WARMUP, WEIGHT_DECAY, CLIP = 1e-2, 2, 0.01, 1.0
@@ -92,8 +96,11 @@ def main() -> None:
     rows = make_rows()
     save_json(folder / "data.json", {"rows": rows})
 
-    def base(dtype):
-        return AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype, attn_implementation="eager")
+    def base(dtype, folder=base_folder):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+
+    torch.manual_seed(702)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_folder), dtype=torch.float32).save_pretrained(folder / "base")
 
     initial = get_peft_model(
         base(torch.float32),
@@ -107,12 +114,14 @@ def main() -> None:
     clean_adapter_folder(folder / "initial", "llama-tiny/tied")
 
     runs = {}
-    for name, dtype, autocast in (
-        ("fp32", torch.float32, False),
-        ("bf16", torch.bfloat16, False),
-        ("bf16-autocast", torch.bfloat16, True),
+    for name, dtype, autocast, source in (
+        ("fp32", torch.float32, False, base_folder),
+        ("bf16", torch.bfloat16, False, base_folder),
+        ("bf16-autocast", torch.bfloat16, True, base_folder),
+        ("fp32-plain", torch.float32, False, folder / "base"),
+        ("bf16-plain", torch.bfloat16, False, folder / "base"),
     ):
-        model = PeftModel.from_pretrained(base(dtype), folder / "initial", is_trainable=True)
+        model = PeftModel.from_pretrained(base(dtype, source), folder / "initial", is_trainable=True)
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
         runs[name] = train(model, rows, autocast)
         if name == "fp32":

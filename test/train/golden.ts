@@ -12,6 +12,7 @@ import { AutoModelForCausalLM } from '../../src/pretrained/auto';
 import type { PreTrainedModel } from '../../src/pretrained/model';
 import { fromSafetensors } from '../../src/pretrained/weights';
 import { StepRunner, type RunnerOptions } from '../../src/train/runner';
+import type { Loss } from '../../src/train/losses/loss';
 import { sftLoss } from '../../src/train/losses/sft';
 
 export const GOLDEN = join(__dirname, '..', 'golden');
@@ -31,8 +32,8 @@ export function goldenExamples(): TokenizedExample[] {
 export const ALL_LINEAR = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
 
 /** llama-tiny/tied with the adapter the golden run started from. */
-export async function goldenModel(dtype: 'f32' | 'bf16', threads = 2, dropout = 0): Promise<PreTrainedModel> {
-  const model = await AutoModelForCausalLM.fromPretrained(join(GOLDEN, 'llama-tiny/tied'), { dtype, threads });
+export async function goldenModel(dtype: 'f32' | 'bf16', threads = 2, dropout = 0, device = 'cpu', base = 'llama-tiny/tied'): Promise<PreTrainedModel> {
+  const model = await AutoModelForCausalLM.fromPretrained(join(GOLDEN, base), { dtype, threads, device });
   model.addAdapter(new LoraConfig({ r: 4, loraAlpha: 8, loraDropout: dropout, targetModules: ALL_LINEAR }));
   const tensors = await openCheckpoint(join(GOLDEN, 'sft/initial'), { stem: 'adapter_model' });
   model.setAdapterSources(new Map([...tensors].map(([name, t]) => [name, fromSafetensors(t)])), 'sft/initial');
@@ -45,6 +46,10 @@ export interface RecipeOptions {
   accumulation?: number;
   checkpoint?: CheckpointPolicy;
   threads?: number;
+  /** Default cpu. */
+  device?: string;
+  /** Default: the sft loss. */
+  loss?: Loss;
   optimizer?: Partial<RunnerOptions['optimizer']>;
 }
 
@@ -52,13 +57,13 @@ const MAX_TOKENS = 128;
 
 export function recipeRunner(model: PreTrainedModel, o: RecipeOptions = {}): StepRunner {
   return new StepRunner(model, {
-    loss: sftLoss,
+    loss: o.loss ?? sftLoss,
     optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, maxGradNorm: 1, ...o.optimizer },
     weightDecayOf: () => 0.01,
     trainShapes: [{ tokens: MAX_TOKENS, documents: 8 }],
     evalShapes: [{ tokens: MAX_TOKENS, documents: 8 }],
     checkpoint: o.checkpoint ?? 'none',
-    device: deviceSpec('cpu', o.threads ?? 2),
+    device: deviceSpec(o.device ?? 'cpu', o.threads ?? 2),
     seed: 42,
   });
 }

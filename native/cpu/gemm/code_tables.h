@@ -1,24 +1,16 @@
 /*
- * The 4-bit code values, the 8-bit dynamic map of double quantisation, and block scales.
- *
- * Values are bitsandbytes' constants (NF4: Dettmers et al. 2023, QLoRA; dynamic map: Dettmers 2015),
- * stored rather than derived, because deriving them again changes last digits.
+ * Decoding of 4-bit blocks while a GEMM packs them: code values and block scales (the tables are isa/quant_tables.cpp).
  */
 #pragma once
 
 #include <cstdint>
 
+#include "../isa/rows.h"
 #include "operand.h"
 
 namespace lathe::cpu {
 
-extern const float kNf4Values[16];
-extern const float kFp4Values[16];
-
-inline const float* code_values(MatFormat format) { return format == MatFormat::kFp4 ? kFp4Values : kNf4Values; }
-
-/* The signed dynamic map, sorted; index 127 is 0. */
-extern const float kSignedDynamicMap[256];
+inline const float* code_values(MatFormat format) { return format == MatFormat::kFp4 ? kFp4Table : kNf4Table; }
 
 /* out[i] = scale of block first + i, rounded after the product and after the sum. */
 void block_scales(const MatOperand& operand, int64_t first, int64_t count, float* out);

@@ -217,7 +217,7 @@ struct Packer {
 
   static float block_scale(const MatOperand& m, int64_t block) {
     if (m.absmax_q == nullptr) return m.absmax[block];
-    const float scaled = kSignedDynamicMap[m.absmax_q[block]] * m.nested_absmax[block >> 8];
+    const float scaled = kDynamicSigned[m.absmax_q[block]] * m.nested_absmax[block >> 8];
     return scaled + m.nested_offset;
   }
 

@@ -1,0 +1,89 @@
+/**
+ * Asking for a GPU where there is none: one clear error, an exit status, no crash at exit. In processes of their own, with no
+ * CUDA module, with a file that is none, with the real one where it was built (it must load without a driver), and with the host
+ * shim where that was built, which stands in for a driver that lists devices or none.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { loadNative } from '../../src/runtime/binding';
+
+const root = path.resolve(__dirname, '../..');
+const folder = mkdtempSync(path.join(tmpdir(), 'lathe-cuda-device-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+interface Outcome {
+  out: string;
+  err: string;
+  status: number | null;
+}
+
+function run(args: readonly string[], env: Record<string, string>): Outcome {
+  const { stdout, stderr, status, signal } = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', ...args], { cwd: root, encoding: 'utf8', env: { ...process.env, ...env } });
+  expect(signal).toBeNull();
+  return { out: stdout, err: stderr, status };
+}
+const doctor = (env: Record<string, string>): Outcome => run(['src/cli/main.ts', 'doctor'], env);
+/** Opens a session on a device and says what came of it. */
+const open = (device: string, env: Record<string, string>): Outcome =>
+  run(['-e', `const { Session } = require('./src/runtime/session');
+    try { const s = Session.create({ device: '${device}' }); s.close().then(() => console.log('opened')); } catch (e) { console.log(e.code + ': ' + e.message); }`], env);
+const generate = (device: string, env: Record<string, string>): Outcome =>
+  run(['src/cli/main.ts', 'generate', '--model', 'test/golden/llama-tiny/tied', '--device', device, '--prompt', 'a', '--max-new-tokens', '1'], env);
+
+const missing = { LATHE_CUDA_MODULE: path.join(folder, 'none.so') };
+
+test('no module: doctor says so, a session is one error', () => {
+  const d = doctor(missing);
+  expect(d).toMatchObject({ err: '', status: 0 });
+  expect(d.out).toMatch(/^CUDA +not built: programs run on the CPU/m);
+  const s = open('cuda', missing);
+  expect(s).toMatchObject({ err: '', status: 0 });
+  expect(s.out).toMatch(/^ERR_DEVICE: the CUDA backend could not be opened: .*none\.so.*npm run build:cuda/);
+  expect(s.out.trim().split('\n')).toHaveLength(1);
+});
+
+test('a command that asks for a GPU ends with one message and a status', () => {
+  const g = generate('cuda:1', missing);
+  expect(g.status).not.toBe(0);
+  expect(g.err).toMatch(/CUDA backend could not be opened/);
+  expect(g.err).not.toMatch(/\n\s+at /);
+});
+
+test('a file that is no module', () => {
+  const text = path.join(folder, 'text.so');
+  writeFileSync(text, 'not a shared object');
+  expect(open('cuda', { LATHE_CUDA_MODULE: text }).out).toMatch(/^ERR_DEVICE: the CUDA backend could not be opened/);
+  // A shared object of something else.
+  const addon = loadNative().cuda().path.replace(/[^/]*$/, 'lathe.node');
+  if (existsSync(addon)) expect(open('cuda', { LATHE_CUDA_MODULE: addon }).out).toMatch(/^ERR_DEVICE: /);
+});
+
+const real = path.join(root, 'build/Release/lathe_cuda.so');
+const driver = loadNative().devices().some((d) => d.device.startsWith('cuda'));
+(existsSync(real) && !driver ? test : test.skip)('the real module loads without a driver', () => {
+  const env = { LATHE_CUDA_MODULE: real };
+  const d = doctor(env);
+  expect(d).toMatchObject({ err: '', status: 0 });
+  expect(d.out).toMatch(/^CUDA +\d+ kernels for /m);
+  expect(d.out).toMatch(/^CUDA +no device: /m);
+  for (const device of ['cuda', 'cuda:1']) {
+    const s = open(device, env);
+    expect(s).toMatchObject({ err: '', status: 0 });
+    expect(s.out).toMatch(/^ERR_DEVICE: no CUDA device: .*: use --device cpu\n$/);
+  }
+  const g = generate('cuda', env);
+  expect(g.status).not.toBe(0);
+  expect(g.err).toMatch(/no CUDA device/);
+});
+
+const shim = process.env.LATHE_CUDA_MODULE && loadNative().cuda().built.includes('shim') ? process.env.LATHE_CUDA_MODULE : undefined;
+(shim ? test : test.skip)('CUDA_VISIBLE_DEVICES and device numbers', () => {
+  expect(open('cuda', {}).out).toBe('opened\n');
+  expect(open('cuda:1', {}).out).toMatch(/^ERR_DEVICE: cuda:1 does not exist: this process sees 1 \(CUDA_VISIBLE_DEVICES counts\)/);
+  expect(open('cuda:1', { CUDA_VISIBLE_DEVICES: '0,3' }).out).toBe('opened\n');
+  expect(open('cuda', { CUDA_VISIBLE_DEVICES: '' }).out).toMatch(/^ERR_DEVICE: no CUDA device: .*CUDA_VISIBLE_DEVICES/);
+  expect(doctor({ CUDA_VISIBLE_DEVICES: '' }).out).toMatch(/^CUDA +no device: /m);
+  expect(doctor({}).out).toMatch(/^cuda:0 +host shim/m);
+});
