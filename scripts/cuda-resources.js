@@ -1,10 +1,12 @@
 /**
  * Holds registers, spills, stack and static shared memory of every CUDA kernel to the limits in native/cuda/resources.json.
  *
- *   node scripts/cuda-resources.js [--write] [--arch sm_90a] [--jobs 2]
+ *   node scripts/cuda-resources.js [--write] [--arch sm_90a] [--jobs 2]   compiles every file for one architecture
+ *   node scripts/cuda-resources.js [--write] --built DIR                  reads the logs of a build in DIR: what it built
  *
  * It needs nvcc and no GPU: ptxas reports what it gave each kernel. A kernel over its limit, or one that the file does
- * not know, fails; --write records the present numbers, to be looked at in the diff.
+ * not know, fails; so does one of the file that is gone. --write records the present numbers, to be looked at in the diff.
+ * Of architectures without limits, spills are told.
  */
 'use strict';
 
@@ -65,12 +67,13 @@ function larger(a, b) {
   return a ? Object.fromEntries(Object.keys(b).map((key) => [key, Math.max(a[key], b[key])])) : b;
 }
 
+/** What ptxas said, as {architecture: {kernel: numbers}}. */
 function parse(text, file) {
   const found = [];
   let current;
   for (const line of text.split('\n')) {
-    const entry = /Compiling entry function '([^']+)'/.exec(line);
-    if (entry) found.push((current = { mangled: entry[1], registers: 0, spillBytes: 0, stackBytes: 0, sharedBytes: 0 }));
+    const entry = /Compiling entry function '([^']+)' for '([^']+)'/.exec(line);
+    if (entry) found.push((current = { mangled: entry[1], arch: entry[2], registers: 0, spillBytes: 0, stackBytes: 0, sharedBytes: 0 }));
     if (!current) continue;
     const stack = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
     if (stack) Object.assign(current, { stackBytes: Number(stack[1]), spillBytes: Number(stack[2]) + Number(stack[3]) });
@@ -81,12 +84,27 @@ function parse(text, file) {
   }
   if (found.length === 0) return {};
   const names = demangle(found.map((k) => k.mangled));
-  const kernels = {};
-  found.forEach(({ mangled: _mangled, ...numbers }, i) => {
+  const byArch = {};
+  found.forEach(({ mangled: _mangled, arch, ...numbers }, i) => {
     const name = `${path.basename(file, '.cu')}: ${names[i]}`;
+    const kernels = (byArch[arch] ??= {});
     kernels[name] = larger(kernels[name], numbers);
   });
-  return kernels;
+  return byArch;
+}
+
+/** The logs that native/cuda/keep_log.sh left in a build folder. */
+function* logsIn(folder) {
+  for (const entry of fs.readdirSync(folder, { withFileTypes: true })) {
+    const file = path.join(folder, entry.name);
+    if (entry.isDirectory()) yield* logsIn(file);
+    // A log without its object is of a compilation under way, or of one that failed.
+    else if (entry.name.endsWith('.cu.o.log') && fs.existsSync(file.slice(0, -4))) yield file;
+  }
+}
+
+function merge(into, byArch) {
+  for (const [arch, kernels] of Object.entries(byArch)) Object.assign((into[arch] ??= {}), kernels);
 }
 
 async function main() {
@@ -94,30 +112,47 @@ async function main() {
     console.log('CUDA resources: skipped, nvcc was not found');
     return;
   }
-  const arch = option('--arch', 'sm_90a');
-  const files = fs.readdirSync(FOLDER).filter((f) => f.endsWith('.cu') && f !== 'backend.cu').map((f) => path.join(FOLDER, f));
-  const kernels = {};
-  const queue = [...files];
-  const work = async () => {
-    for (let file = queue.shift(); file; file = queue.shift()) Object.assign(kernels, parse(await compile(file, arch), file));
-  };
-  await Promise.all(Array.from({ length: Number(option('--jobs', '2')) }, work));
+  const built = option('--built', undefined);
+  const files = fs.readdirSync(FOLDER).filter((f) => f.endsWith('.cu')).map((f) => path.join(FOLDER, f));
+  const found = {};
+  if (built) {
+    const logs = [...logsIn(built)];
+    for (const log of logs) {
+      const file = path.basename(log, '.o.log');
+      if (files.some((f) => path.basename(f) === file)) merge(found, parse(fs.readFileSync(log, 'utf8'), file));
+    }
+    if (logs.length < files.length) throw new Error(`${built} holds logs of ${logs.length} of ${files.length} files: build first (npm run build:cuda)`);
+  } else {
+    const queue = [...files];
+    const arch = option('--arch', 'sm_90a');
+    const work = async () => {
+      for (let file = queue.shift(); file; file = queue.shift()) merge(found, parse(await compile(file, arch), file));
+    };
+    await Promise.all(Array.from({ length: Number(option('--jobs', '2')) }, work));
+  }
   const limits = fs.existsSync(LIMITS) ? JSON.parse(fs.readFileSync(LIMITS, 'utf8')) : {};
   if (process.argv.includes('--write')) {
-    limits[arch] = Object.fromEntries(Object.entries(kernels).sort(([a], [b]) => (a < b ? -1 : 1)));
+    for (const arch of Object.keys(found)) if (arch !== option('--arch', 'sm_90a')) delete found[arch];
+    for (const [arch, kernels] of Object.entries(found)) limits[arch] = Object.fromEntries(Object.entries(kernels).sort(([a], [b]) => (a < b ? -1 : 1)));
     fs.writeFileSync(LIMITS, `${JSON.stringify(limits, null, 1).replace(/\{\n\s+"registers": (\d+),\n\s+"spillBytes": (\d+),\n\s+"stackBytes": (\d+),\n\s+"sharedBytes": (\d+)\n\s+\}/g, '{ "registers": $1, "spillBytes": $2, "stackBytes": $3, "sharedBytes": $4 }')}\n`);
-    console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch} recorded`);
+    for (const [arch, kernels] of Object.entries(found)) console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch} recorded`);
     return;
   }
-  const problems = [];
-  for (const [name, now] of Object.entries(kernels)) {
-    const limit = limits[arch]?.[name];
-    if (!limit) problems.push(`${name}: not in native/cuda/resources.json (run with --write)`);
-    else for (const [what, value] of Object.entries(now)) if (value > limit[what]) problems.push(`${name}: ${what} ${value}, limit ${limit[what]}`);
+  let failed = 0;
+  for (const [arch, kernels] of Object.entries(found)) {
+    const problems = [];
+    for (const [name, now] of Object.entries(kernels)) {
+      const limit = limits[arch]?.[name];
+      if (limit) for (const [what, value] of Object.entries(now)) if (value > limit[what]) problems.push(`${name}: ${what} ${value}, limit ${limit[what]}`);
+      if (!limit && limits[arch]) problems.push(`${name}: not in native/cuda/resources.json (run with --write)`);
+      if (!limits[arch] && now.spillBytes > 0) console.log(`${arch}: ${name}: spills ${now.spillBytes} bytes (no limits for this architecture)`);
+    }
+    for (const name of Object.keys(limits[arch] ?? {})) if (!kernels[name]) problems.push(`${name}: in native/cuda/resources.json but not compiled (run with --write)`);
+    for (const problem of problems) console.error(`${arch}: ${problem}`);
+    console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch}, ${problems.length} problems`);
+    failed += problems.length;
   }
-  for (const problem of problems) console.error(problem);
-  console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch}, ${problems.length} over their limits`);
-  if (problems.length > 0) process.exitCode = 1;
+  if (failed > 0 || Object.keys(found).length === 0) process.exitCode = 1;
 }
 
 main().catch((error) => {

@@ -14,9 +14,10 @@ export { AutoTokenizer } from './pretrained/auto-tokenizer';
 export type { Tokenizer } from './tokenizers/tokenizer';
 export { tokenizerFromGguf } from './tokenizers/gguf-tokenizer';
 
-export { Dataset, loadDataset, interleave, IterableDataset, alpacaPrompt, type Row } from './data';
+export { Dataset, loadDataset, interleave, IterableDataset, DataCollatorForLanguageModeling, alpacaPrompt, type Row } from './data';
 
 export { SFTTrainer, type SFTTrainerOptions } from './train/sft-trainer';
+export { currentWorld, type World } from './runtime/world';
 export { SFTConfig, TrainingArguments, loadConfig, type ResolvedConfig } from './train/arguments';
 export { EarlyStoppingCallback, type TrainerCallback, type TrainEvent } from './train/events';
 

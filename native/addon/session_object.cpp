@@ -7,6 +7,7 @@
 
 #include "addon/convert.h"
 #include "engine/system.h"
+#include "lathe/collective.h"
 
 namespace lathe::addon {
 
@@ -73,6 +74,14 @@ void check_names(Napi::Env env, Napi::Object bindings, const LoadedProgram& load
   }
 }
 
+TensorType byte_vector(uint64_t length) {
+  TensorType bytes;
+  bytes.dtype = DType::U8;
+  bytes.rank = 1;
+  bytes.shape[0] = static_cast<int64_t>(length);
+  return bytes;
+}
+
 Status copy_bytes(const ArrayView& view, const std::string& what, std::shared_ptr<Region>* out) {
   LATHE_TRY(Region::allocate(view.bytes, what, out));
   if (view.bytes > 0) std::memcpy((*out)->data(), view.data, view.bytes);
@@ -92,6 +101,8 @@ Napi::Function SessionObject::define(Napi::Env env) {
                          InstanceMethod<&SessionObject::run>("run"),
                          InstanceMethod<&SessionObject::read_state>("readState"),
                          InstanceMethod<&SessionObject::write_state>("writeState"),
+                         InstanceMethod<&SessionObject::all_gather>("allGather"),
+                         InstanceMethod<&SessionObject::broadcast>("broadcast"),
                          InstanceMethod<&SessionObject::release_files>("releaseFiles"),
                          InstanceMethod<&SessionObject::set_profiling>("setProfiling"),
                          InstanceMethod<&SessionObject::profile>("profile"),
@@ -247,12 +258,8 @@ Napi::Value SessionObject::read_state(const Napi::CallbackInfo& info) {
   const uint64_t offset = info[1].IsUndefined() ? 0 : read_size(env, info[1], "offset");
   const uint64_t length = info[2].IsUndefined() ? (offset < size ? size - offset : 0) : read_size(env, info[2], "byteLength");
   check(env, Session::check_range(*slot, offset, length));
-  TensorType bytes;
-  bytes.dtype = DType::U8;
-  bytes.rank = 1;
-  bytes.shape[0] = static_cast<int64_t>(length);
   uint8_t* data = nullptr;
-  Napi::Value array = make_array(env, bytes, &data);
+  Napi::Value array = make_array(env, byte_vector(length), &data);
   return promise_of(env, array, [&](Session::Done done) {
     return session_->read_state(slot, offset, length, data, environment_->gate(), std::move(done));
   });
@@ -278,6 +285,34 @@ Napi::Value SessionObject::write_state(const Napi::CallbackInfo& info) {
   check(env, copy_bytes(view, "a copy for " + what, &copy));
   return promise_of(env, {}, [&](Session::Done done) {
     return session_->write_state(slot, offset, copy, std::move(done));
+  });
+}
+
+Napi::Value SessionObject::all_gather(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const ArrayView view = read_array(env, info[0], "bytes");
+  std::shared_ptr<Region> mine;
+  check(env, copy_bytes(view, "an exchange between ranks", &mine));
+  uint8_t* data = nullptr;
+  Napi::Value all = make_array(env, byte_vector(view.bytes * static_cast<uint64_t>(Collective::process().size())), &data);
+  return promise_of(env, all, [&](Session::Done done) {
+    return session_->all_gather(mine, data, environment_->gate(), std::move(done));
+  });
+}
+
+Napi::Value SessionObject::broadcast(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const ArrayView view = read_array(env, info[0], "bytes");
+  const uint64_t root = read_size(env, info[1], "root");
+  if (root >= static_cast<uint64_t>(Collective::process().size())) {
+    throw_status(env, {"ERR_CONFIG", "root: expected a rank below " + std::to_string(Collective::process().size())});
+  }
+  std::shared_ptr<Region> bytes;
+  check(env, copy_bytes(view, "an exchange between ranks", &bytes));
+  uint8_t* data = nullptr;
+  Napi::Value result = make_array(env, byte_vector(view.bytes), &data);
+  return promise_of(env, result, [&](Session::Done done) {
+    return session_->broadcast(bytes, static_cast<int>(root), data, environment_->gate(), std::move(done));
   });
 }
 

@@ -24,6 +24,8 @@ class SessionObject : public Napi::ObjectWrap<SessionObject> {
   Napi::Value run(const Napi::CallbackInfo& info);
   Napi::Value read_state(const Napi::CallbackInfo& info);
   Napi::Value write_state(const Napi::CallbackInfo& info);
+  Napi::Value all_gather(const Napi::CallbackInfo& info);
+  Napi::Value broadcast(const Napi::CallbackInfo& info);
   Napi::Value release_files(const Napi::CallbackInfo& info);
   Napi::Value set_profiling(const Napi::CallbackInfo& info);
   Napi::Value profile(const Napi::CallbackInfo& info);

@@ -53,13 +53,14 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   return out;
 }
 
-// What became of the CUDA backend: {module, path, built, problem, kernels}.
+// What became of the CUDA backend: {module, path, built, libraries, problem, kernels}.
 Napi::Value cuda(const Napi::CallbackInfo& info) {
   const CudaReport report = cuda_report();
   Napi::Object out = Napi::Object::New(info.Env());
   out.Set("module", report.module);
   out.Set("path", report.module_path);
   out.Set("built", report.built);
+  out.Set("libraries", report.libraries);
   out.Set("problem", report.problem);
   out.Set("kernels", string_array(info.Env(), report.kernels));
   return out;

@@ -86,12 +86,12 @@ inline Status word(NodeView& n, const char* key, uint32_t* out) {
 }
 // The Activation code of attribute `kind`.
 inline Status activation_kind(NodeView& n, int* out) {
-  static const char* const names[kActivations] = {"gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid"};
+  static const char* const names[kActivations] = {"gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "exp"};
   std::string kind;
   LATHE_TRY(n.attributes.string("kind", &kind));
   for (int i = 0; i < kActivations; i++)
     if (kind == names[i]) return *out = i, ok_status();
-  return n.fail("kind must be gelu, gelu_tanh, relu, silu, tanh or sigmoid, got " + kind);
+  return n.fail("kind must be gelu, gelu_tanh, relu, silu, tanh, sigmoid or exp, got " + kind);
 }
 
 // ---- run
@@ -119,11 +119,12 @@ template <class F>
 void parallel_rows(Stream& stream, int64_t rows, int64_t cols, F&& fn) {
   parallel_range(stream, rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, cols)), fn);
 }
-// fn(first column, columns) over column strips, for sums over rows: each strip goes down all rows in order. A strip is
-// a few cache lines wide; when one chunk of work is all there is, it is the whole width.
+// Columns of a strip: some cache lines, so that a row's piece is worth a fetch.
+constexpr int64_t kStrip = 128;
+// fn(first column, columns) over column strips, for sums over rows: each strip goes down all rows in order; when one
+// chunk of work is all there is, it is the whole width.
 template <class F>
 void parallel_strips(Stream& stream, int64_t rows, int64_t cols, F&& fn) {
-  constexpr int64_t kStrip = 64;
   if (rows * cols <= kGrain) return fn(int64_t(0), cols);
   parallel_range(stream, cols, kStrip, [&](int64_t begin, int64_t end) { fn(begin, end - begin); });
 }

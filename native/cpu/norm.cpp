@@ -74,9 +74,9 @@ void weight_grad(const Norm& n, const void* dy, const void* x, const float* mean
   auto share = rows().norm_weight_axpy[int(n.type)];
   auto add = rows().axpy[int(n.type)];
   parallel_strips(stream, n.rows, n.cols, [&](int64_t first, int64_t width) {
-    for (int64_t col = first; col < first + width; col += 64) {
-      int64_t w = std::min<int64_t>(64, first + width - col);
-      float sum[2][64] = {{0}, {0}}, part[2][64];
+    for (int64_t col = first; col < first + width; col += kStrip) {
+      int64_t w = std::min<int64_t>(kStrip, first + width - col);
+      float sum[2][kStrip] = {{0}, {0}}, part[2][kStrip];
       for (int64_t block = 0; block < n.rows; block += 64) {
         std::fill_n(part[0], w, 0.0f);
         std::fill_n(part[1], w, 0.0f);

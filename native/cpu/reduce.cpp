@@ -101,9 +101,9 @@ Status run_sum_rows(const KernelPlan& plan, const Buffers& b, Stream& stream) {
   auto axpy = rows().axpy[int(c.type)];
   const float* addend = c.addend ? b.in<float>(1) : nullptr;
   parallel_strips(stream, c.rows, c.cols, [&](int64_t first, int64_t width) {
-    for (int64_t col = first; col < first + width; col += 64) {
-      int64_t w = std::min<int64_t>(64, first + width - col);
-      float sum[64] = {0}, part[64];
+    for (int64_t col = first; col < first + width; col += kStrip) {
+      int64_t w = std::min<int64_t>(kStrip, first + width - col);
+      float sum[kStrip] = {0}, part[kStrip];
       for (int64_t r = 0; r < c.rows; r += 64) {
         std::fill_n(part, w, 0.0f);
         for (int64_t k = r; k < std::min(c.rows, r + 64); k++) axpy(1.0f, at(b.inputs[0], k * c.cols + col, c.type), part, w);

@@ -56,5 +56,12 @@ struct Sigmoid {
   static __device__ float value(float x) { return sigmoid_slope(x).value; }
   static __device__ Slope both(float x) { return sigmoid_slope(x); }
 };
+struct Exp {
+  static __device__ float value(float x) { return expf(x); }
+  static __device__ Slope both(float x) {
+    const float e = expf(x);
+    return {e, e};
+  }
+};
 
 }  // namespace lathe::cuda

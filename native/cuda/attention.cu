@@ -60,7 +60,7 @@ __device__ void attend(const AttentionShape& s, const float* q, const T* k, cons
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(AttentionShape s, const T* q, const T* k, const T* v, const int32_t* cu, T* o, float* lse) {
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(AttentionShape s, const T* q, const T* k, const T* v, const int32_t* cu, T* o, float* lse) {
   LATHE_SHARED(float, rows, kWarps * kMaxDim);
   LATHE_SHARED(float, probabilities, kWarps * 32);
   const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AttentionShape s, con
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) dq_kernel(AttentionShape s, const T* dout, const T* q, const T* k, const T* v, const T* o, const float* lse, const int32_t* cu, T* dq) {
+__global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionShape s, const T* dout, const T* q, const T* k, const T* v, const T* o, const float* lse, const int32_t* cu, T* dq) {
   LATHE_SHARED(float, rows, kWarps * 2 * kMaxDim);
   LATHE_SHARED(float, slopes, kWarps * 32);
   const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32);
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kThreads) dq_kernel(AttentionShape s, const T*
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const T* dout, const T* q, const T* k, const T* v, const T* o, const float* lse, const int32_t* cu, T* dk, T* dv) {
+__global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionShape s, const T* dout, const T* q, const T* k, const T* v, const T* o, const float* lse, const int32_t* cu, T* dk, T* dv) {
   LATHE_SHARED(float, rows, kWarps * 2 * kMaxDim);
   LATHE_SHARED(float, shares, kWarps * 64);
   const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32);
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const T
 
 // A block per (sequence, query head): its warps take chunks of keys in turn and are merged in warp order.
 template <class T>
-__global__ void __launch_bounds__(kThreads) decode_kernel(AttentionShape s, const T* q, const T* k, const T* v, const int32_t* lengths, int64_t cache_rows, T* o) {
+__global__ void __launch_bounds__(kThreads, 2) decode_kernel(AttentionShape s, const T* q, const T* k, const T* v, const int32_t* lengths, int64_t cache_rows, T* o) {
   LATHE_SHARED(float, row, kMaxDim);
   LATHE_SHARED(float, probabilities, kWarps * 32);
   LATHE_SHARED(float, tops, kWarps);

@@ -2,7 +2,7 @@
 //
 // A block of 4 warps owns 64 rows of one document and one head; a warp owns 16 of them and passes over the other side
 // in tiles of 64 (32 in the backward pass and for wide heads). Scores are made by mma.m16n8k16 with both operands in
-// shared memory, and the accumulator's layout is the next product's left operand, so probabilities never leave
+// shared memory (ldmatrix), and the accumulator's layout is the next product's left operand, so probabilities never leave
 // registers. Tiles come in by cp.async, two stages deep in the forward pass. Statistics and sums are fp32; P and dS are
 // rounded to bf16 before they are multiplied. With a causal mask or a window, tiles that nobody sees are skipped.
 //   forward   rows are queries; O, LSE
@@ -49,27 +49,29 @@ struct Lane {
   int group, pair;
   __device__ Lane() : group(int(threadIdx.x % 32) / 4), pair(int(threadIdx.x % 4)) {}
 };
-__device__ __forceinline__ uint32_t two(const uint16_t* p) { return *reinterpret_cast<const uint32_t*>(p); }
 // Left operand: rows [row, row + 16), columns [k, k + 16) of a tile.
 template <int kLd>
-__device__ __forceinline__ void left(uint32_t (&a)[4], const uint16_t* tile, int row, int k, Lane l) {
-#pragma unroll
-  for (int j = 0; j < 4; j++) a[j] = two(tile + (row + l.group + j % 2 * 8) * kLd + k + 2 * l.pair + j / 2 * 8);
+__device__ __forceinline__ void left(uint32_t (&a)[4], const uint16_t* tile, int row, int k) {
+  const int lane = int(threadIdx.x % 32);
+  load_matrices<false>(a, tile + (row + lane % 16) * kLd + k + lane / 16 * 8);
 }
-// Right operand whose columns are the tile's rows (its transpose): columns [col, col + 8), depth [k, k + 16).
+// Two right operands whose columns are the tile's rows (its transpose): columns [col, col + 16), depth [k, k + 16).
 template <int kLd>
-__device__ __forceinline__ void right_rows(uint32_t (&b)[2], const uint16_t* tile, int col, int k, Lane l) {
-#pragma unroll
-  for (int j = 0; j < 2; j++) b[j] = two(tile + (col + l.group) * kLd + k + 2 * l.pair + j * 8);
+__device__ __forceinline__ void right_rows(uint32_t (&b)[4], const uint16_t* tile, int col, int k) {
+  const int lane = int(threadIdx.x % 32);
+  load_matrices<false>(b, tile + (col + lane / 16 * 8 + lane % 8) * kLd + k + lane / 8 % 2 * 8);
 }
-// Right operand as the tile lies: depth is its rows [k, k + 16), columns [col, col + 8).
+// Two right operands as the tile lies: depth is its rows [k, k + 16), columns [col, col + 16).
 template <int kLd>
-__device__ __forceinline__ void right(uint32_t (&b)[2], const uint16_t* tile, int col, int k, Lane l) {
-#pragma unroll
-  for (int j = 0; j < 2; j++) {
-    const uint16_t* p = tile + (k + 2 * l.pair + j * 8) * kLd + col + l.group;
-    b[j] = uint32_t(p[0]) | uint32_t(p[kLd]) << 16;
-  }
+__device__ __forceinline__ void right(uint32_t (&b)[4], const uint16_t* tile, int col, int k) {
+  const int lane = int(threadIdx.x % 32);
+  load_matrices<true>(b, tile + (k + lane % 16) * kLd + col + lane / 16 * 8);
+}
+// Two neighbouring tiles of 8 columns.
+__device__ __forceinline__ void mma_two(float (&low)[4], float (&high)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+  const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+  mma_bf16(low, a, first);
+  mma_bf16(high, a, second);
 }
 // The four values of an accumulator pair (columns 16 y .. 16 y + 15) as a left operand.
 __device__ __forceinline__ void to_left(uint32_t (&a)[4], const float (&low)[4], const float (&high)[4]) {
@@ -78,7 +80,7 @@ __device__ __forceinline__ void to_left(uint32_t (&a)[4], const float (&low)[4],
 }
 // sum[y] += rows of `a_tile` times rows of `b_tile`, over the head dim.
 template <int kDim, int kCols>
-__device__ __forceinline__ void product(float (&sum)[kCols / 8][4], const uint16_t* a_tile, int row, const uint16_t* b_tile, Lane l) {
+__device__ __forceinline__ void product(float (&sum)[kCols / 8][4], const uint16_t* a_tile, int row, const uint16_t* b_tile) {
   constexpr int kLd = kDim + 8;
 #pragma unroll
   for (int y = 0; y < kCols / 8; y++)
@@ -87,27 +89,27 @@ __device__ __forceinline__ void product(float (&sum)[kCols / 8][4], const uint16
 #pragma unroll
   for (int k = 0; k < kDim; k += 16) {
     uint32_t a[4];
-    left<kLd>(a, a_tile, row, k, l);
+    left<kLd>(a, a_tile, row, k);
 #pragma unroll
-    for (int y = 0; y < kCols / 8; y++) {
-      uint32_t b[2];
-      right_rows<kLd>(b, b_tile, y * 8, k, l);
-      mma_bf16(sum[y], a, b);
+    for (int y = 0; y < kCols / 8; y += 2) {
+      uint32_t b[4];
+      right_rows<kLd>(b, b_tile, y * 8, k);
+      mma_two(sum[y], sum[y + 1], a, b);
     }
   }
 }
 // acc += p times the tile as it lies; p in accumulator layout, kDepth columns.
 template <int kDim, int kDepth>
-__device__ __forceinline__ void accumulate(float (&acc)[kDim / 8][4], const float (&p)[kDepth / 8][4], const uint16_t* tile, Lane l) {
+__device__ __forceinline__ void accumulate(float (&acc)[kDim / 8][4], const float (&p)[kDepth / 8][4], const uint16_t* tile) {
 #pragma unroll
   for (int k = 0; k < kDepth / 16; k++) {
     uint32_t a[4];
     to_left(a, p[2 * k], p[2 * k + 1]);
 #pragma unroll
-    for (int y = 0; y < kDim / 8; y++) {
-      uint32_t b[2];
-      right<kDim + 8>(b, tile, y * 8, k * 16, l);
-      mma_bf16(acc[y], a, b);
+    for (int y = 0; y < kDim / 8; y += 2) {
+      uint32_t b[4];
+      right<kDim + 8>(b, tile, y * 8, k * 16);
+      mma_two(acc[y], acc[y + 1], a, b);
     }
   }
 }
@@ -139,7 +141,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AttentionShape s, con
   auto* q_tile = reinterpret_cast<uint16_t*>(shared);
   uint16_t* k_tiles = q_tile + kRows * kLd;
   uint16_t* v_tiles = k_tiles + 2 * kKeys * kLd;
-  const Tile tile = tile_of(cu, s.documents, s.tokens, blockIdx.x, kRows);
+  // Under a causal mask the last rows have the most work: they start first.
+  const Tile tile = tile_of(cu, s.documents, s.tokens, gridDim.x - 1 - blockIdx.x, kRows);
   const int64_t length = tile.document.length, begin = tile.document.begin, head = blockIdx.y;
   if (length == 0) return;
   const Lane l;
@@ -168,7 +171,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AttentionShape s, con
     copy_wait<1>();
     block_sync();
     float p[kKeys / 8][4];
-    product<kDim, kKeys>(p, q_tile, row, k_tiles + stage * kKeys * kLd, l);
+    product<kDim, kKeys>(p, q_tile, row, k_tiles + stage * kKeys * kLd);
     float best[2] = {top[0], top[1]};
 #pragma unroll
     for (int y = 0; y < kKeys / 8; y++)
@@ -199,7 +202,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AttentionShape s, con
     for (int y = 0; y < kDim / 8; y++)
 #pragma unroll
       for (int j = 0; j < 4; j++) acc[y][j] *= shrink[j / 2];
-    accumulate<kDim, kKeys>(acc, p, v_tiles + stage * kKeys * kLd, l);
+    accumulate<kDim, kKeys>(acc, p, v_tiles + stage * kKeys * kLd);
     block_sync();  // before the next turn loads over this stage's other half
   }
   copy_wait<0>();
@@ -225,14 +228,15 @@ __global__ void __launch_bounds__(kThreads) delta_kernel(AttentionShape s, const
 }
 
 template <int kDim, int kCols>
-__global__ void __launch_bounds__(kThreads) dq_kernel(AttentionShape s, const uint16_t* dout, const uint16_t* q, const uint16_t* k, const uint16_t* v, const float* lse, const float* delta, const int32_t* cu, uint16_t* dq) {
+__global__ void __launch_bounds__(kThreads, kDim > 128 ? 2 : kDim > 80 ? 3 : 4) dq_kernel(AttentionShape s, const uint16_t* dout, const uint16_t* q, const uint16_t* k, const uint16_t* v, const float* lse, const float* delta, const int32_t* cu, uint16_t* dq) {
   constexpr int kLd = kDim + 8;
   LATHE_DYNAMIC_SHARED(shared);
   auto* q_tile = reinterpret_cast<uint16_t*>(shared);
   uint16_t* do_tile = q_tile + kRows * kLd;
   uint16_t* k_tile = do_tile + kRows * kLd;
   uint16_t* v_tile = k_tile + kCols * kLd;
-  const Tile tile = tile_of(cu, s.documents, s.tokens, blockIdx.x, kRows);
+  // Under a causal mask the last rows have the most work: they start first.
+  const Tile tile = tile_of(cu, s.documents, s.tokens, gridDim.x - 1 - blockIdx.x, kRows);
   const int64_t length = tile.document.length, begin = tile.document.begin, head = blockIdx.y;
   if (length == 0) return;
   const Lane l;
@@ -260,8 +264,8 @@ __global__ void __launch_bounds__(kThreads) dq_kernel(AttentionShape s, const ui
     copy_wait<0>();
     block_sync();
     float p[kCols / 8][4], g[kCols / 8][4];
-    product<kDim, kCols>(p, q_tile, row, k_tile, l);
-    product<kDim, kCols>(g, do_tile, row, v_tile, l);
+    product<kDim, kCols>(p, q_tile, row, k_tile);
+    product<kDim, kCols>(g, do_tile, row, v_tile);
 #pragma unroll
     for (int y = 0; y < kCols / 8; y++)
 #pragma unroll
@@ -272,14 +276,15 @@ __global__ void __launch_bounds__(kThreads) dq_kernel(AttentionShape s, const ui
         const bool seen = key >= key_lo[h] && key < key_hi[h];
         p[y][j] = seen ? exp2f((score - log_sum[h]) * kLog2E) * (g[y][j] - row_delta[h]) * s.slope(score) : 0.0f;
       }
-    accumulate<kDim, kCols>(acc, p, k_tile, l);
+    accumulate<kDim, kCols>(acc, p, k_tile);
   }
   copy_wait<0>();
   write_rows<kDim>(dq + q_at, s.q_ld(), tile.first + row, length, dim, acc, s.scale, s.scale, l);
 }
 
 // Rows are keys: scores are made transposed (K Q^T), so that P^T and dS^T are left operands.
-template <int kDim, int kCols>
+// The sums of wide heads do not fit a thread's registers together: then one launch makes dK and another dV.
+template <int kDim, int kCols, bool kWantK, bool kWantV>
 __global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const uint16_t* dout, const uint16_t* q, const uint16_t* k, const uint16_t* v, const float* lse, const float* delta, const int32_t* cu, uint16_t* dk, uint16_t* dv) {
   constexpr int kLd = kDim + 8;
   LATHE_DYNAMIC_SHARED(shared);
@@ -297,7 +302,7 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const u
   load_rows<kDim, kRows>(k_tile, k + kv_at, s.kv_ld(), tile.first, length, dim);
   load_rows<kDim, kRows>(v_tile, v + kv_at, s.kv_ld(), tile.first, length, dim);
   copy_commit();
-  float acc_k[kDim / 8][4] = {}, acc_v[kDim / 8][4] = {};
+  float acc_k[kWantK ? kDim / 8 : 1][4] = {}, acc_v[kWantV ? kDim / 8 : 1][4] = {};
   int64_t query_lo[2], query_hi[2];
   for (int h = 0; h < 2; h++) {
     const int64_t j = tile.first + row + l.group + 8 * h;
@@ -318,9 +323,9 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const u
       }
       copy_wait<0>();
       block_sync();
-      float p[kCols / 8][4], g[kCols / 8][4];
-      product<kDim, kCols>(p, k_tile, row, q_tile, l);
-      product<kDim, kCols>(g, v_tile, row, do_tile, l);
+      float p[kCols / 8][4], g[kWantK ? kCols / 8 : 1][4];
+      product<kDim, kCols>(p, k_tile, row, q_tile);
+      if constexpr (kWantK) product<kDim, kCols>(g, v_tile, row, do_tile);
 #pragma unroll
       for (int y = 0; y < kCols / 8; y++)
 #pragma unroll
@@ -329,15 +334,15 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const u
           const bool seen = i0 + c >= query_lo[h] && i0 + c < query_hi[h];
           const float score = s.score(p[y][j]);
           p[y][j] = seen ? exp2f((score - statistics[c]) * kLog2E) : 0.0f;
-          g[y][j] = seen ? p[y][j] * (g[y][j] - statistics[kCols + c]) * s.slope(score) : 0.0f;
+          if constexpr (kWantK) g[y][j] = seen ? p[y][j] * (g[y][j] - statistics[kCols + c]) * s.slope(score) : 0.0f;
         }
-      accumulate<kDim, kCols>(acc_v, p, do_tile, l);
-      accumulate<kDim, kCols>(acc_k, g, q_tile, l);
+      if constexpr (kWantV) accumulate<kDim, kCols>(acc_v, p, do_tile);
+      if constexpr (kWantK) accumulate<kDim, kCols>(acc_k, g, q_tile);
     }
   }
   copy_wait<0>();
-  write_rows<kDim>(dk + kv_at, s.kv_ld(), tile.first + row, length, dim, acc_k, s.scale, s.scale, l);
-  write_rows<kDim>(dv + kv_at, s.kv_ld(), tile.first + row, length, dim, acc_v, 1.0f, 1.0f, l);
+  if constexpr (kWantK) write_rows<kDim>(dk + kv_at, s.kv_ld(), tile.first + row, length, dim, acc_k, s.scale, s.scale, l);
+  if constexpr (kWantV) write_rows<kDim>(dv + kv_at, s.kv_ld(), tile.first + row, length, dim, acc_v, 1.0f, 1.0f, l);
 }
 
 // lse of rows outside documents; those inside are overwritten.
@@ -369,8 +374,15 @@ Status attention_mma_forward(Stream& stream, const AttentionShape& s, const Buff
   LATHE_TRY(launch(stream, infinity_kernel, Grid(ceil_div(s.heads * s.tokens, 256)), 256, 0, b.out<float>(1), s.heads * s.tokens));
   return with_dim(s.head_dim, [&](auto d) {
     constexpr int kDim = decltype(d)::value, kKeys = kDim > 128 ? 32 : 64;
-    return launch(stream, forward_kernel<kDim, kKeys>, Grid(most_tiles(s), s.heads), kThreads, size_t(kRows + 4 * kKeys) * (kDim + 8) * 2, s,
-                  b.in<uint16_t>(0), b.in<uint16_t>(1), b.in<uint16_t>(2), b.in<int32_t>(3), b.out<uint16_t>(0), b.out<float>(1));
+    constexpr auto bytes = [](int keys) { return size_t(kRows + 4 * keys) * (kDim + 8) * 2; };
+    const auto with = [&](auto* kernel, int keys) {
+      return launch(stream, kernel, Grid(most_tiles(s), s.heads), kThreads, bytes(keys), s, b.in<uint16_t>(0), b.in<uint16_t>(1), b.in<uint16_t>(2),
+                    b.in<int32_t>(3), b.out<uint16_t>(0), b.out<float>(1));
+    };
+    // sm_75 has 64 KiB of shared memory.
+    if constexpr (kDim == 96 || kDim == 128)
+      if (queue_shared_bytes(queue_of(stream)) < bytes(kKeys)) return with(forward_kernel<kDim, 32>, 32);
+    return with(forward_kernel<kDim, kKeys>, kKeys);
   });
 }
 
@@ -385,8 +397,16 @@ Status attention_mma_backward(Stream& stream, const AttentionShape& s, const Buf
     constexpr size_t kTiles = size_t(2 * kRows + 2 * kCols) * (kDim + 8) * 2;
     LATHE_TRY(launch(stream, dq_kernel<kDim, kCols>, Grid(most_tiles(s), s.heads), kThreads, kTiles, s, b.in<uint16_t>(0), b.in<uint16_t>(1),
                      b.in<uint16_t>(2), b.in<uint16_t>(3), b.in<float>(5), delta, b.in<int32_t>(6), b.out<uint16_t>(0)));
-    return launch(stream, dkv_kernel<kDim, kCols>, Grid(most_tiles(s), s.kv_heads), kThreads, kTiles + 2 * kCols * 4, s, b.in<uint16_t>(0),
-                  b.in<uint16_t>(1), b.in<uint16_t>(2), b.in<uint16_t>(3), b.in<float>(5), delta, b.in<int32_t>(6), b.out<uint16_t>(1), b.out<uint16_t>(2));
+    const auto with = [&](auto* kernel) {
+      return launch(stream, kernel, Grid(most_tiles(s), s.kv_heads), kThreads, kTiles + 2 * kCols * 4, s, b.in<uint16_t>(0), b.in<uint16_t>(1), b.in<uint16_t>(2),
+                    b.in<uint16_t>(3), b.in<float>(5), delta, b.in<int32_t>(6), b.out<uint16_t>(1), b.out<uint16_t>(2));
+    };
+    if constexpr (kDim > 128) {
+      LATHE_TRY(with(dkv_kernel<kDim, kCols, true, false>));
+      return with(dkv_kernel<kDim, kCols, false, true>);
+    } else {
+      return with(dkv_kernel<kDim, kCols, true, true>);
+    }
   });
 }
 

@@ -259,7 +259,8 @@ Status with_activation(int kind, F&& fn) {
     case 2: return fn(Relu{});
     case 3: return fn(Silu{});
     case 4: return fn(Tanh{});
-    default: return fn(Sigmoid{});
+    case 5: return fn(Sigmoid{});
+    default: return fn(Exp{});
   }
 }
 template <class F>
@@ -267,16 +268,16 @@ Status with_gate(int kind, F&& fn) {
   return kind == 0 ? fn(Gelu{}) : kind == 1 ? fn(GeluTanh{}) : fn(Silu{});
 }
 Status read_kind(NodeView& node, Map* m, bool gate) {
-  static const char* const names[] = {"gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid"};
+  static const char* const names[] = {"gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "exp"};
   std::string kind;
   LATHE_TRY(node.attributes.string("kind", &kind));
-  for (int i = 0; i < 6; i++) {
+  for (int i = 0; i < 7; i++) {
     if (kind != names[i]) continue;
     m->kind = i;
     LATHE_EXPECT(node, !gate || i == 0 || i == 1 || i == 3, "kind must be silu, gelu or gelu_tanh");
     return ok_status();
   }
-  return node.fail("kind must be gelu, gelu_tanh, relu, silu, tanh or sigmoid, got " + kind);
+  return node.fail("kind must be gelu, gelu_tanh, relu, silu, tanh, sigmoid or exp, got " + kind);
 }
 Status prepare_activation(NodeView& node, const DeviceSpec&, KernelPlan* plan) {
   Map* m;

@@ -1,173 +1,141 @@
-// The kernels of gemm.cuh: 64 x 64 tiles, 128 threads. See there for what they compute.
+// Chooses how a product is computed, and brings its operands into the form that the fast ways want. See gemm.cuh.
 #include "cuda/gemm.cuh"
 
-#include "cuda/code_tables.cuh"
-#include "cuda/common.cuh"
+#include "cuda/cublaslt.h"
 
 namespace lathe::cuda {
 namespace {
 
-constexpr int kTile = 64;
-constexpr unsigned kThreads = 128;
+bool suits(const GemmOperand& o) { return o.format == kFormatBf16 && o.ld % 8 == 0; }
 
-__device__ __forceinline__ int64_t limited(const GemmLimit& l, int64_t most) {
-  if (!l.count) return most;
-  const int64_t left = int64_t(*l.count) - l.first;
-  return left < 0 ? 0 : left < most ? left : most;
-}
-
-struct Tables {
-  const float* four_bit;  // nf4, then fp4
-  const float* dynamic;
-};
-
-// Element (r, c) of the stored matrix.
-__device__ __forceinline__ float fetch(const GemmOperand& o, const Tables& t, int64_t r, int64_t c) {
-  const int64_t i = r * o.ld + c;
-  if (o.format < kFormatNf4) return load_as(o.data, i, o.format);
-  const int byte = static_cast<const uint8_t*>(o.data)[i / 2];
-  const float value = t.four_bit[(o.format - kFormatNf4) * 16 + (i % 2 ? byte & 15 : byte >> 4)];
-  const int64_t block = i / 64;
-  const float scale = o.nested ? add_rn(mul_rn(t.dynamic[static_cast<const uint8_t*>(o.absmax)[block]], o.nested[block / 256]), *o.offset)
-                               : static_cast<const float*>(o.absmax)[block];
-  return mul_rn(value, scale);
-}
-
-// One tile of op(operand), rows [row0, row0 + 64) of M or N by columns [k0, k0 + kDepth) of K, into tile[row][k] with
-// `ld`. `k_first`: K is the stored matrix's row, so neighbouring threads walk along M or N.
-template <int kDepth, class Put>
-__device__ __forceinline__ void load_tile(const GemmOperand& o, const Tables& t, int64_t row0, int64_t rows, int64_t k0, int64_t depth, bool k_first, Put put) {
-  for (int e = int(threadIdx.x); e < kTile * kDepth; e += int(kThreads)) {
-    const int r = k_first ? e % kTile : e / kDepth, k = k_first ? e / kTile : e % kDepth;
-    float v = 0;
-    if (row0 + r < rows && k0 + k < depth) v = k_first ? fetch(o, t, k0 + k, row0 + r) : fetch(o, t, row0 + r, k0 + k);
-    put(r, k, v);
+struct Needs { bool a = false, b = false; };
+Needs needs_of(const GemmCall& call) {
+  Needs n{call.term_count > 1, call.term_count > 1};
+  for (int i = 0; i < call.term_count; i++) {
+    n.a = n.a || !suits(call.terms[i].a);
+    n.b = n.b || !suits(call.terms[i].b);
   }
+  return n;
 }
 
-__device__ __forceinline__ void finish(const GemmCall& g, int64_t row, int64_t col, int64_t m, float sum) {
-  if (row >= m || col >= g.n) return;
-  float v = g.alpha * sum;
-  if (g.bias) v += load_as(g.bias, col, g.bias_dtype);
-  if (g.addend) v += load_as(g.addend, row * g.ldc + col, g.c_dtype);
-  store_as(g.c, row * g.ldc + col, g.c_dtype, v);
+int64_t format_bytes(int dtype) { return dtype_bytes(DType(dtype)); }
+
+// The operand whose first row or column of M or N is `first`; 4-bit ones are packed instead.
+GemmOperand from(GemmOperand o, int64_t first, bool rows_are_k) {
+  o.data = static_cast<const char*>(o.data) + (rows_are_k ? first : first * o.ld) * format_bytes(o.format);
+  return o;
+}
+// C [m0.., n0..] of a call.
+GemmCall part_of(GemmCall c, int64_t m0, int64_t m, int64_t n0, int64_t n) {
+  const int64_t at = (m0 * c.ldc + n0) * format_bytes(c.c_dtype);
+  c.m = m, c.n = n;
+  c.c = static_cast<char*>(c.c) + at;
+  if (c.addend) c.addend = static_cast<const char*>(c.addend) + at;
+  if (c.bias) c.bias = static_cast<const char*>(c.bias) + n0 * format_bytes(c.bias_dtype);
+  c.limit_m.first += m0;
+  return c;
 }
 
-__device__ __forceinline__ void fill_tables(float* four_bit, float* dynamic) {
-  for (int i = int(threadIdx.x); i < 256; i += int(kThreads)) {
-    dynamic[i] = kDynamicSigned[i];
-    if (i < 32) four_bit[i] = i < 16 ? kNf4Table[i] : kFp4Table[i - 16];
-  }
+// Puts `count` rows or columns of M or N, from `first`, of one operand into `to` as bf16 in its own orientation: with K
+// along the rows, at column `k0` of rows of `ld`; across, at row `k0`. K is padded with zeros to a multiple of 8.
+Status pack(Stream& stream, const GemmOperand& o, int64_t k, bool along_k, int64_t first, int64_t count, uint16_t* to, int64_t ld, int64_t k0) {
+  const int64_t padded = round_up(k, 8);
+  if (along_k) return gemm_pack(stream, o, first, count, 0, k, to + k0, ld, count, padded);
+  return gemm_pack(stream, o, 0, k, first, count, to + k0 * ld, ld, padded, ld);
+}
+GemmOperand packed(const uint16_t* data, int64_t ld, int transposed) {
+  GemmOperand o;
+  o.data = data, o.ld = ld, o.format = kFormatBf16, o.transposed = transposed;
+  return o;
 }
 
-// bf16: 4 warps of 32 x 32. Shared rows are 40 elements apart, so that a fragment's 8 rows hit different banks.
-__global__ void __launch_bounds__(kThreads) gemm_bf16_kernel(__grid_constant__ const GemmCall g) {
-  constexpr int kDepth = 32, kLd = kDepth + 8;
-  LATHE_SHARED(uint16_t, a_tile, kTile * kLd);
-  LATHE_SHARED(uint16_t, b_tile, kTile * kLd);
-  LATHE_SHARED(float, four_bit, 32);
-  LATHE_SHARED(float, dynamic, 256);
-  fill_tables(four_bit, dynamic);
-  const Tables tables{four_bit, dynamic};
-  const int64_t m = limited(g.limit_m, g.m);
-  const int64_t tiles_n = (g.n + kTile - 1) / kTile;
-  const int64_t row0 = int64_t(blockIdx.x) / tiles_n * kTile, col0 = int64_t(blockIdx.x) % tiles_n * kTile;
-  if (row0 >= m) return;
-  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), group = lane / 4, pair = lane % 4;
-  const int warp_row = warp / 2 * 32, warp_col = warp % 2 * 32;
-  float sum[2][4][4] = {};
-  int64_t total = 0;
-  for (int i = 0; i < g.term_count; i++) {
-    const GemmTerm& term = g.terms[i];
-    const int64_t depth = limited(g.limit_k, term.k);
-    total += depth;
-    for (int64_t k0 = 0; k0 < depth; k0 += kDepth) {
-      block_sync();  // the tiles before have been read; at first, the tables are written
-      load_tile<kDepth>(term.a, tables, row0, m, k0, depth, term.a.transposed != 0, [&](int r, int k, float v) { a_tile[r * kLd + k] = round_bf16(float_bits(v)); });
-      load_tile<kDepth>(term.b, tables, col0, g.n, k0, depth, term.b.transposed == 0, [&](int r, int k, float v) { b_tile[r * kLd + k] = round_bf16(float_bits(v)); });
-      block_sync();
-#pragma unroll
-      for (int k = 0; k < kDepth; k += 16) {
-        uint32_t a[2][4], b[4][2];
-#pragma unroll
-        for (int x = 0; x < 2; x++)
-#pragma unroll
-          for (int j = 0; j < 4; j++)
-            a[x][j] = *reinterpret_cast<const uint32_t*>(&a_tile[(warp_row + x * 16 + group + j % 2 * 8) * kLd + k + 2 * pair + j / 2 * 8]);
-#pragma unroll
-        for (int y = 0; y < 4; y++)
-#pragma unroll
-          for (int j = 0; j < 2; j++)
-            b[y][j] = *reinterpret_cast<const uint32_t*>(&b_tile[(warp_col + y * 8 + group) * kLd + k + 2 * pair + j * 8]);
-#pragma unroll
-        for (int x = 0; x < 2; x++)
-#pragma unroll
-          for (int y = 0; y < 4; y++) mma_bf16(sum[x][y], a[x], b[y]);
-      }
-    }
-  }
-  if (g.keep_when_empty && total == 0) return;
-#pragma unroll
-  for (int x = 0; x < 2; x++)
-#pragma unroll
-    for (int y = 0; y < 4; y++)
-#pragma unroll
-      for (int j = 0; j < 4; j++)
-        finish(g, row0 + warp_row + x * 16 + group + j / 2 * 8, col0 + warp_col + y * 8 + 2 * pair + j % 2, m, sum[x][y][j]);
-}
-
-// fp32: each thread owns 8 x 4 results, rows 8 apart.
-__global__ void __launch_bounds__(kThreads) gemm_f32_kernel(__grid_constant__ const GemmCall g) {
-  constexpr int kDepth = 16, kLd = kDepth + 1;
-  LATHE_SHARED(float, a_tile, kTile * kLd);
-  LATHE_SHARED(float, b_tile, kTile * kLd);
-  LATHE_SHARED(float, four_bit, 32);
-  LATHE_SHARED(float, dynamic, 256);
-  fill_tables(four_bit, dynamic);
-  const Tables tables{four_bit, dynamic};
-  const int64_t m = limited(g.limit_m, g.m);
-  const int64_t tiles_n = (g.n + kTile - 1) / kTile;
-  const int64_t row0 = int64_t(blockIdx.x) / tiles_n * kTile, col0 = int64_t(blockIdx.x) % tiles_n * kTile;
-  if (row0 >= m) return;
-  const int tx = int(threadIdx.x % 16), ty = int(threadIdx.x / 16);
-  float sum[8][4] = {};
-  int64_t total = 0;
-  for (int i = 0; i < g.term_count; i++) {
-    const GemmTerm& term = g.terms[i];
-    const int64_t depth = limited(g.limit_k, term.k);
-    total += depth;
-    for (int64_t k0 = 0; k0 < depth; k0 += kDepth) {
-      block_sync();
-      load_tile<kDepth>(term.a, tables, row0, m, k0, depth, term.a.transposed != 0, [&](int r, int k, float v) { a_tile[r * kLd + k] = v; });
-      load_tile<kDepth>(term.b, tables, col0, g.n, k0, depth, term.b.transposed == 0, [&](int r, int k, float v) { b_tile[r * kLd + k] = v; });
-      block_sync();
-#pragma unroll
-      for (int k = 0; k < kDepth; k++) {
-        float b[4];
-#pragma unroll
-        for (int y = 0; y < 4; y++) b[y] = b_tile[(tx + y * 16) * kLd + k];
-#pragma unroll
-        for (int x = 0; x < 8; x++) {
-          const float a = a_tile[(ty + x * 8) * kLd + k];
-#pragma unroll
-          for (int y = 0; y < 4; y++) sum[x][y] = fma_rn(a, b[y], sum[x][y]);
-        }
-      }
-    }
-  }
-  if (g.keep_when_empty && total == 0) return;
-#pragma unroll
-  for (int x = 0; x < 8; x++)
-#pragma unroll
-    for (int y = 0; y < 4; y++) finish(g, row0 + ty + x * 8, col0 + tx + y * 16, m, sum[x][y]);
+bool alike(const GemmCall& c) {
+  for (int i = 0; i < c.term_count; i++)
+    if (c.terms[i].a.transposed != c.terms[0].a.transposed || c.terms[i].b.transposed != c.terms[0].b.transposed) return false;
+  return true;
 }
 
 }  // namespace
 
-Status gemm(Stream& stream, const GemmCall& call, bool bf16_compute) {
+GemmScratch gemm_scratch(const GemmCall& call, bool bf16_compute, const GemmLimits& limits) {
+  GemmScratch s;
+  for (int i = 0; i < call.term_count; i++) s.k += round_up(call.terms[i].k, 8);
+  const int64_t k = std::max<int64_t>(s.k, 1), m = round_up(call.m, 8), n = round_up(call.n, 8);
+  s.chunk = m * k <= limits.most_a ? m : std::max(limits.rows, limits.most_a / k / limits.rows * limits.rows);
+  s.panel = n * k <= limits.most_b ? n : round_up(ceil_div(n, ceil_div(n * k, limits.most_b)), limits.columns);
+  if (bf16_compute) {
+    const Needs needs = needs_of(call);
+    if (needs.a) s.a_bytes = round_up(2 * s.chunk * k, 256);
+    if (needs.b) s.b_bytes = round_up(2 * s.panel * k, 256);
+  }
+  s.total = kGemmWorkspace + s.a_bytes + s.b_bytes;
+  return s;
+}
+
+Status multiply(Stream& stream, const GemmCall& call, bool bf16_compute, void* scratch, const GemmLimits& limits) {
   if (call.m == 0 || call.n == 0) return ok_status();
-  const Grid grid(ceil_div(call.m, kTile) * ceil_div(call.n, kTile));
-  return launch(stream, bf16_compute ? gemm_bf16_kernel : gemm_f32_kernel, grid, kThreads, 0, call);
+  CublasLt* lt = cublaslt_of(queue_of(stream));
+  if (!bf16_compute) {
+    bool done = false;
+    if (lt) LATHE_TRY(cublaslt_multiply(*lt, stream, call, false, scratch, &done));
+    return done ? ok_status() : gemm_general(stream, call, false);
+  }
+  if (gemm_rows_takes(call)) return gemm_rows(stream, call);
+
+  const GemmScratch s = gemm_scratch(call, true, limits);
+  const Needs needs = needs_of(call);
+  const bool together = call.term_count > 1 && lt && alike(call);
+  auto* a_place = reinterpret_cast<uint16_t*>(static_cast<char*>(scratch) + kGemmWorkspace);
+  auto* b_place = reinterpret_cast<uint16_t*>(static_cast<char*>(scratch) + kGemmWorkspace + s.a_bytes);
+  // Own kernels read suitable operands where they are, even of several terms.
+  bool any_a = together, any_b = together;
+  for (int i = 0; i < call.term_count; i++) any_a = any_a || !suits(call.terms[i].a), any_b = any_b || !suits(call.terms[i].b);
+  const int64_t chunk = any_a && needs.a ? s.chunk : call.m, panel = any_b && needs.b ? s.panel : call.n;
+  for (int64_t n0 = 0; n0 < call.n; n0 += panel) {
+    const int64_t n = std::min(panel, call.n - n0);
+    GemmCall column = call;
+    int64_t k0 = 0;
+    for (int i = 0; i < call.term_count; i++) {
+      GemmTerm& t = column.terms[i];
+      const bool along = t.b.transposed != 0;
+      const int64_t k = round_up(t.k, 8), ld = along ? (together ? s.k : k) : round_up(n, 8);
+      if (together || !suits(t.b)) {
+        uint16_t* to = together ? b_place : b_place + k0 * round_up(n, 8);
+        LATHE_TRY(pack(stream, t.b, t.k, along, n0, n, to, ld, together ? k0 : 0));
+        t.b = packed(to, ld, t.b.transposed);
+      } else {
+        t.b = from(t.b, n0, !along);
+      }
+      k0 += k;
+    }
+    for (int64_t m0 = 0; m0 < call.m; m0 += chunk) {
+      const int64_t m = std::min(chunk, call.m - m0);
+      GemmCall tile = part_of(column, m0, m, n0, n);
+      k0 = 0;
+      for (int i = 0; i < call.term_count; i++) {
+        GemmTerm& t = tile.terms[i];
+        const bool along = !t.a.transposed;
+        const int64_t k = round_up(t.k, 8), ld = along ? (together ? s.k : k) : round_up(m, 8);
+        if (together || !suits(t.a)) {
+          uint16_t* to = together ? a_place : a_place + k0 * round_up(m, 8);
+          LATHE_TRY(pack(stream, t.a, t.k, along, m0, m, to, ld, together ? k0 : 0));
+          t.a = packed(to, ld, t.a.transposed);
+        } else {
+          t.a = from(t.a, m0, !along);
+        }
+        k0 += k;
+      }
+      if (together) {
+        tile.term_count = 1;
+        tile.terms[0].k = s.k;
+      }
+      bool done = false;
+      if (lt) LATHE_TRY(cublaslt_multiply(*lt, stream, tile, true, scratch, &done));
+      if (done) continue;
+      LATHE_TRY(gemm_mma_takes(tile) ? gemm_mma(stream, tile) : gemm_general(stream, tile, true));
+    }
+  }
+  return ok_status();
 }
 
 }  // namespace lathe::cuda

@@ -11,9 +11,9 @@
 // Invariants: fp32 logits; a row's sums are a fixed tree of fp32 with f64 at the block level, so its result does not
 // depend on where it stands. dw adds chunk after chunk. A label that is neither -100 nor in [0, V) gives NaN.
 //
-// Scratch, in bytes, with c = min(chunk, T), e = bytes of x's dtype, up(x) = 64 * ceil(x / 64):
-//   scratch(linear_cross_entropy)      = 64 + up(4 * T) + up(4 * c * V) + up(c * D * e)
-//   scratch(linear_cross_entropy_grad) = the same + up(c * D * e)
+// Scratch, in bytes, with c = min(max(chunk, 512), T), e = bytes of x's dtype, W = V up to 8, up(x) = 256 * ceil(x / 256):
+//   scratch(linear_cross_entropy)      = 256 + up(4 * T) + up(4 * c * W) + up(c * D * e) + the GEMM's (gemm.cuh; of full and last chunk)
+//   scratch(linear_cross_entropy_grad) = 256 + up(4 * T) + up(4 * c * W) + 2 up(c * D * e) + the largest of its three GEMMs'
 // cross_entropy and cross_entropy_grad need none.
 #include "cuda/common.cuh"
 #include "cuda/gemm.cuh"
@@ -52,10 +52,14 @@ __global__ void __launch_bounds__(1024) list_kernel(const int32_t* labels, int64
   if (threadIdx.x == 0) *count = found;
 }
 
+// Rows past the last are cleared: a product that sums over rows may read them.
 template <class T>
 __global__ void __launch_bounds__(kThreads) gather_kernel(const T* x, const int32_t* count, const int32_t* rows, int64_t first, T* to, int64_t width) {
   const int64_t i = blockIdx.x;
-  if (first + i >= *count) return;
+  if (first + i >= *count) {
+    for (int64_t c = threadIdx.x; c < width; c += kThreads) to[i * width + c] = T{};
+    return;
+  }
   const T* from = x + int64_t(rows[first + i]) * width;
   for (int64_t c = threadIdx.x; c < width; c += kThreads) to[i * width + c] = from[c];
 }
@@ -74,18 +78,23 @@ struct RowArguments {
   const int32_t *count, *rows, *labels;
   const float* dnll;  // null: no gradient
   float *nll, *correct, *entropy;
-  int64_t first, vocab;
+  int64_t first, vocab, ld;
   float softcap, logit_scale;
-  int bf16;
+  int bf16, clear;  // clear: rows past the last become zero
 };
 
 __global__ void __launch_bounds__(kThreads) row_kernel(RowArguments p) {
   LATHE_SHARED(float, floats, 32);
   LATHE_SHARED(double, doubles, 32);
   LATHE_SHARED(float, label_value, 1);
-  if (p.first + blockIdx.x >= *p.count) return;
-  const int64_t row = p.rows[p.first + blockIdx.x], n = p.vocab;
-  float* z = p.logits + int64_t(blockIdx.x) * n;
+  const int64_t n = p.vocab;
+  float* z = p.logits + int64_t(blockIdx.x) * p.ld;
+  if (p.first + blockIdx.x >= *p.count) {
+    if (p.clear)
+      for (int64_t i = threadIdx.x; i < n; i += kThreads) z[i] = 0;
+    return;
+  }
+  const int64_t row = p.rows[p.first + blockIdx.x];
   const bool valid = p.labels[row] >= 0 && p.labels[row] < n;
   const int64_t label = valid ? p.labels[row] : 0;
   const float nan = bits_float(0x7fc00000u);
@@ -153,15 +162,54 @@ struct Head {
   float logit_scale = 1, softcap = 0;
   bool grad = false, addend = false;
 };
-struct Layout { int64_t rows, logits, gathered, dx, total; };
+// Larger chunks than the CPU's: a product of 512 rows is what keeps a GPU busy.
+constexpr int64_t kLeastChunk = 512;
+
+GemmOperand matrix(const void* data, DType dtype, int64_t ld, bool transposed) {
+  GemmOperand o;
+  o.data = data, o.ld = ld, o.format = int(dtype), o.transposed = transposed;
+  return o;
+}
+GemmCall one_term(GemmOperand a, GemmOperand b, int64_t k, int64_t m, int64_t n, int64_t ldc, void* c, DType dtype) {
+  GemmCall call;
+  call.term_count = 1;
+  call.terms[0] = {a, b, k};
+  call.m = m, call.n = n, call.ldc = ldc, call.c = c, call.c_dtype = int(dtype);
+  return call;
+}
+// The three products of a chunk of `rows` rows; pointers may be null when only sizes matter.
+struct Products { GemmCall logits, back, grow; };
+Products products_of(const Head& p, int64_t rows, const void* w, void* gathered, void* logits, void* dx, void* dw) {
+  const bool bf16 = p.x == DType::BF16;
+  const int64_t ld = round_up(p.vocab, 8);
+  GemmOperand dz = matrix(logits, bf16 ? DType::BF16 : DType::F32, bf16 ? 2 * ld : ld, false);
+  Products all;
+  all.logits = one_term(matrix(gathered, p.x, p.width, false), matrix(w, p.w, p.width, true), p.width, rows, p.vocab, ld, logits, DType::F32);
+  all.logits.alpha = p.logit_scale;
+  all.back = one_term(dz, matrix(w, p.w, p.width, false), p.vocab, rows, p.width, p.width, dx, p.x);
+  dz.transposed = 1;
+  all.grow = one_term(dz, matrix(gathered, p.x, p.width, false), rows, p.vocab, p.width, p.width, dw, DType::F32);
+  return all;
+}
+
+struct Layout { int64_t rows, logits, gathered, dx, gemm, total; };
 Layout layout_of(const Head& p) {
-  const int64_t gather = round_up(p.chunk * p.width * dtype_bytes(p.x), 64);
+  const int64_t gather = round_up(p.chunk * p.width * dtype_bytes(p.x), 256);
+  const bool bf16 = p.x == DType::BF16;
+  int64_t gemm = 0;
+  // A chunk is full, or the last one.
+  for (int64_t rows : {p.chunk, p.tokens % p.chunk}) {
+    const Products all = products_of(p, rows, nullptr, nullptr, nullptr, nullptr, nullptr);
+    gemm = std::max(gemm, gemm_scratch(all.logits, bf16).total);
+    if (p.grad) gemm = std::max({gemm, gemm_scratch(all.back, bf16).total, gemm_scratch(all.grow, bf16).total});
+  }
   Layout l;
-  l.rows = 64;
-  l.logits = l.rows + round_up(4 * p.tokens, 64);
-  l.gathered = l.logits + round_up(4 * p.chunk * p.vocab, 64);
+  l.rows = 256;
+  l.logits = l.rows + round_up(4 * p.tokens, 256);
+  l.gathered = l.logits + round_up(4 * p.chunk * round_up(p.vocab, 8), 256);
   l.dx = l.gathered + gather;
-  l.total = l.dx + (p.grad ? gather : 0);
+  l.gemm = l.dx + (p.grad ? gather : 0);
+  l.total = l.gemm + gemm;
   return l;
 }
 bool is(const TensorType& t, DType dtype, int64_t rows, int64_t cols = 0) {
@@ -190,7 +238,7 @@ Status prepare_head(NodeView& node, KernelPlan* plan, bool grad) {
   }
   LATHE_EXPECT(node, chunk >= 1, "expected chunk >= 1, received " + std::to_string(chunk));
   LATHE_EXPECT(node, std::isfinite(logit_scale) && softcap >= 0, "expected a finite logit_scale and softcap >= 0");
-  p->tokens = t, p->width = x.shape[1], p->vocab = w.shape[0], p->chunk = std::min(chunk, std::max<int64_t>(t, 1));
+  p->tokens = t, p->width = x.shape[1], p->vocab = w.shape[0], p->chunk = std::min(std::max(chunk, kLeastChunk), std::max<int64_t>(t, 1));
   p->x = x.dtype, p->w = w.dtype;
   p->logit_scale = float(logit_scale), p->softcap = float(softcap);
   p->grad = grad;
@@ -198,12 +246,6 @@ Status prepare_head(NodeView& node, KernelPlan* plan, bool grad) {
 }
 Status prepare_forward(NodeView& node, const DeviceSpec&, KernelPlan* plan) { return prepare_head(node, plan, false); }
 Status prepare_backward(NodeView& node, const DeviceSpec&, KernelPlan* plan) { return prepare_head(node, plan, true); }
-
-GemmOperand matrix(const void* data, DType dtype, int64_t ld, bool transposed) {
-  GemmOperand o;
-  o.data = data, o.ld = ld, o.format = int(dtype), o.transposed = transposed;
-  return o;
-}
 
 Status run_head(const KernelPlan& kernel_plan, const Buffers& b, Stream& stream) {
   auto& p = kernel_plan.get<Head>();
@@ -214,7 +256,6 @@ Status run_head(const KernelPlan& kernel_plan, const Buffers& b, Stream& stream)
   auto* logits = reinterpret_cast<float*>(scratch + at.logits);
   const int64_t T = p.tokens, D = p.width, V = p.vocab;
   const bool bf16 = p.x == DType::BF16;
-  const DType gradient = bf16 ? DType::BF16 : DType::F32;
   void* dx = p.grad ? b.outputs[3] : nullptr;
   void* dw = p.grad ? b.outputs[4] : nullptr;
   if (dx && T * D > 0) LATHE_TRY(zero_queued(queue_of(stream), dx, uint64_t(T * D * dtype_bytes(p.x))));
@@ -228,43 +269,28 @@ Status run_head(const KernelPlan& kernel_plan, const Buffers& b, Stream& stream)
       using E = decltype(t);
       return launch(stream, gather_kernel<E>, Grid(most), kThreads, 0, b.in<E>(0), count, rows, first, reinterpret_cast<E*>(scratch + at.gathered), D);
     }));
-    GemmCall call;
-    call.term_count = 1;
-    call.terms[0] = {matrix(scratch + at.gathered, p.x, D, false), matrix(b.inputs[1], p.w, D, true), D};
-    call.m = most, call.n = V, call.ldc = V, call.alpha = p.logit_scale, call.c = logits, call.c_dtype = int(DType::F32);
-    call.limit_m = limit;
-    LATHE_TRY(gemm(stream, call, bf16));
+    Products all = products_of(p, most, b.inputs[1], scratch + at.gathered, logits, scratch + at.dx, dw);
+    all.logits.limit_m = all.back.limit_m = all.grow.limit_k = limit;
+    LATHE_TRY(multiply(stream, all.logits, bf16, scratch + at.gemm));
 
     RowArguments r{};
     r.logits = logits, r.count = count, r.rows = rows, r.labels = b.in<int32_t>(2);
     r.dnll = dx || dw ? b.in<float>(3) : nullptr;
     r.nll = b.out<float>(0), r.correct = b.out<float>(1), r.entropy = b.out<float>(2);
-    r.first = first, r.vocab = V, r.softcap = p.softcap, r.logit_scale = p.logit_scale, r.bf16 = bf16;
+    r.first = first, r.vocab = V, r.ld = round_up(V, 8), r.softcap = p.softcap, r.logit_scale = p.logit_scale, r.bf16 = bf16, r.clear = dw != nullptr;
     LATHE_TRY(launch(stream, row_kernel, Grid(most), kThreads, 0, r));
 
-    const GemmOperand dz = matrix(logits, gradient, bf16 ? 2 * V : V, false);
     if (dx) {
-      GemmCall back;
-      back.term_count = 1;
-      back.terms[0] = {dz, matrix(b.inputs[1], p.w, D, false), V};
-      back.m = most, back.n = D, back.ldc = D, back.c = scratch + at.dx, back.c_dtype = int(p.x);
-      back.limit_m = limit;
-      LATHE_TRY(gemm(stream, back, bf16));
+      LATHE_TRY(multiply(stream, all.back, bf16, scratch + at.gemm));
       LATHE_TRY(with_float(p.x, [&](auto t) {
         using E = decltype(t);
         return launch(stream, scatter_kernel<E>, Grid(most), kThreads, 0, reinterpret_cast<const E*>(scratch + at.dx), count, rows, first, static_cast<E*>(dx), D);
       }));
     }
     if (dw) {
-      GemmCall grow;
-      grow.term_count = 1;
-      grow.terms[0] = {dz, matrix(scratch + at.gathered, p.x, D, false), most};
-      grow.terms[0].a.transposed = 1;
-      grow.m = V, grow.n = D, grow.ldc = D, grow.c = dw, grow.c_dtype = int(DType::F32);
-      grow.addend = first == 0 ? (p.addend ? b.inputs[4] : nullptr) : dw;
-      grow.limit_k = limit;
-      grow.keep_when_empty = first > 0;
-      LATHE_TRY(gemm(stream, grow, bf16));
+      all.grow.addend = first == 0 ? (p.addend ? b.inputs[4] : nullptr) : dw;
+      all.grow.keep_when_empty = first > 0;
+      LATHE_TRY(multiply(stream, all.grow, bf16, scratch + at.gemm));
     }
   }
   return ok_status();
@@ -273,7 +299,7 @@ Status run_head(const KernelPlan& kernel_plan, const Buffers& b, Stream& stream)
 // ---- cross_entropy of given logits: a warp per row, f64 inside
 
 template <class T>
-__global__ void __launch_bounds__(128) small_kernel(const T* logits, const int32_t* labels, const float* dnll, float* nll, float* correct, T* dlogits, int64_t tokens, int64_t classes) {
+__global__ void __launch_bounds__(128, 8) small_kernel(const T* logits, const int32_t* labels, const float* dnll, float* nll, float* correct, T* dlogits, int64_t tokens, int64_t classes) {
   const int64_t row = int64_t(blockIdx.x) * 4 + threadIdx.x / 32;
   if (row >= tokens) return;
   const int lane = int(threadIdx.x % 32);

@@ -1,6 +1,6 @@
 // The matmul op on gemm.cuh: reads the attribute lists into operands once, fills in pointers at run.
 //
-// scratch(matmul) = 0
+// scratch(matmul) = gemm_scratch of its terms (gemm.cuh)
 #include "cuda/common.cuh"
 #include "cuda/gemm.cuh"
 
@@ -119,7 +119,8 @@ Status prepare_matmul(NodeView& node, const DeviceSpec&, KernelPlan* plan) {
     LATHE_TRY(expect_same(node, y, node.inputs[size_t(m->addend)], "addend"));
     plan->allow_alias(0, m->addend);
   }
-  return ok_status();
+  for (size_t i = 0; i < m->terms.size(); i++) m->call.terms[i] = m->terms[i].operands;
+  return expect_scratch(node, gemm_scratch(m->call, m->bf16).total);
 }
 
 Status run_matmul(const KernelPlan& plan, const Buffers& b, Stream& stream) {
@@ -128,7 +129,6 @@ Status run_matmul(const KernelPlan& plan, const Buffers& b, Stream& stream) {
   for (size_t i = 0; i < m.terms.size(); i++) {
     auto& t = m.terms[i];
     GemmTerm& term = call.terms[i];
-    term = t.operands;
     term.a.data = b.inputs[t.a];
     term.b.data = b.inputs[t.b];
     if (!t.quant) continue;
@@ -141,7 +141,7 @@ Status run_matmul(const KernelPlan& plan, const Buffers& b, Stream& stream) {
   if (m.bias >= 0) call.bias = b.inputs[m.bias];
   if (m.addend >= 0) call.addend = b.inputs[m.addend];
   call.c = b.outputs[0];
-  return gemm(stream, call, m.bf16);
+  return multiply(stream, call, m.bf16, b.scratch);
 }
 
 }  // namespace

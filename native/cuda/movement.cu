@@ -4,8 +4,7 @@
 // it lists the input rows that go there, in index order, and adds them in fp32 with one rounding. cache_write keeps the
 // last of several writes to one row: the block of an earlier one sees a later one and leaves.
 //
-// scratch(scatter_rows) = 0 (the CPU's links are not needed here)
-// scratch(others) = 0
+// scratch(each) = 0: the CPU's links are not needed here
 #include "cuda/common.cuh"
 #include "cuda/row_list.cuh"
 

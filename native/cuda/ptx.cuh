@@ -176,22 +176,60 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #else
-// sm_75 has no bf16 in its tensor cores: the same by shuffles and fma, slow and correct.
-__device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+// sm_75 has no bf16 in its tensor cores: the same by shuffles and fma, slow and correct. Called, not inlined: a kernel has
+// hundreds of these, and ptxas took longer than a quarter of an hour over them.
+static __device__ __noinline__ float4 mma_bf16_emulated(float4 c, uint4 a, uint2 b) {
   const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
+  const uint32_t mine[4] = {a.x, a.y, a.z, a.w}, other[2] = {b.x, b.y};
+  float sum[4] = {c.x, c.y, c.z, c.w};
   for (int j = 0; j < 4; j++) {
     uint32_t row[4], col[2][2];
-    for (int i = 0; i < 4; i++) row[i] = warp_shuffle(a[i], 4 * g + j);
+    for (int i = 0; i < 4; i++) row[i] = warp_shuffle(mine[i], 4 * g + j);
     for (int column = 0; column < 2; column++)
-      for (int half = 0; half < 2; half++) col[column][half] = warp_shuffle(b[half], 4 * (2 * t + column) + j);
+      for (int half = 0; half < 2; half++) col[column][half] = warp_shuffle(other[half], 4 * (2 * t + column) + j);
     for (int column = 0; column < 2; column++)
       for (int half = 0; half < 2; half++) {
-        c[column] = fmaf(low_bf16(row[2 * half]), low_bf16(col[column][half]), c[column]);
-        c[column] = fmaf(high_bf16(row[2 * half]), high_bf16(col[column][half]), c[column]);
-        c[2 + column] = fmaf(low_bf16(row[2 * half + 1]), low_bf16(col[column][half]), c[2 + column]);
-        c[2 + column] = fmaf(high_bf16(row[2 * half + 1]), high_bf16(col[column][half]), c[2 + column]);
+        sum[column] = fmaf(low_bf16(row[2 * half]), low_bf16(col[column][half]), sum[column]);
+        sum[column] = fmaf(high_bf16(row[2 * half]), high_bf16(col[column][half]), sum[column]);
+        sum[2 + column] = fmaf(low_bf16(row[2 * half + 1]), low_bf16(col[column][half]), sum[2 + column]);
+        sum[2 + column] = fmaf(high_bf16(row[2 * half + 1]), high_bf16(col[column][half]), sum[2 + column]);
       }
   }
+  return make_float4(sum[0], sum[1], sum[2], sum[3]);
+}
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const float4 sum = mma_bf16_emulated(make_float4(c[0], c[1], c[2], c[3]), make_uint4(a[0], a[1], a[2], a[3]), make_uint2(b[0], b[1]));
+  c[0] = sum.x, c[1] = sum.y, c[2] = sum.z, c[3] = sum.w;
+}
+#endif
+
+// ---- four 8 x 8 matrices of 16-bit values from shared memory: lane 8 i + r names row r of matrix i, 16 aligned bytes.
+// Lane l, g = l / 4, t = l % 4, gets columns 2t, 2t+1 of row g of each; transposed: rows 2t, 2t+1 of column g.
+
+#if defined(LATHE_CUDA_ON_HOST)
+template <bool kTransposed>
+inline void load_matrices(uint32_t (&out)[4], const uint16_t* row) {
+  ::shim::deposit(&row, sizeof row);
+  const int lane = ::shim::lane(), g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; i++) {
+    uint16_t pair[2];
+    for (int j = 0; j < 2; j++) {
+      const int r = kTransposed ? 2 * t + j : g, c = kTransposed ? g : 2 * t + j;
+      pair[j] = (*static_cast<const uint16_t* const*>(::shim::slot(8 * i + r)))[c];
+    }
+    out[i] = uint32_t(pair[0]) | uint32_t(pair[1]) << 16;
+  }
+}
+#else
+template <bool kTransposed>
+__device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const uint16_t* row) {
+  const auto at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if (kTransposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
 }
 #endif
 

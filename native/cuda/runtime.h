@@ -2,6 +2,8 @@
 // A failure is a Status that says which call and why; a sticky error of an earlier kernel shows up here too.
 #pragma once
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "lathe/backend.h"
@@ -23,6 +25,18 @@ Status wait_queue(Queue* queue);
 int device_count(std::string* why);
 Status describe_device(int device, DeviceInfo* out);
 int queue_device(const Queue* queue);
+size_t queue_shared_bytes(const Queue* queue);  // the most that a block may ask for
+// A place for what a library keeps per session; freed with the queue.
+std::shared_ptr<void>& queue_extra(Queue* queue);
+// Calls `work` with the CUDA stream, or has it recorded.
+Status queue_call(Queue* queue, const std::function<Status(void* stream)>& work);
+
+Status begin_recording(Queue* queue);
+Status end_recording(Queue* queue, void** recording);
+Status launch_recording(Queue* queue, void* recording);
+void release_recording(int device, void* recording);
+Status queue_mark(Queue* queue, uint32_t number);
+uint32_t queue_last_mark(const Queue* queue);
 const char* built_for();
 
 }  // namespace lathe::cuda

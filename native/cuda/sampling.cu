@@ -3,17 +3,19 @@
 //
 // Candidates are ordered by (logit descending, id ascending); every filter keeps a prefix of that order. Nothing is
 // sorted: a candidate's place is a 64-bit key, and "the shortest prefix with enough of something" (rows for top-k,
-// probability for top-p and for the draw) is found bit by bit from the top, one pass over the row per bit. Probabilities
-// are f64, added in a fixed tree. One thread block per row.
+// probability for top-p and for the draw) is found digit by digit from the top, one pass over the row per 4 bits, in which
+// only candidates that share the digits found so far are weighed. Probabilities are f64, added in a fixed tree. One thread
+// block per row.
 //
-// scratch(sample) = 4 * B * V (processed logits); the CPU's 8 * B * V is granted
+// scratch(sample) = 4 * B * V (processed logits)
 #include "cuda/common.cuh"
 #include "cuda/philox.cuh"
 
 namespace lathe::cuda {
 namespace {
 
-constexpr unsigned kThreads = 512;
+constexpr unsigned kThreads = 256;
+constexpr int kDigits = 16;
 
 // Larger for a larger logit, then for a smaller id. -0 and 0 are one value.
 __device__ __forceinline__ uint64_t key_of(float logit, int64_t id) {
@@ -26,7 +28,9 @@ __device__ __forceinline__ int64_t id_of(uint64_t key) { return int64_t(uint32_t
 struct Row {
   const float* z;
   int64_t vocab;
-  double* sums;  // shared, one per warp
+  double* sums;    // shared, one per warp
+  double* mass;    // shared, one per digit and thread
+  double* digits;  // shared, one per digit
   double top, temperature;
   __device__ double weight(int64_t i) const { return exp((double(z[i]) - top) / temperature); }
   // Sum of value(i) over candidates with key >= floor; all threads get it.
@@ -41,17 +45,40 @@ struct Row {
   template <class Value, class Enough>
   __device__ uint64_t shortest(uint64_t floor, Value value, Enough enough) const {
     uint64_t key = 0;
-    for (int bit = 63; bit >= 0; bit--) {
-      const uint64_t candidate = key | uint64_t(1) << bit;
-      if (enough(sum(candidate > floor ? candidate : floor, value))) key = candidate;
+    double above = 0;  // of candidates whose leading digits are larger than those of `key`
+    for (int shift = 60; shift >= 0; shift -= 4) {
+      // Ids have no more bits than the vocabulary's size: their complements start with ones.
+      if (shift < 32 && vocab - 1 < int64_t(1) << shift) {
+        key |= uint64_t(kDigits - 1) << shift;
+        continue;
+      }
+      for (int d = 0; d < kDigits; d++) mass[d * int(kThreads) + int(threadIdx.x)] = 0;
+      for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
+        const uint64_t k = key_of(z[i], i);
+        if (k >= floor && (shift == 60 || k >> (shift + 4) == key >> (shift + 4))) mass[int(k >> shift & (kDigits - 1)) * int(kThreads) + int(threadIdx.x)] += value(i);
+      }
+      block_sync();
+      for (int d = int(threadIdx.x / 32); d < kDigits; d += int(kThreads / 32)) {
+        double s = 0;
+        for (int i = int(threadIdx.x % 32); i < int(kThreads); i += 32) s += mass[d * int(kThreads) + i];
+        s = warp_reduce(s, Sum{});
+        if (threadIdx.x % 32 == 0) digits[d] = s;
+      }
+      block_sync();
+      int digit = kDigits - 1;
+      while (digit > 0 && !enough(above + digits[digit])) above += digits[digit--];
+      key |= uint64_t(digit) << shift;
+      block_sync();  // the sums have been read
     }
     return key > floor ? key : floor;
   }
 };
 
-__global__ void __launch_bounds__(kThreads) sample_kernel(const float* logits_all, const int32_t* history_all, const float* params, const uint32_t* rng, float* processed, int64_t vocab, int64_t history, int32_t* token, float* logprob) {
+__global__ void __launch_bounds__(kThreads, 2) sample_kernel(const float* logits_all, const int32_t* history_all, const float* params, const uint32_t* rng, float* processed, int64_t vocab, int64_t history, int32_t* token, float* logprob) {
   LATHE_SHARED(double, sums, 32);
   LATHE_SHARED(uint64_t, keys, 32);
+  LATHE_SHARED(double, mass, kDigits * int(kThreads));
+  LATHE_SHARED(double, digits, kDigits);
   const int64_t row = blockIdx.x;
   const float* logits = logits_all + row * vocab;
   float* z = processed + row * vocab;
@@ -77,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const float* logits_al
     best = key > best ? key : best;
   }
   best = block_reduce(best, keys, Max{});
-  Row r{z, vocab, sums, double(z[id_of(best)]), 1.0};
+  Row r{z, vocab, sums, mass, digits, double(z[id_of(best)]), 1.0};
   const bool draw = params[5] != 0 && params[0] > 0;
   if (!draw) {
     const double total = r.sum(0, [&](int64_t i) { return r.weight(i); });

@@ -77,6 +77,7 @@ CudaReport cuda_report() {
   report.kernels = Registry::of(DeviceSpec::Kind::Cuda).names();
   const Backend& backend = Backend::of(DeviceSpec::Kind::Cuda);
   const int count = backend.count(&report.problem);
+  if (count > 0 && module.table->libraries) report.libraries = module.table->libraries();
   for (int i = 0; i < count; i++) {
     DeviceInfo info;
     const Status status = backend.describe(i, &info);

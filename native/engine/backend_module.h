@@ -19,6 +19,7 @@ struct CudaReport {
   bool module = false;      // the shared object was opened
   std::string module_path;
   std::string built;        // architectures
+  std::string libraries;    // of the vendor, where there is a device
   std::string problem;      // why there is no device; empty when there is one
   std::vector<DeviceInfo> devices;
   std::vector<std::string> kernels;

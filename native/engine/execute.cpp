@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "lathe/backend.h"
 
@@ -128,7 +129,45 @@ class Run {
   }
 
   Status run_nodes() {
+    if (!may_record()) return issue_nodes(true);
+    Recording& r = loaded_.recording;
     void* scratch = context_.scratch ? context_.scratch->data() : nullptr;
+    if (r.base != base_ || r.scratch != scratch) {
+      r.release();
+      r.base = base_, r.scratch = scratch, r.device = context_.device;
+      const Status status = issue_nodes(true);
+      r.arena_end = context_.arena_high_water;
+      return status;
+    }
+    if (!r.handle && !r.refused) record(r);
+    if (!r.handle) return issue_nodes(true);
+    marked_ = false;
+    context_.arena_high_water = std::max(context_.arena_high_water, r.arena_end);
+    return backend_.launch_recording(*context_.stream, r.handle);
+  }
+
+  // Whoever looks at single nodes gets single nodes. External inputs have other addresses every time.
+  bool may_record() const {
+    static const bool off = [] { const char* v = std::getenv("LATHE_CUDA_GRAPHS"); return v && *v == '0'; }();
+    return !off && backend_.begin_recording && !context_.profile && !request_.check_finite && !synchronous() &&
+           aligned_.empty() && program_.nodes.size() > 1;
+  }
+
+  // A recording that fails is no error: the nodes are issued one by one from then on.
+  void record(Recording& r) {
+    r.refused = true;
+    if (!backend_.begin_recording(*context_.stream).ok()) return;
+    const Status issued = issue_nodes(false);
+    const Status ended = backend_.end_recording(*context_.stream, &r.handle);
+    if (!ended.ok()) r.handle = nullptr;
+    if (!issued.ok() && r.handle) backend_.release_recording(context_.device.index, std::exchange(r.handle, nullptr));
+    r.refused = !r.handle;
+  }
+
+  Status issue_nodes(bool mark) {
+    void* scratch = context_.scratch ? context_.scratch->data() : nullptr;
+    marked_ = mark && backend_.mark;
+    if (marked_) LATHE_TRY(backend_.mark(*context_.stream, 0));
     std::vector<const void*> inputs;
     std::vector<void*> outputs;
     if (context_.profile) timing_.resize(program_.nodes.size());
@@ -162,7 +201,8 @@ class Run {
       timing_[i].calls++;
       timing_[i].ns += static_cast<uint64_t>((Clock::now() - start).count());
     }
-    if (!status.ok()) return node_status(loaded_, i, status.code(), status.message());
+    if (status.ok() && marked_) status = backend_.mark(*context_.stream, static_cast<uint32_t>(i + 1));
+    if (!status.ok()) return blame(status, i);
     return request_.check_finite ? check_finite(i) : ok_status();
   }
 
@@ -203,9 +243,21 @@ class Run {
     return on;
   }
 
+  // An error that node `i` reports may be an earlier one's, as a device works behind our back. Then waiting fails too, and
+  // the last mark tells whose it is.
+  Status blame(const Status& status, size_t i) const {
+    if (marked_ && backend_.last_mark && !backend_.synchronize(*context_.stream).ok()) {
+      const uint32_t done = backend_.last_mark(*context_.stream);
+      if (done < i) return node_status(loaded_, done, status.code(), status.message());
+    }
+    return node_status(loaded_, i, status.code(), status.message());
+  }
+
   Status copy_out() {
     if (backend_.separate_memory()) {
       const Status status = backend_.synchronize(*context_.stream);
+      const uint32_t done = marked_ && backend_.last_mark ? backend_.last_mark(*context_.stream) : Backend::kNoMark;
+      if (!status.ok() && done < program_.nodes.size()) return node_status(loaded_, done, status.code(), status.message());
       if (!status.ok())
         return {status.code(), "program '" + loaded_.name + "': " + status.message() +
                                    ": set LATHE_CUDA_SYNC=1 to learn which node caused it"};
@@ -233,9 +285,17 @@ class Run {
   std::vector<uint8_t> host_copy_;  // of an output that is scanned for non-finite values
   std::vector<std::shared_ptr<Region>> aligned_;
   std::vector<NodeTiming> timing_;
+  bool marked_ = false;  // the device notes each node that is done
 };
 
 }  // namespace
+
+void Recording::release() {
+  if (handle) Backend::of(device.kind).release_recording(device.index, handle);
+  handle = nullptr;
+  refused = false;
+  base.clear();
+}
 
 Status execute(const RunRequest& request, RunContext& context) { return Run(request, context)(); }
 

@@ -10,6 +10,7 @@
 #include "engine/mapped_file.h"
 #include "engine/memory.h"
 #include "engine/validate.h"
+#include "lathe/backend.h"
 #include "lathe/kernel.h"
 #include "lathe/program.h"
 
@@ -25,6 +26,23 @@ struct NodeTiming {
   uint64_t ns = 0;
 };
 
+// A program's nodes as one recorded piece of work, where the backend can do that (CUDA graphs). Valid for the pointers it
+// was made with; made at the second run with the same ones, because the first may set up tables.
+struct Recording {
+  std::vector<uint8_t*> base;
+  void* scratch = nullptr;
+  void* handle = nullptr;
+  uint64_t arena_end = 0;
+  bool refused = false;
+  DeviceSpec device;
+
+  Recording() = default;
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+  ~Recording() { release(); }
+  void release();
+};
+
 struct LoadedProgram {
   uint32_t id = 0;
   std::string name;
@@ -33,6 +51,8 @@ struct LoadedProgram {
   std::vector<std::shared_ptr<StateSlot>> states;
   std::shared_ptr<Region> constants;  // null when there are none
   std::vector<uint8_t> constants_to_copy;  // until the first run, where constants lie in device memory
+
+  Recording recording;  // the engine's thread only
 
   std::mutex timing_mutex;
   std::vector<NodeTiming> timing;  // per node, filled while profiling

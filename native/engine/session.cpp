@@ -9,6 +9,7 @@
 
 #include "engine/backend_module.h"
 #include "lathe/backend.h"
+#include "lathe/collective.h"
 
 namespace lathe {
 
@@ -297,6 +298,34 @@ Status Session::write_state(std::shared_ptr<StateSlot> slot, uint64_t offset, st
       [this, slot, offset, bytes]() -> Status {
         if (bytes->bytes() == 0) return ok_status();
         return copy_now(slot->region->data() + offset, bytes->data(), bytes->bytes(), CopyKind::ToDevice);
+      },
+      std::move(done));
+}
+
+// The exchange itself goes through memory of ours: the other side may go away while ranks wait for each other.
+Status Session::all_gather(std::shared_ptr<Region> mine, uint8_t* all, std::shared_ptr<Gate> gate, Done done) {
+  std::shared_ptr<Region> gathered;
+  const uint64_t bytes = mine->bytes();
+  LATHE_TRY(Region::allocate(bytes * uint64_t(Collective::process().size()), "an exchange between ranks", &gathered));
+  return submit(
+      [mine, all, gate, gathered, bytes]() -> Status {
+        if (bytes == 0) return ok_status();
+        LATHE_TRY(Collective::process().all_gather(mine->data(), gathered->data(), bytes));
+        std::lock_guard<std::mutex> lock(gate->mutex);
+        if (!gate->closed) std::memcpy(all, gathered->data(), gathered->bytes());
+        return ok_status();
+      },
+      std::move(done));
+}
+
+Status Session::broadcast(std::shared_ptr<Region> data, int root, uint8_t* result, std::shared_ptr<Gate> gate, Done done) {
+  return submit(
+      [data, root, result, gate]() -> Status {
+        if (data->bytes() == 0) return ok_status();
+        LATHE_TRY(Collective::process().broadcast(data->data(), data->bytes(), root));
+        std::lock_guard<std::mutex> lock(gate->mutex);
+        if (!gate->closed) std::memcpy(result, data->data(), data->bytes());
+        return ok_status();
       },
       std::move(done));
 }

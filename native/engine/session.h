@@ -78,6 +78,11 @@ class Session : public std::enable_shared_from_this<Session> {
                     std::shared_ptr<Gate> gate, Done done);
   Status write_state(std::shared_ptr<StateSlot> slot, uint64_t offset, std::shared_ptr<Region> bytes, Done done);
 
+  // Exchanges with the other ranks of the process's world (lathe/collective.h), in turn with runs. `all` has room for
+  // every rank's `mine`; `data` is filled in place. The memory is the other side's, guarded by `gate` for writing.
+  Status all_gather(std::shared_ptr<Region> mine, uint8_t* all, std::shared_ptr<Gate> gate, Done done);
+  Status broadcast(std::shared_ptr<Region> data, int root, uint8_t* result, std::shared_ptr<Gate> gate, Done done);
+
   void set_profiling(bool on) { profiling_ = on; }
   std::vector<ProfileRow> profile() const;  // one row per (program, op, where)
   void reset_profile();

@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
   const int64_t chunk = argc > 3 ? std::atoi(argv[3]) : 256;
   cpu::Pool pool(threads);
   const Shape shapes[] = {{"1024 x 576 x 49152, frozen head", 1024, 576, 49152, false},
-                          {"512 x 768 x 50257, trained head", 512, 768, 50257, true}};
+                          {"1024 x 768 x 50257, trained head", 1024, 768, 50257, true}};
   for (DType dtype : {DType::BF16, DType::F32})
     for (const Shape& s : shapes) {
       Random random(1);

@@ -125,6 +125,7 @@ double act(int kind, double x) {
     case kRelu: return x > 0 ? x : 0;
     case kSilu: return x * sigmoid(x);
     case kTanh: return std::tanh(x);
+    case kExp: return std::exp(x);
     default: return sigmoid(x);
   }
 }
@@ -138,6 +139,7 @@ double act_slope(int kind, double x) {
     case kRelu: return x > 0 ? 1 : 0;
     case kSilu: return sigmoid(x) + x * sigmoid(x) * sigmoid(-x);
     case kTanh: return 1 / (std::cosh(x) * std::cosh(x));
+    case kExp: return std::exp(x);
     default: return sigmoid(x) * sigmoid(-x);
   }
 }

@@ -1,4 +1,7 @@
-/** Runs the op rows on a device without a test framework: `node op-rows.js cuda [--family quant] > rows.json`. Exit status 1 when any fails. */
+/**
+ * Runs the op rows on a device without a test framework: `node op-rows.js cuda [--family quant] [--part 0/2] [--quiet] > rows.json`;
+ * --part takes every second row, from the first. Exit status 1 when any fails.
+ */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -12,8 +15,10 @@ async function main(): Promise<void> {
   const session = Session.create({ device });
   const failed: { name: string; problems: string[] }[] = [];
   let passed = 0;
-  for (const row of DEVICE_ROWS) {
+  const part = /^(\d+)\/(\d+)$/.exec(process.argv[process.argv.indexOf('--part') + 1] ?? '');
+  for (const [i, row] of DEVICE_ROWS.entries()) {
     if (family && row.family !== family) continue;
+    if (part && i % Number(part[2]) !== Number(part[1])) continue;
     const problems = await problemsOfRow(row, session, device, folder).catch((error: unknown) => [String(error)]);
     if (problems.length === 0) passed++;
     else failed.push({ name: row.name, problems });
@@ -21,7 +26,9 @@ async function main(): Promise<void> {
   }
   await session.close();
   rmSync(folder, { recursive: true });
-  process.stdout.write(`${JSON.stringify({ device, passed, failed }, null, 1)}\n`);
+  if (process.argv.includes('--quiet')) process.stdout.write(`${passed} rows passed, ${failed.length} failed\n`);
+  else process.stdout.write(`${JSON.stringify({ device, passed, failed }, null, 1)}\n`);
+  if (passed === 0) process.exitCode = 1;
   if (failed.length > 0) process.exitCode = 1;
 }
 

@@ -11,7 +11,7 @@ import { AutoModelForCausalLM } from '../../src/pretrained/auto';
 import { bytesOf } from '../../src/pretrained/run-once';
 import { sftLoss } from '../../src/train/losses/sft';
 import { StepRunner } from '../../src/train/runner';
-import { hasWeightDecay } from '../../src/train/trainer';
+import { hasWeightDecay } from '../../src/train/training-plan';
 import { F32, logitsOf } from './recorder';
 
 interface Golden {

@@ -7,14 +7,15 @@
  * of forward nodes happened before), so losses are bit-identical and only memory and time change.
  *
  * Policies: `none`; `block` recomputes everything inside a block; `smart` also keeps outputs of ops marked
- * `recompute: 'keep'` (attention's O and log-sum-exp). The block's last projection is never recomputed under either,
+ * `recompute: 'keep'` (attention's O and log-sum-exp); `light` keeps all but outputs of ops marked `recompute: 'cheap'`
+ * (norms, activations, rotations): a few reads and writes more instead of a third of the memory. The block's last projection is never recomputed under either,
  * since nothing in the backward pass reads it.
  */
 import type { Graph } from '../graph/trace';
 import type { Node, Tensor } from '../graph/tensor';
 import { cloneNode, Rewriter } from '../passes/rewrite';
 
-export type CheckpointPolicy = 'none' | 'block' | 'smart';
+export type CheckpointPolicy = 'none' | 'light' | 'smart' | 'block';
 
 export function checkpoint(graph: Graph, policy: CheckpointPolicy): Graph {
   if (policy === 'none') return graph;
@@ -52,7 +53,8 @@ function keptTensors(graph: Graph, policy: CheckpointPolicy): Set<Tensor> {
   for (const node of graph.nodes) {
     if (node.kind === 'op' && node.phase === 'forward') {
       for (const t of node.inputs) if (t.node.block !== node.block) keep.add(t);
-      if (policy === 'smart' && node.op!.recompute === 'keep') for (const t of node.outputs) keep.add(t);
+      const kept = policy === 'light' ? node.op!.recompute !== 'cheap' : policy === 'smart' && node.op!.recompute === 'keep';
+      if (kept) for (const t of node.outputs) keep.add(t);
     }
   }
   for (const t of graph.outputs.values()) keep.add(t);

@@ -2,6 +2,7 @@
 import { freemem, totalmem } from 'node:os';
 import { formatBytes } from '../errors';
 import { defaultThreads } from '../compile/devices';
+import { Sandbox } from '../eval/sandbox';
 import { loadNative } from '../runtime/binding';
 import { say } from './output';
 
@@ -16,6 +17,19 @@ export async function doctorCommand(): Promise<void> {
   const gpus = addon.devices().filter((d) => d.device.startsWith('cuda'));
   const cuda = addon.cuda();
   if (cuda.module) say(`CUDA      ${cuda.kernels.length} kernels for ${cuda.built}`);
+  if (cuda.libraries) say(`          ${cuda.libraries}`);
   if (gpus.length === 0) say(`CUDA      ${cuda.module ? `no device: ${cuda.problem}` : 'not built: programs run on the CPU (npm run build:cuda builds it, with nvcc)'}`);
   for (const gpu of gpus) say(`${gpu.device.padEnd(10)}${gpu.name}, ${formatBytes(gpu.freeBytes ?? 0)} free of ${formatBytes(gpu.memoryBytes)}`);
+  say(`python    ${await python()}`);
+}
+
+/** Only `lathe eval passk` runs Python: the programs that models write. */
+async function python(): Promise<string> {
+  try {
+    const sandbox = await Sandbox.open();
+    const { isolated } = sandbox.isolation;
+    return `${sandbox.version}, for lathe eval passk; programs are shut off from ${isolated.length ? isolated.join(', ') : 'nothing by the kernel, only by a check inside of Python'}`;
+  } catch (error) {
+    return `none that runs (needed by lathe eval passk only): ${(error as Error).message}`;
+  }
 }

@@ -43,7 +43,7 @@ export function program(): Command {
   lathe
     .command('generate')
     .description('generate text from a model, with or without an adapter')
-    .requiredOption('--model <path>', 'model folder or GGUF file')
+    .requiredOption('--model <path>', 'model folder, GGUF file or Hub name')
     .option('--adapter <folder>', 'PEFT adapter folder')
     .option('--prompt <text...>', 'prompts; without one, lines are read from standard input')
     .option('--chat', 'put each prompt through the chat template as a user message')
@@ -70,9 +70,9 @@ export function program(): Command {
       await generateCommand(options);
     });
 
-  lathe
+  const evaluate = lathe
     .command('eval')
-    .description('loss and perplexity of a model on a data set, masked as the configuration says')
+    .description('loss and perplexity of a model on a data set, masked as the configuration says; `lathe eval passk` runs generated code')
     .argument('<config>', 'YAML file; model, data and adapter_name_or_path are read from it')
     .argument('[overrides...]', 'key=value or --key value')
     .option('--json', 'machine-readable')
@@ -80,6 +80,41 @@ export function program(): Command {
     .action(async (config: string, overrides: string[], options: { json?: boolean }) => {
       const { evalCommand } = require('./eval') as typeof import('./eval');
       await evalCommand(config, overrides, options);
+    });
+  evaluate
+    .enablePositionalOptions()
+    .helpCommand(false)
+    .command('passk')
+    .description('pass@k: completions of programming problems, run against their tests')
+    .option('--model <path>', 'model folder, GGUF file or Hub name to sample from')
+    .option('--adapter <folder>', 'PEFT adapter folder')
+    .option('--samples <file>', 'score these completions instead of sampling (JSON Lines with task_id, completion)')
+    .option('--problems <file>', "problems in HumanEval's format, .jsonl or .jsonl.gz (default: twenty simple ones that come with lathe)")
+    .option('--limit <n>', 'the first n problems only')
+    .option('--allow-code-execution', 'the generated programs may be run on this machine (or set HF_ALLOW_CODE_EVAL=1)')
+    .option('--num-samples <n>', 'completions of each problem (default: 10)')
+    .option('--k <list>', 'such as 1,10,100 (default: those of 1, 10, 100 that the samples allow)')
+    .option('--temperature <x>', 'of the draws; 0 takes the most probable token (default: 0.4)')
+    .option('--top-p <x>', 'draw from the fewest tokens whose probabilities add up to x (default: 0.95)')
+    .option('--top-k <n>', 'draw from the n most probable tokens; 0: all (default: 0)')
+    .option('--max-new-tokens <n>', 'new tokens of a completion at most (default: 256)')
+    .option('--batch-size <n>', 'completions generated at once (default: 10)')
+    .option('--seed <n>', 'of the draws (default: 42)')
+    .option('--output <file>', 'where the completions go, as they are made')
+    .option('--results <file>', 'where the verdicts go (default: the file of completions with _results.jsonl behind it)')
+    .option('--timeout <s>', 'seconds that a program gets (default: 3)')
+    .option('--memory-limit <mib>', 'MiB of memory that a program gets (default: 1024)')
+    .option('--workers <n>', 'programs run at once (default: as many as there are cores)')
+    .option('--python <path>', 'interpreter that runs the programs (default: python3)')
+    .option('--load-in-4bit', 'hold linear weights as NF4 with double quantisation')
+    .option('--dtype <name>', 'auto, float32 or bfloat16', 'auto')
+    .option('--device <name>', 'cpu, cuda or cuda:N', 'cpu')
+    .option('--threads <n>', 'CPU threads (default: all cores of the process)')
+    .option('--json', 'machine-readable')
+    .addHelpText('after', '\nExamples:\n  lathe eval passk --model outputs/codeparrot --num-samples 20 --k 1,10 --output samples.jsonl --allow-code-execution\n  lathe eval passk --samples samples.jsonl --problems HumanEval.jsonl.gz --allow-code-execution\n\nExit code 3: some programs could not be run. docs/evaluation.md says how programs are held.')
+    .action(async (options: Record<string, unknown>) => {
+      const { passkCommand } = require('./passk') as typeof import('./passk');
+      await passkCommand(options);
     });
 
   const data = lathe.command('data').description('look at training data');
@@ -130,7 +165,7 @@ export function program(): Command {
   lathe
     .command('merge')
     .description('merge an adapter into its base model as 16-bit weights')
-    .requiredOption('--model <path>', 'base model folder or GGUF file')
+    .requiredOption('--model <path>', 'base model folder, GGUF file or Hub name')
     .requiredOption('--adapter <folder>', 'PEFT adapter folder')
     .requiredOption('--output <folder>', 'where the merged model goes')
     .option('--load-in-4bit', 'merge into the NF4 weights the adapter was trained on')
@@ -142,7 +177,7 @@ export function program(): Command {
 
   lathe
     .command('convert')
-    .description('convert a GGUF file (or a folder) to a Hugging Face folder')
+    .description('convert a GGUF file, or a folder with safetensors or PyTorch archives, to a Hugging Face folder')
     .argument('<input>', 'GGUF file or model folder')
     .argument('<output>', 'new folder')
     .option('--dtype <name>', 'bfloat16 or float32', 'bfloat16')

@@ -1,5 +1,6 @@
 /** `lathe merge`: base + adapter -> one dense 16-bit model folder. */
 import { LatheError } from '../errors';
+import { resolveRepo } from '../io/hub';
 import { AutoModelForCausalLM } from '../pretrained/auto';
 import { PeftModel } from '../pretrained/peft-model';
 import { saveMerged } from '../pretrained/save';
@@ -14,13 +15,14 @@ export function floatDtype(name: string): 'f32' | 'bf16' {
 }
 
 export async function mergeCommand(o: { model: string; adapter: string; output: string; loadIn4bit?: boolean; dtype: string }): Promise<void> {
-  const model = await AutoModelForCausalLM.fromPretrained(o.model, {
+  const path = await resolveRepo(o.model, 'model');
+  const model = await AutoModelForCausalLM.fromPretrained(path, {
     quantizationConfig: o.loadIn4bit ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true }) : undefined,
   });
   try {
     await PeftModel.fromPretrained(model, o.adapter);
     const written = await saveMerged(model, o.output, { dtype: floatDtype(o.dtype) });
-    (await openTokenizerAt(o.model, o.adapter)).savePretrained(o.output);
+    (await openTokenizerAt(path, o.adapter)).savePretrained(o.output);
     say(`merged ${o.adapter} into ${o.model}: ${written.totalParameters.toLocaleString('en-US')} parameters in ${o.output}`);
   } finally {
     await model.close();

@@ -10,11 +10,20 @@ export const style = {
   yellow: (s: string): string => (colored(process.stderr) ? `\u001b[33m${s}\u001b[39m` : s),
 };
 
+let silent = false;
+
+/** Of several processes of a job, only the first talks. Errors are still reported. */
+export function silence(): void {
+  silent = true;
+}
+
 export function say(line = ''): void {
+  if (silent) return;
   process.stdout.write(`${line}\n`);
 }
 
 export function warn(message: string): void {
+  if (silent) return;
   process.stderr.write(`${style.yellow('note')}: ${message}\n`);
 }
 

@@ -18,7 +18,10 @@ export async function planCommand(path: string, overrides: readonly string[], op
   say(`${config.modelNameOrPath}, micro-batch of ${result.tokens} tokens, recomputation: ${result.policy}`);
   say(printPlan(result.plan, result.remedies));
   say(`  ${(result.flopsPerToken / 1e9).toFixed(3)} GFLOP per token`);
-  if (result.tokensPerSecondFloor) say(`  at most ${Math.round(result.tokensPerSecondFloor).toLocaleString('en-US')} tokens/s by the FLOP floor of ${device}`);
+  const { byFlops, byBytes, byNode } = result.floors;
+  const rate = (value: number): string => `${Math.round(value).toLocaleString('en-US')} tokens/s`;
+  if (byNode) say(`  ${device} allows at most ${rate(byFlops)} by FLOPs, ${rate(byBytes)} by bytes, ${rate(byNode)} node by node`);
+  if (result.plan.device.kind === 'cuda') say('  CUDA keeps about 0.5 GiB of its own for a process, which the device’s memory here is already without');
   say('  largest live tensors at the peak:');
   for (const g of groups(result.plan.liveAtPeak).slice(0, 8)) say(`    ${formatBytes(g.bytes).padStart(9)}  ${g.what}`);
   if (!result.plan.fits) {

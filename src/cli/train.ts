@@ -7,11 +7,12 @@ import { releaseGeneration } from '../generation/lane';
 import type { PreTrainedModel } from '../pretrained/model';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import { alpacaPrompt } from '../data';
+import { currentWorld } from '../runtime/world';
 import { loadConfig, type ResolvedConfig } from '../train/arguments';
 import type { TrainEvent } from '../train/events';
 import { setupSft, type RunParts } from '../train/setup';
 import type { LogEntry } from '../train/state';
-import { duration, say, style, warn } from './output';
+import { duration, say, silence, style, warn } from './output';
 import { Progress } from './progress';
 
 /** Where the package's own configurations lie. */
@@ -20,6 +21,8 @@ export const CONFIG_DIR = join(__dirname, '..', '..', 'configs');
 export async function trainCommand(path: string | undefined, overrides: readonly string[]): Promise<void> {
   const quickstart = path === undefined;
   const config = loadConfig(path ?? join(CONFIG_DIR, 'quickstart.yaml'), overrides);
+  const first = currentWorld().rank === 0;
+  if (!first) silence();
   for (const note of config.notes) warn(note);
   for (const [key, value] of Object.entries(config.env ?? {})) process.env[key] = String(value);
   const { trainer, model, tokenizer } = await setupSft(config, { warn });
@@ -38,7 +41,7 @@ export async function trainCommand(path: string | undefined, overrides: readonly
       return;
     }
     await trainer.saveModel();
-    await summary(config, losses, end.metrics, answers, model, tokenizer, quickstart);
+    if (first) await summary(config, losses, end.metrics, answers, model, tokenizer, quickstart);
   } finally {
     interrupt.release();
     await model.close();
@@ -56,7 +59,7 @@ interface Followed {
 /** Runs the trainer and shows what happens. */
 async function follow(config: ResolvedConfig, { trainer, model, tokenizer }: Pick<RunParts, 'trainer' | 'model' | 'tokenizer'>, signal: AbortSignal): Promise<Followed> {
   const answers = new Map<string, string>();
-  const progress = new Progress(config.disableTqdm === true);
+  const progress = new Progress(config.disableTqdm === true || currentWorld().rank > 0);
   const losses: number[] = [];
   for await (const event of trainer.run({ signal })) {
     if (event.type === 'plan') announce(event, config, model);
@@ -75,7 +78,7 @@ async function follow(config: ResolvedConfig, { trainer, model, tokenizer }: Pic
 
 function announce(event: Extract<TrainEvent, { type: 'plan' }>, config: ResolvedConfig, model: PreTrainedModel): void {
   say(style.bold(`${config.modelNameOrPath} on ${config.datasetName}`));
-  if (model.peft) model.printTrainableParameters();
+  if (model.peft && currentWorld().rank === 0) model.printTrainableParameters();
   say(printPlan(event.plan, event.remedies));
   say(`  recomputation: ${event.policy}`);
 }
@@ -85,7 +88,7 @@ class Interrupt {
   private readonly controller = new AbortController();
   private readonly listener = (): void => {
     if (this.controller.signal.aborted) process.exit(130);
-    process.stderr.write('\nstopping after this step and saving a checkpoint; press Ctrl-C again to stop now\n');
+    if (currentWorld().rank === 0) process.stderr.write('\nstopping after this step and saving a checkpoint; press Ctrl-C again to stop now\n');
     this.controller.abort();
   };
 

@@ -35,13 +35,16 @@ export function compile(graph: Graph, options: CompileOptions): Program {
   let scratchBytes = 0;
   let logitsBytes = 0;
   let flops = 0;
+  let attentionFlops = 0;
   for (const node of placed.schedule) {
     const types = node.inputs.map((t) => t.type);
     const bytes = node.op!.scratchBytes?.(types, node.attributes, options.device) ?? 0;
     scratch.set(node, bytes);
     scratchBytes = Math.max(scratchBytes, bytes);
     if (node.op!.memoryClass === 'logits') logitsBytes = Math.max(logitsBytes, bytes);
-    flops += node.op!.cost(types, node.attributes).flops;
+    const cost = node.op!.cost(types, node.attributes).flops;
+    flops += cost;
+    if (node.op!.name === 'attention' || node.op!.name === 'attention_grad') attentionFlops += cost;
   }
   const layout = { offsets: arena.offsets, arenaBytes: arena.bytes, scratchBytes, scratchOf: (n: Node): number => scratch.get(n)! };
   return {
@@ -55,6 +58,7 @@ export function compile(graph: Graph, options: CompileOptions): Program {
     logitsBytes,
     liveAtPeak: liveAtPeak(placed, arena),
     flops,
+    attentionFlops,
     nodes: placed.schedule,
   };
 }

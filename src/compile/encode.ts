@@ -3,29 +3,34 @@ import { crc32 } from 'node:zlib';
 import { DTYPES } from '../graph/dtype';
 import { sameType, type Attribute, type Node, type Tensor, type TensorType } from '../graph/tensor';
 import type { Placed, Storage } from '../passes/inplace';
-import { storageOf, viewed } from '../passes/inplace';
+import { viewed } from '../passes/inplace';
 import { align } from './offsets';
 
 const VERSION = 1;
 const ABSENT = 0xffffffff;
+const KIND_CODES = { arena: 0, state: 1, external: 2, constant: 3 } as const;
 
 class Writer {
-  private buffer = Buffer.alloc(1 << 16);
+  private buffer = new Uint8Array(1 << 14);
+  private view = new DataView(this.buffer.buffer);
+  private readonly strings = new Map<string, Uint8Array>();
   length = 0;
 
   private room(n: number): void {
     if (this.length + n <= this.buffer.length) return;
-    const bigger = Buffer.alloc(Math.max(this.buffer.length * 2, this.length + n));
-    this.buffer.copy(bigger, 0, 0, this.length);
+    const bigger = new Uint8Array(Math.max(this.buffer.length * 2, this.length + n));
+    bigger.set(this.buffer.subarray(0, this.length));
     this.buffer = bigger;
+    this.view = new DataView(bigger.buffer);
   }
   u8(v: number): void {
     this.room(1);
-    this.length = this.buffer.writeUInt8(v, this.length);
+    this.buffer[this.length++] = v;
   }
   u32(v: number): void {
     this.room(4);
-    this.length = this.buffer.writeUInt32LE(v, this.length);
+    this.view.setUint32(this.length, v, true);
+    this.length += 4;
   }
   u64(v: number): void {
     this.u32(v % 2 ** 32);
@@ -33,15 +38,18 @@ class Writer {
   }
   f64(v: number): void {
     this.room(8);
-    this.length = this.buffer.writeDoubleLE(v, this.length);
+    this.view.setFloat64(this.length, v, true);
+    this.length += 8;
   }
   raw(bytes: Uint8Array): void {
     this.room(bytes.length);
     this.buffer.set(bytes, this.length);
     this.length += bytes.length;
   }
+  /** Names of ops, attributes and modules come again and again: each is converted once. */
   str(s: string): void {
-    const bytes = Buffer.from(s, 'utf8');
+    let bytes = this.strings.get(s);
+    if (!bytes) this.strings.set(s, (bytes = Buffer.from(s, 'utf8')));
     this.u32(bytes.length);
     this.raw(bytes);
   }
@@ -65,7 +73,7 @@ class Writer {
   }
   finish(): Uint8Array {
     this.u32(crc32(this.buffer.subarray(0, this.length)));
-    return Uint8Array.from(this.buffer.subarray(0, this.length));
+    return this.buffer.slice(0, this.length);
   }
 }
 
@@ -95,9 +103,9 @@ export function encode(name: string, placed: Placed, layout: Layout): Uint8Array
 
   // One buffer per distinct (storage, type). A view of another shape is a buffer of its own for each value it shows: a
   // storage may hold several one after the other, and a buffer that nobody writes stands for one of them.
-  const buffers = new Map<string, number>();
   const rows: { storage: Storage; type: TensorType }[] = [];
-  const storageIds = new Map<Storage, number>();
+  /** The buffers of a storage; `view`: the tensor that a view of another shape shows. */
+  const buffers = new Map<Storage, { type: TensorType; view: Tensor | null; index: number }[]>();
   const known = new Map<Tensor, number>();
   const bufferOf = (t: Tensor): number => {
     let index = known.get(t);
@@ -105,34 +113,33 @@ export function encode(name: string, placed: Placed, layout: Layout): Uint8Array
     return index;
   };
   const findBuffer = (t: Tensor): number => {
-    const storage = storageOf(placed, t);
-    let id = storageIds.get(storage);
-    if (id === undefined) storageIds.set(storage, (id = storageIds.size));
     const base = viewed(t);
-    const view = sameType(base.type, t.type) ? '' : `${base.node.id}.${base.index}`;
-    const key = `${id}|${t.dtype}|${t.shape.join(',')}|${view}`;
-    let index = buffers.get(key);
-    if (index === undefined) {
-      index = rows.length;
-      buffers.set(key, index);
-      rows.push({ storage, type: t.type });
-    }
+    const storage = placed.storage.get(base)!;
+    const view = sameType(base.type, t.type) ? null : base;
+    let list = buffers.get(storage);
+    if (!list) buffers.set(storage, (list = []));
+    const found = list.find((b) => b.view === view && sameType(b.type, t.type));
+    if (found) return found.index;
+    const index = rows.length;
+    list.push({ type: t.type, view, index });
+    rows.push({ storage, type: t.type });
     return index;
   };
   const inputs = placed.graph.nodes.filter((n) => n.kind === 'input').map((n) => ({ name: n.input!.name, buffer: bufferOf(n.outputs[0]) }));
   const outputs = [...placed.graph.outputs].map(([key, t]) => ({ name: key, buffer: bufferOf(t) }));
-  const nodes = placed.schedule.map((node) => ({
-    node,
-    inputs: node.inputs.map(bufferOf),
-    outputs: node.outputs.map((t) => (placed.absent.has(t) ? ABSENT : bufferOf(t))),
-  }));
+  // Rows are numbered by first use, and they are written before the nodes that use them.
+  const references: number[] = [];
+  for (const node of placed.schedule) {
+    for (const t of node.inputs) references.push(bufferOf(t));
+    for (const t of node.outputs) references.push(placed.absent.has(t) ? ABSENT : bufferOf(t));
+  }
 
   const blob: Uint8Array[] = [];
   let blobBytes = 0;
   const constants = new Map<Storage, number>();
   w.u32(rows.length);
   for (const { storage, type } of rows) {
-    w.u8({ arena: 0, state: 1, external: 2, constant: 3 }[storage.kind]);
+    w.u8(KIND_CODES[storage.kind]);
     w.type(type);
     if (storage.kind === 'arena') w.u64(layout.offsets.get(storage)!);
     else if (storage.kind === 'state') w.u64(states.get(storage.slot!.name)!.index);
@@ -156,20 +163,22 @@ export function encode(name: string, placed: Placed, layout: Layout): Uint8Array
       w.u32(item.buffer);
     }
   }
-  w.u32(nodes.length);
-  for (const { node, inputs: ins, outputs: outs } of nodes) {
+  w.u32(placed.schedule.length);
+  let reference = 0;
+  for (const node of placed.schedule) {
     w.str(node.op!.name);
     w.str(node.where);
-    w.u32(ins.length);
-    ins.forEach((b) => w.u32(b));
-    w.u32(outs.length);
-    outs.forEach((b) => w.u32(b));
+    w.u32(node.inputs.length);
+    for (let i = 0; i < node.inputs.length; i++) w.u32(references[reference++]);
+    w.u32(node.outputs.length);
+    for (let i = 0; i < node.outputs.length; i++) w.u32(references[reference++]);
     w.u64(layout.scratchOf(node));
-    const attributes = Object.entries(node.attributes).filter(([key]) => !node.op!.typeAttributes?.includes(key));
-    w.u32(attributes.length);
-    for (const [key, value] of attributes) {
+    const { typeAttributes } = node.op!;
+    const keys = Object.keys(node.attributes).filter((key) => !typeAttributes?.includes(key));
+    w.u32(keys.length);
+    for (const key of keys) {
       w.str(key);
-      w.attribute(value);
+      w.attribute(node.attributes[key]);
     }
   }
   w.u64(blobBytes);

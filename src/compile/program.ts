@@ -24,6 +24,9 @@ export interface Program {
   readonly logitsBytes: number;
   /** Arena tensors alive at the fullest point, largest first. */
   readonly liveAtPeak: readonly LiveTensor[];
+  /** Attention counted for as many documents as fit, all of one length. */
   readonly flops: number;
+  /** Attention's part of `flops`. */
+  readonly attentionFlops: number;
   readonly nodes: readonly Node[];
 }

@@ -43,8 +43,8 @@ export class Dataset {
     return new Dataset(table);
   }
 
-  /** Columns are the union of the rows' keys; a missing value is null. */
-  static fromRows(rows: readonly Row[]): Dataset {
+  /** Columns are the union of the rows' keys; a missing value is null. `places` say where each row came from, for messages. */
+  static fromRows(rows: readonly Row[], places?: readonly string[]): Dataset {
     const names = new Set<string>();
     for (const row of rows) for (const name of Object.keys(row)) names.add(name);
     const columns = new Map<string, unknown[]>();
@@ -53,7 +53,8 @@ export class Dataset {
         name,
         rows.map((row) => row[name] ?? null),
       );
-    return new Dataset({ length: rows.length, columns });
+    const origins = places && { files: [...places], unit: 'name' as const, file: rows.map((_, i) => i), position: [] };
+    return new Dataset({ length: rows.length, columns, origins });
   }
 
   /** @throws ERR_DATA when columns differ in length */
@@ -89,6 +90,7 @@ export class Dataset {
     if (!origins) return `row ${i}`;
     const index = this.tableRow(i);
     const file = origins.files[origins.file[index]];
+    if (origins.unit === 'name') return file;
     return origins.unit === 'line' ? `${file}:${origins.position[index]}` : `${file} row ${origins.position[index]}`;
   }
 
@@ -200,13 +202,8 @@ export class Dataset {
 
   /** @throws ERR_CONFIG when the sizes do not fit, or one part would be empty */
   trainTestSplit(options: SplitOptions = {}): { train: Dataset; test: Dataset } {
-    const { train, test } = splitSizes(this.length, options);
-    const order =
-      options.shuffle === false
-        ? Uint32Array.from({ length: this.length }, (_, i) => i)
-        : permutation(this.length, new PhiloxStream(options.seed ?? 42, RANDOM_DOMAIN.split));
-    // Unshuffled, the test part is the tail; shuffled, any part is as good, so the rule stays the same.
-    return { train: this.select(order.subarray(0, train)), test: this.select(order.subarray(this.length - test)) };
+    const { train, test } = splitRows(this.length, options);
+    return { train: this.select(train), test: this.select(test) };
   }
 
   removeColumns(names: string | string[]): Dataset {
@@ -347,6 +344,17 @@ function joinOrigins(parts: (RowOrigins | undefined)[]): RowOrigins | undefined 
     }
   }
   return joined;
+}
+
+/** Which of `length` rows go where. @throws ERR_CONFIG when the sizes do not fit, or one part would be empty */
+export function splitRows(length: number, options: SplitOptions): { train: Uint32Array; test: Uint32Array } {
+  const { train, test } = splitSizes(length, options);
+  const order =
+    options.shuffle === false
+      ? Uint32Array.from({ length }, (_, i) => i)
+      : permutation(length, new PhiloxStream(options.seed ?? 42, RANDOM_DOMAIN.split));
+  // Unshuffled, the test part is the tail; shuffled, any part is as good, so the rule stays the same.
+  return { train: order.subarray(0, train), test: order.subarray(length - test) };
 }
 
 function splitSizes(length: number, options: SplitOptions): { train: number; test: number } {

@@ -1,9 +1,10 @@
 /**
  * The public names of the data layer, by explicit re-export.
  */
+export { badRowHandler, type BadRowPolicy } from './bad-rows';
 export { chooseBuckets, type BucketChoice, type BucketOptions } from './buckets';
 export { collate, type CollateOptions } from './collate';
-export { Dataset, type Columns, type MapOptions, type SplitOptions } from './dataset';
+export { Dataset, splitRows, type Columns, type MapOptions, type SplitOptions } from './dataset';
 export {
   assertHealthy,
   formatFinding,
@@ -22,14 +23,14 @@ export {
   type NormalRow,
   type RowKind,
 } from './format';
-export { loadDataset, type DatasetDict, type IterableDatasetDict, type LoadOptions } from './load';
+export { DataCollatorForLanguageModeling, type LanguageModelingBatch, type LanguageModelingOptions } from './language-modeling';
+export { datasetFiles, loadDataset, type DatasetDict, type IterableDatasetDict, type LoadOptions } from './load';
 export {
   createLoader,
   type Loader,
   type LoaderOptions,
   type LoaderState,
   type LoaderSummary,
-  type StepBatches,
 } from './loader';
 export { countTrained, findAll, maskByTemplate } from './masks';
 export { packBestFit, packExamples, type Packing, type PackingStrategy } from './pack';
@@ -43,10 +44,12 @@ export {
   type PreviewOptions,
 } from './preview';
 export { type SamplingStrategy } from './sampler';
-export { StreamLoader, type StreamLoaderOptions, type StreamLoaderState, type StreamStep } from './stream-loader';
+export { type StepBatches, type StepSource, type StepSourceState } from './step-source';
+export { StreamLoader, type StreamLoaderOptions, type StreamLoaderState } from './stream-loader';
 export { interleave, IterableDataset, type InterleaveOptions, type StreamState } from './stream';
-export { tokenizeDataset, tokenizeStream, type TokenizedDataset, type TokenizeOptions } from './tokenize';
-export { describeTruncation, type TruncationPolicy, type TruncationReport } from './truncate';
+export { TokenFile, TokenFileWriter } from './token-file';
+export { RowEncoder, tokenizeDataset, tokenizeStream, type TokenizedDataset, type TokenizeOptions } from './tokenize';
+export { describeTruncation, emptyReport, truncateExample, type TruncationPolicy, type TruncationReport } from './truncate';
 export {
   IGNORE_INDEX,
   type Batch,

@@ -8,16 +8,18 @@
  */
 import { stat } from 'node:fs/promises';
 import { LatheError, nearest } from '../errors';
+import { badRowHandler, type BadRowPolicy } from './bad-rows';
 import { Dataset } from './dataset';
 import { formatOf, locateFiles, locateSplits, type FileFormat, type SplitFiles } from './locate';
 import { csvColumns, readCsv, type CsvReadOptions } from './read-csv';
 import { readJson, readJsonLines, requireStreamableJson } from './read-json';
 import { parquetColumns, readParquet } from './read-parquet';
 import { readTextRows, type SampleBy } from './read-text';
+import { measureShards } from './shards';
 import { IterableDataset } from './stream';
-import { TableBuilder, type SkipCounter, type SourceRow } from './table';
+import { TableBuilder, type ReaderOptions, type RowBatch } from './table';
 
-export interface ReadOptions extends Omit<CsvReadOptions, 'skip'> {
+export interface ReadOptions extends Omit<CsvReadOptions, keyof ReaderOptions> {
   /** Overrides the file name's extension. */
   format?: FileFormat;
   /** Key of the array inside a JSON document (default: "data"). */
@@ -26,6 +28,10 @@ export interface ReadOptions extends Omit<CsvReadOptions, 'skip'> {
   sampleBy?: SampleBy;
   /** Only these columns; Parquet files read nothing else. */
   columns?: string[];
+  /** A line or row that cannot be read: stop with its file and line (default), or leave it out and say so. */
+  onBadRow?: BadRowPolicy;
+  /** Told of rows that were left out; default: process warnings. */
+  warn?: (message: string) => void;
 }
 
 export interface LoadOptions extends ReadOptions {
@@ -84,6 +90,11 @@ export async function loadDataset(
   return result as DatasetDict | IterableDatasetDict;
 }
 
+/** The files that `loadDataset` would read, by split. @throws ERR_DATA, ERR_CONFIG as it */
+export async function datasetFiles(path: string | string[], options: LoadOptions = {}): Promise<SplitFiles> {
+  return (await resolveSplits(path, options)).splits;
+}
+
 async function resolveSplits(
   path: string | string[],
   options: LoadOptions,
@@ -131,29 +142,31 @@ function commonFormat(split: string, files: string[], options: ReadOptions): Fil
   );
 }
 
-/** The rows of one file after those that `skip` still counts. */
+/** The rows of one file; what to leave out stands in `how`. */
 function readRows(
   path: string,
   format: FileFormat,
   options: ReadOptions,
-  skip: SkipCounter,
+  how: ReaderOptions,
   inferFrom: number,
-): AsyncGenerator<SourceRow[]> {
-  if (format === 'jsonl') return readJsonLines(path, { skip });
-  if (format === 'json') return readJson(path, { field: options.field, skip });
-  if (format === 'csv') return readCsv(path, { ...options, skip }, inferFrom);
-  if (format === 'text') return readTextRows(path, { sampleBy: options.sampleBy, skip });
-  return readParquet(path, { columns: options.columns, skip });
+): AsyncGenerator<RowBatch> {
+  if (format === 'jsonl') return readJsonLines(path, how);
+  if (format === 'json') return readJson(path, { field: options.field, ...how });
+  const { delimiter, header, columnTypes } = options;
+  if (format === 'csv') return readCsv(path, { delimiter, header, columnTypes, ...how }, inferFrom);
+  if (format === 'text') return readTextRows(path, { sampleBy: options.sampleBy, ...how });
+  return readParquet(path, { columns: options.columns, ...how });
 }
 
 async function readFiles(files: string[], format: FileFormat, options: ReadOptions): Promise<Dataset> {
   const builder = new TableBuilder(format === 'parquet' || format === 'json' ? 'row' : 'line');
+  const onBadRow = badRowHandler(options.onBadRow, options.warn);
   for (const file of files) {
     builder.startFile(file);
     if (format === 'csv') builder.declare(await csvColumns(file, options));
     if (format === 'parquet')
       builder.declare((await parquetColumns(file)).filter((name) => options.columns?.includes(name) ?? true));
-    for await (const rows of readRows(file, format, options, { left: 0 }, Infinity)) {
+    for await (const { rows } of readRows(file, format, options, { onBadRow }, Infinity)) {
       for (const { row, position } of rows) builder.add(row, position);
     }
   }
@@ -167,13 +180,11 @@ async function streamFiles(files: string[], format: FileFormat, options: ReadOpt
   if (format === 'json') {
     for (const file of files) await requireStreamableJson(file);
   }
-  const source = IterableDataset.fromSource(async function* (rowsToSkip) {
-    const skip = { left: rowsToSkip };
-    for (const file of files) {
-      for await (const rows of readRows(file, format, options, skip, kStreamInferRows)) {
-        for (const { row } of rows) yield row;
-      }
-    }
+  const onBadRow = badRowHandler(options.onBadRow, options.warn);
+  const source = IterableDataset.fromShards({
+    shards: await measureShards(files),
+    read: (path, how) => readRows(path, format, options, { ...how, onBadRow }, kStreamInferRows),
+    describe: (path, position) => (format === 'parquet' ? `${path} row ${position}` : `${path}:${position}`),
   });
   return options.columns ? source.selectColumns(options.columns) : source;
 }

@@ -15,6 +15,8 @@ import { collate } from './collate';
 import { countTrained } from './masks';
 import { packExamples, type PackingStrategy } from './pack';
 import { epochOrder, type SamplingStrategy } from './sampler';
+import { FileExample, lengthOf } from './token-file';
+import type { StepBatches, StepSource, StepSourceState } from './step-source';
 import type { Batch, TokenizedExample } from './types';
 
 export interface LoaderOptions {
@@ -41,22 +43,9 @@ export interface LoaderOptions {
   worldSize?: number;
 }
 
-export interface LoaderState {
-  epoch: number;
-  /** Steps of the epoch already handed out. */
-  stepInEpoch: number;
+export interface LoaderState extends StepSourceState {
   /** Of the data and options that order depends on. */
   fingerprint?: string;
-}
-
-/** One optimizer step. */
-export interface StepBatches {
-  epoch: number;
-  stepInEpoch: number;
-  /** Up to gradientAccumulationSteps; may be empty on a rank in the last step of an epoch. */
-  microBatches: Batch[];
-  /** Trained labels of the whole step, all ranks: the loss's divisor. */
-  numLabels: number;
 }
 
 export interface LoaderSummary {
@@ -81,7 +70,7 @@ interface Units {
   rowTokens?: number;
 }
 
-export class Loader {
+export class Loader implements StepSource {
   readonly stepsPerEpoch: number;
   /** Flat lengths T that batches come in, ascending. */
   readonly buckets: readonly number[];
@@ -118,6 +107,10 @@ export class Loader {
     };
   }
 
+  get shapes(): readonly { tokens: number; documents: number }[] {
+    return this.summary.shapes;
+  }
+
   /** The step at the position; the position moves on, from the end of an epoch into the next. */
   next(): StepBatches {
     const step = this.step(this.position.epoch, this.position.stepInEpoch);
@@ -148,7 +141,7 @@ export class Loader {
       for (const unit of units) numLabels += this.units.labels[unit];
       if (i % worldSize === rank) microBatches.push(this.collateUnits(units));
     }
-    return { epoch, stepInEpoch, microBatches, numLabels };
+    return { epoch, stepInEpoch, endsEpoch: stepInEpoch === this.stepsPerEpoch - 1, microBatches, numLabels };
   }
 
   /** The remaining steps of the current epoch; the position moves along. */
@@ -300,7 +293,7 @@ export function createLoader(examples: readonly TokenizedExample[], options: Loa
     });
   }
   const units = makeUnits(
-    examples.filter(({ inputIds }) => inputIds.length > 0),
+    examples.filter((example) => lengthOf(example) > 0),
     options,
   );
   if (units.members.length === 0 || (resolved.dropLast && units.members.length < resolved.batchSize)) {
@@ -344,11 +337,16 @@ function measure(documents: readonly TokenizedExample[], members: number[][]): U
   const labels = new Float64Array(members.length);
   members.forEach((list, unit) => {
     for (const d of list) {
-      lengths[unit] += documents[d].inputIds.length;
-      labels[unit] += countTrained(documents[d].labels);
+      lengths[unit] += lengthOf(documents[d]);
+      labels[unit] += trainedOf(documents[d]);
     }
   });
   return { documents, members, lengths, labels };
+}
+
+/** Labels that the loss will see; of a file's rows without reading them, where the file knows. */
+function trainedOf(document: TokenizedExample): number {
+  return (document instanceof FileExample ? document.trained : undefined) ?? countTrained(document.labels);
 }
 
 /** FNV-1a over everything that the order of an epoch depends on. */
@@ -360,17 +358,22 @@ function fingerprintOf(units: Units, options: ResolvedOptions): string {
   const { batchSize, gradientAccumulationSteps, seed, samplingStrategy, dropLast, worldSize } = options;
   const text = JSON.stringify([
     batchSize,
-    gradientAccumulationSteps,
+    // How a step is split over ranks changes nothing about what is in it.
+    gradientAccumulationSteps * worldSize,
     seed,
     samplingStrategy,
     dropLast,
-    worldSize,
     units.rowTokens ?? 0,
   ]);
   for (let i = 0; i < text.length; i++) mix(text.charCodeAt(i));
-  for (const { inputIds, row } of units.documents) {
-    mix(inputIds.length);
-    mix(row);
+  const [first] = units.documents;
+  // The content of a file is told by its key: reading every row at the start would take long.
+  if (first instanceof FileExample) for (const letter of first.file.header.key) mix(letter.charCodeAt(0));
+  for (const document of units.documents) {
+    mix(lengthOf(document));
+    mix(document.row);
+    if (document instanceof FileExample) continue;
+    const { inputIds } = document;
     mix(inputIds[0]);
     mix(inputIds[inputIds.length - 1]);
   }

@@ -9,7 +9,6 @@
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { isAbsolute, join, relative, sep } from 'node:path';
-import { parse as parseYaml } from 'yaml';
 import { LatheError, nearest } from '../errors';
 
 export type FileFormat = 'json' | 'jsonl' | 'csv' | 'parquet' | 'text';
@@ -103,7 +102,7 @@ async function cardConfigs(root: string): Promise<CardConfig[]> {
   }
   const header = /^---\r?\n([\s\S]*?)\r?\n---/.exec(readme);
   if (!header) return [];
-  const card = parseYaml(header[1]) as { configs?: CardConfig[] } | null;
+  const card = (require('yaml') as typeof import('yaml')).parse(header[1]) as { configs?: CardConfig[] } | null;
   return Array.isArray(card?.configs) ? card.configs : [];
 }
 

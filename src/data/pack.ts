@@ -9,6 +9,7 @@
  * Invariants: every document appears exactly once, whole; no row exceeds maxLength; equal input gives equal packing.
  */
 import { LatheError } from '../errors';
+import { FileExample, lengthOf } from './token-file';
 import type { TokenizedExample } from './types';
 
 /** bfd: whole documents; bfd_split: longer ones in pieces; wrapped: one stream cut at maxLength, across documents. */
@@ -133,6 +134,7 @@ export function packBestFit(lengths: ArrayLike<number>, maxLength: number, maxDo
 }
 
 function part(example: TokenizedExample, from: number, to: number): TokenizedExample {
+  if (example instanceof FileExample) return example.part(from, to);
   const inputIds = example.inputIds.subarray(from, to);
   return {
     ...example,
@@ -145,7 +147,7 @@ function part(example: TokenizedExample, from: number, to: number): TokenizedExa
 export function splitLong(examples: readonly TokenizedExample[], maxLength: number): TokenizedExample[] {
   const pieces: TokenizedExample[] = [];
   for (const example of examples) {
-    const n = example.inputIds.length;
+    const n = lengthOf(example);
     if (n <= maxLength) pieces.push(example);
     else
       for (let from = 0; from < n; from += maxLength) pieces.push(part(example, from, Math.min(from + maxLength, n)));
@@ -155,6 +157,7 @@ export function splitLong(examples: readonly TokenizedExample[], maxLength: numb
 
 /** All tokens as one stream, cut every maxLength; each piece is one document and `row` is its first token's row. */
 export function wrapStream(examples: readonly TokenizedExample[], maxLength: number): TokenizedExample[] {
+  if (examples.every((example) => example instanceof FileExample)) return wrapRanges(examples, maxLength);
   let total = 0;
   for (const example of examples) total += example.inputIds.length;
   const ids = new Int32Array(total);
@@ -173,6 +176,27 @@ export function wrapStream(examples: readonly TokenizedExample[], maxLength: num
   return pieces;
 }
 
+/** The same without reading a token: blocks of ranges. */
+function wrapRanges(ranges: readonly FileExample[], maxLength: number): TokenizedExample[] {
+  const pieces: TokenizedExample[] = [];
+  let open: FileExample[] = [];
+  let space = maxLength;
+  for (const range of ranges) {
+    for (let from = 0; from < range.length; ) {
+      const to = Math.min(from + space, range.length);
+      open.push(range.part(from, to));
+      space -= to - from;
+      from = to;
+      if (space > 0) continue;
+      pieces.push(FileExample.join(open));
+      open = [];
+      space = maxLength;
+    }
+  }
+  if (open.length > 0) pieces.push(FileExample.join(open));
+  return pieces;
+}
+
 /** Documents and their rows under a strategy. `documents` is `examples` unless the strategy cuts. */
 export function packExamples(
   examples: readonly TokenizedExample[],
@@ -188,7 +212,7 @@ export function packExamples(
   }
   if (strategy === 'wrapped') {
     const documents = wrapStream(examples, maxLength);
-    const total = documents.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+    const total = documents.reduce((sum, document) => sum + lengthOf(document), 0);
     return {
       documents,
       packing: {
@@ -202,7 +226,7 @@ export function packExamples(
   return {
     documents,
     packing: packBestFit(
-      documents.map(({ inputIds }) => inputIds.length),
+      documents.map(lengthOf),
       maxLength,
     ),
   };

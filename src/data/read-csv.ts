@@ -43,7 +43,7 @@ interface CsvPlace {
 
 const FILE_BEGIN: CsvPlace = { offset: 0, lines: 0 };
 
-function delimiterOf(path: string, { delimiter }: CsvReadOptions): string {
+function delimiterOf(path: string, { delimiter }: Pick<CsvReadOptions, 'delimiter'>): string {
   return delimiter ?? (/\.tsv(\.|$)/i.test(path) ? '\t' : ',');
 }
 
@@ -230,7 +230,7 @@ function wrongWidth(path: string, raw: RawRow, width: number): LatheError {
 }
 
 /** The header alone, so that a file without rows still has columns. */
-export async function csvColumns(path: string, options: CsvReadOptions = {}): Promise<string[]> {
+export async function csvColumns(path: string, options: Pick<CsvReadOptions, 'delimiter' | 'header'> = {}): Promise<string[]> {
   if (options.header) return options.header;
   for await (const raw of rawRows(path, delimiterOf(path, options), FILE_BEGIN, undefined))
     return raw.cells;

@@ -117,14 +117,14 @@ class ShardCursor implements Cursor {
       await this.checkShard(this.source.shards[this.order[this.shard]]);
       this.reader = this.source.read(this.path(), { from: this.position, skip: this.skipping });
     }
-    const { done, value } = await this.reader.next();
+    const item = await this.reader.next();
     this.used = 0;
-    if (done) {
+    if (item.done) {
       this.reader = null;
       this.shard++;
       this.position = FILE_START;
       this.batch = { rows: [], anchor: null };
-    } else this.batch = value;
+    } else this.batch = item.value;
     return true;
   }
 

@@ -1,33 +1,42 @@
 /**
  * The loader for data that does not fit in memory: windows of a stream, packed one after another.
  *
- * The idea: read `windowRows` rows, tokenise, pack, shuffle the packed rows, hand out whole steps; the documents that do
- * not fill a step go into the next window, so no step is short before the stream ends. A position is the window's
- * start in the stream, the documents it began with and the steps taken from it: small, and exact to resume from.
+ * The idea: read rows until a window's worth of tokens is there, tokenise, pack, hand out whole steps; documents that do
+ * not fill a step go into the next window, so no step is short before the stream ends. The next window is read and
+ * tokenised while the steps of this one run. A position is where the stream stood at the window's beginning (a state of
+ * its cursor, down to a byte in a shard), the documents that were left over then, and the steps taken since.
  *
- * Invariants: memory is bounded by the window; every document appears once per pass; every batch has the one shape
- * T = batchSize x maxLength with S = batchSize x maxDocumentsPerRow.
+ * Invariants: memory is bounded by two windows; every document appears once per pass; every batch has one of `shapes`;
+ * the last step of a pass may be short, and nothing is dropped.
  */
 import { LatheError } from '../errors';
+import { bucketFor } from './buckets';
 import { collate } from './collate';
+import type { Cursor, CursorState, StreamRow } from './cursor';
 import { countTrained } from './masks';
 import { packBestFit, splitLong, wrapStream, type PackingStrategy } from './pack';
 import { permutation, PhiloxStream, RANDOM_DOMAIN } from './philox';
+import type { StepBatches, StepSource, StepSourceState } from './step-source';
 import type { IterableDataset } from './stream';
-import { tokenizeStream, type TokenizeOptions } from './tokenize';
-import { emptyReport, type TruncationReport } from './truncate';
+import { limits, RowEncoder, type TokenizeOptions } from './tokenize';
+import { emptyReport, truncateExample, type TruncationReport } from './truncate';
 import type { Batch, TextTokenizer, TokenizedExample } from './types';
 
-export interface StreamLoaderOptions extends Omit<TokenizeOptions, 'maxLength'> {
-  /** Packed rows per micro-batch and rank. */
+export interface StreamLoaderOptions extends Omit<TokenizeOptions, 'maxLength' | 'batchSize'> {
+  /** Rows (packed rows when packing) per micro-batch and rank. */
   batchSize: number;
   gradientAccumulationSteps?: number;
-  packing?: PackingStrategy;
-  /** Tokens of a packed row. */
+  /** false: a row of text is a row of the batch. Default 'bfd'. */
+  packing?: PackingStrategy | false;
+  /** Tokens of a packed row; longest row without packing. */
   maxLength: number;
-  /** Rows of the stream that are packed together (2048). */
+  /** Most rows of the stream that are packed together (2048). */
   windowRows?: number;
-  /** Most documents in a packed row (64); sets the capacity of cuSeqlens. */
+  /** A window ends sooner when it holds this many new tokens (64 steps). */
+  windowTokens?: number;
+  /** Visit the rows of a window in random order (true): neighbours in a file would else share a batch. */
+  shuffleWindows?: boolean;
+  /** Most documents in a packed row (64, wrapped 1); sets the capacity of cuSeqlens. */
   maxDocumentsPerRow?: number;
   seed?: number;
   padId?: number;
@@ -35,162 +44,301 @@ export interface StreamLoaderOptions extends Omit<TokenizeOptions, 'maxLength'> 
   worldSize?: number;
 }
 
-/** Plain JSON. */
-export interface StreamLoaderState {
-  /** Rows of the stream before the window. */
-  position: number;
+/** Plain JSON once stringified. Without `stream`: the beginning of the epoch. */
+export interface StreamLoaderState extends StepSourceState {
+  fingerprint?: string;
+  stream?: {
+    window: number;
+    /** Steps of the epoch before the window, and rows of the stream. */
+    firstStep: number;
+    row: number;
+    cursor: CursorState | null;
+    /** Documents left over from the window before. */
+    carried: { row: number; inputIds: number[]; labels: number[] }[];
+  };
+}
+
+/** Where a window begins. */
+interface WindowStart {
+  epoch: number;
   window: number;
-  stepInWindow: number;
-  /** Documents left over from the window before. */
-  carried: { row: number; inputIds: number[]; labels: number[] }[];
+  firstStep: number;
+  row: number;
+  cursor: CursorState | null;
+  carried: TokenizedExample[];
 }
 
-export interface StreamStep {
-  microBatches: Batch[];
-  /** Trained labels of the whole step, all ranks. */
-  numLabels: number;
+interface Window {
+  start: WindowStart;
+  /** By step, its rows, each a list of documents. */
+  steps: TokenizedExample[][][];
+  /** Where the next window of the epoch begins; null when the stream has ended. */
+  following: WindowStart | null;
 }
 
-export class StreamLoader {
-  /** The one shape of every batch. */
-  readonly shape: { tokens: number; documents: number };
+const kChunkRows = 64;
+/** Encodings are several times the size of their text, and native: a chunk bounds how many there are at a time. */
+const kChunkCharacters = 1 << 18;
+const kBuckets = 4;
+const kWindowSteps = 64;
+
+export class StreamLoader implements StepSource {
+  readonly stepsPerEpoch = null;
+  readonly shapes: readonly { tokens: number; documents: number }[];
   /** What truncation has cut so far in this process. */
   readonly truncation: TruncationReport;
-  private current: StreamLoaderState = { position: 0, window: 0, stepInWindow: 0, carried: [] };
+  private readonly packing: PackingStrategy | false;
+  private readonly perStep: number;
+  private readonly documentsPerRow: number;
+  private start: WindowStart = firstWindow(0);
+  private stepInEpoch = 0;
+  private window: Window | null = null;
+  /** The window after this one, being read. */
+  private ahead: Promise<Window> | null = null;
+  private cursor: Cursor | null = null;
+  private encoder: RowEncoder | null = null;
 
   constructor(
     private readonly source: IterableDataset,
     private readonly tokenizer: TextTokenizer,
     private readonly options: StreamLoaderOptions,
   ) {
-    this.shape = {
-      tokens: options.batchSize * options.maxLength,
-      documents: options.batchSize * (options.maxDocumentsPerRow ?? 64),
-    };
+    this.packing = options.packing ?? 'bfd';
+    this.perStep = options.batchSize * (options.gradientAccumulationSteps ?? 1) * (options.worldSize ?? 1);
+    this.documentsPerRow = this.packing === false || this.packing === 'wrapped' ? 1 : (options.maxDocumentsPerRow ?? 64);
+    this.shapes = this.makeShapes();
     this.truncation = emptyReport(options.truncation ?? 'keep_start', options.maxLength);
   }
 
-  /** Steps from the position to the end of the stream, once. The last step may be short. */
-  async *steps(): AsyncGenerator<StreamStep> {
-    const windowRows = this.options.windowRows ?? 2048;
-    for (;;) {
-      const { position, window, carried } = this.current;
-      const { documents, rowsRead } = await this.readWindow(position, windowRows, carried.map(restore));
-      const isLast = rowsRead < windowRows;
-      const { packed, rest } = this.arrange(documents, window, isLast);
-      for (let step = this.current.stepInWindow; step < packed.length; step++) {
-        this.current = { ...this.current, stepInWindow: step + 1 };
-        yield this.makeStep(packed[step]);
-      }
-      this.current = { position: position + rowsRead, window: window + 1, stepInWindow: 0, carried: rest.map(store) };
-      if (isLast) break;
-    }
-    this.current = { position: 0, window: 0, stepInWindow: 0, carried: [] };
+  private makeShapes(): { tokens: number; documents: number }[] {
+    const { batchSize, maxLength } = this.options;
+    const most = batchSize * maxLength;
+    const documents = batchSize * this.documentsPerRow;
+    // Rows as they come are of any length: a few sizes keep the padding bounded.
+    const parts = this.packing === false ? Array.from({ length: kBuckets }, (_, i) => (i + 1) / kBuckets) : [1];
+    return [...new Set(parts.map((part) => Math.ceil(most * part)))].map((tokens) => ({ tokens, documents }));
   }
 
-  /** What `seek` needs to go on after the last step handed out. */
+  async next(): Promise<StepBatches> {
+    const window = await this.windowAtPosition();
+    const { epoch, firstStep } = window.start;
+    const { stepInEpoch } = this;
+    const rows = window.steps[stepInEpoch - firstStep];
+    const isLastOfWindow = stepInEpoch - firstStep === window.steps.length - 1;
+    // A window that follows may turn out to hold no step: the epoch then ends here.
+    const endsEpoch = isLastOfWindow && (window.following === null || (await this.following(window)).steps.length === 0);
+    const step = { epoch, stepInEpoch, endsEpoch, ...this.makeStep(rows) };
+    if (endsEpoch) this.moveTo(firstWindow(epoch + 1), 0, null);
+    else this.stepInEpoch++;
+    return step;
+  }
+
   state(): StreamLoaderState {
-    return this.current;
+    const { epoch, window, firstStep, row, cursor, carried } = this.start;
+    return {
+      epoch,
+      stepInEpoch: this.stepInEpoch,
+      fingerprint: this.fingerprint(),
+      stream: { window, firstStep, row, cursor, carried: carried.map(store) },
+    };
   }
 
-  /** @throws ERR_CHECKPOINT for a state that is not one */
   seek(state: StreamLoaderState): void {
-    const counts = [state.position, state.window, state.stepInWindow];
-    if (!counts.every((count) => Number.isSafeInteger(count) && count >= 0) || !Array.isArray(state.carried)) {
-      throw new LatheError(
-        'ERR_CHECKPOINT',
-        `stream loader state: expected what state() returned, received ${JSON.stringify(state).slice(0, 80)}`,
-        {
-          remedy: 'resume from the checkpoint of a run on a stream',
-        },
-      );
+    const { epoch, stepInEpoch, fingerprint, stream } = state;
+    const counts = [epoch, stepInEpoch, ...(stream ? [stream.window, stream.firstStep, stream.row, stepInEpoch - stream.firstStep] : [])];
+    if (!counts.every((count) => Number.isSafeInteger(count) && count >= 0) || (stream ? !Array.isArray(stream.carried) : stepInEpoch !== 0)) {
+      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected what state() returned, received ${JSON.stringify(state).slice(0, 80)}`, {
+        remedy: 'resume from the checkpoint of a run on a stream, or set ignore_data_skip: true',
+      });
     }
-    this.current = state;
+    if (fingerprint !== undefined && fingerprint !== this.fingerprint()) {
+      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected the options ${this.fingerprint()}, received ${fingerprint}`, {
+        remedy: 'resume with the same seed, batch size, accumulation, packing, max_length and world size; to go on with others, set ignore_data_skip: true',
+      });
+    }
+    this.moveTo(stream ? { epoch, ...stream, carried: stream.carried.map(restore) } : firstWindow(epoch), stepInEpoch, null);
+    // Now rather than at the first step: a state that does not fit these files is refused here.
+    this.cursor = this.source.open(epoch, this.start.cursor);
   }
 
-  private async readWindow(
-    position: number,
-    windowRows: number,
-    carried: TokenizedExample[],
-  ): Promise<{ documents: TokenizedExample[]; rowsRead: number }> {
-    const { source, options } = this;
-    let rowsRead = 0;
-    const rows = source.skip(position).take(windowRows);
-    const counted = (async function* () {
-      for await (const row of rows) {
-        rowsRead++;
-        yield row;
+  async close(): Promise<void> {
+    const { cursor, ahead } = this;
+    this.window = this.ahead = this.cursor = null;
+    await ahead?.catch(() => undefined);
+    await cursor?.close();
+  }
+
+  /** Options that decide what a step holds. */
+  private fingerprint(): string {
+    const { batchSize, gradientAccumulationSteps = 1, worldSize = 1, maxLength, seed = 42, windowRows, windowTokens, maxDocumentsPerRow } = this.options;
+    return [batchSize, gradientAccumulationSteps * worldSize, this.packing, maxLength, seed, windowRows, windowTokens, maxDocumentsPerRow].join(',');
+  }
+
+  private moveTo(start: WindowStart, stepInEpoch: number, window: Window | null): void {
+    if (window === null && this.cursor) {
+      const { cursor, ahead } = this;
+      this.cursor = null;
+      void Promise.allSettled([ahead]).then(() => cursor.close());
+    }
+    this.start = start;
+    this.stepInEpoch = stepInEpoch;
+    this.window = window;
+    this.ahead = null;
+  }
+
+  /** The window that holds the step at the position, read if need be; the one after it is on its way when this returns. */
+  private async windowAtPosition(): Promise<Window> {
+    for (;;) {
+      this.window ??= await this.read(this.start);
+      const { window } = this;
+      if (this.stepInEpoch - window.start.firstStep < window.steps.length) {
+        void this.following(window);
+        return window;
       }
-    })();
-    const cuts = options.packing === 'bfd_split' || options.packing === 'wrapped';
-    const documents = carried;
-    for await (const example of tokenizeStream(
-      counted,
-      this.tokenizer,
-      { ...options, maxLength: cuts ? null : options.maxLength },
-      this.truncation,
-    )) {
-      if (example.inputIds.length > 0) documents.push({ ...example, row: position + example.row });
+      if (window.following === null) {
+        if (window.start.firstStep + window.steps.length > 0) this.moveTo(firstWindow(window.start.epoch + 1), 0, null);
+        else throw new LatheError('ERR_DATA', 'expected rows in the stream, received none', { remedy: 'check the files and filters' });
+      } else {
+        const next = await this.following(window);
+        this.moveTo(next.start, this.stepInEpoch, next);
+      }
     }
-    return { documents, rowsRead };
   }
 
-  /** Packed rows in random order, grouped into whole steps; what is left over unless the stream has ended. */
-  private arrange(
-    documents: TokenizedExample[],
-    window: number,
-    isLast: boolean,
-  ): { packed: TokenizedExample[][][]; rest: TokenizedExample[] } {
-    const { maxLength, packing = 'bfd', batchSize } = this.options;
-    let pieces: readonly TokenizedExample[] = documents;
-    if (packing === 'wrapped') pieces = wrapStream(documents, maxLength);
-    else if (packing === 'bfd_split') pieces = splitLong(documents, maxLength);
-    const bins =
-      packing === 'wrapped'
-        ? pieces.map((_, i) => [i])
-        : packBestFit(
-            pieces.map(({ inputIds }) => inputIds.length),
-            maxLength,
-            this.options.maxDocumentsPerRow ?? 64,
-          ).rows;
-    // A cut stream keeps its order, so that what is left over is its end and joins what follows.
-    const order =
-      packing === 'wrapped'
-        ? bins.keys()
-        : permutation(bins.length, new PhiloxStream(this.options.seed ?? 42, RANDOM_DOMAIN.epoch, window));
-    const rows = Array.from(order, (bin) => bins[bin].map((i) => pieces[i]));
-    const perStep = batchSize * (this.options.gradientAccumulationSteps ?? 1) * (this.options.worldSize ?? 1);
-    const whole = isLast ? rows.length : this.wholeRows(rows, perStep, packing);
-    const packed: TokenizedExample[][][] = [];
-    for (let start = 0; start < whole; start += perStep)
-      packed.push(rows.slice(start, Math.min(start + perStep, whole)));
-    return { packed, rest: rows.slice(whole).flat() };
+  private following(window: Window): Promise<Window> {
+    if (window.following === null) return Promise.resolve(window);
+    if (this.ahead === null) {
+      this.ahead = this.read(window.following);
+      // A failure is the caller's when it comes to that window.
+      this.ahead.catch(() => undefined);
+    }
+    return this.ahead;
   }
 
-  private wholeRows(rows: TokenizedExample[][], perStep: number, packing: PackingStrategy): number {
+  private async read(start: WindowStart): Promise<Window> {
+    this.cursor ??= this.source.open(start.epoch, start.cursor);
+    const { cursor } = this;
+    // Also of the first window: a state names the files that it is a position in.
+    start.cursor ??= cursor.state();
+    const documents = [...start.carried];
+    const { windowRows = 2048, maxLength } = this.options;
+    const windowTokens = this.options.windowTokens ?? this.perStep * maxLength * kWindowSteps;
+    let rows = 0;
+    let hasEnded = false;
+    let { packed, rest } = { packed: [] as TokenizedExample[][][], rest: [] as TokenizedExample[] };
+    // A window holds at least one step unless the stream ends: what follows it can then be told from its end.
+    while (!hasEnded && packed.length === 0) {
+      const mostRows = rows + windowRows;
+      // Only new tokens count, so that reading goes on however much was left over.
+      let tokens = 0;
+      while (!hasEnded && rows < mostRows && tokens < windowTokens) {
+        const chunk = await readChunk(cursor, Math.min(kChunkRows, mostRows - rows));
+        hasEnded = chunk.hasEnded;
+        for (const example of await this.tokenise(chunk.rows, start.row + rows)) {
+          documents.push(example);
+          tokens += example.inputIds.length;
+        }
+        rows += chunk.rows.length;
+      }
+      ({ packed, rest } = this.arrange(documents, start, hasEnded));
+    }
+    if (hasEnded) return { start, steps: packed, following: null };
+    const following: WindowStart = {
+      epoch: start.epoch,
+      window: start.window + 1,
+      firstStep: start.firstStep + packed.length,
+      row: start.row + rows,
+      cursor: cursor.state(),
+      carried: rest,
+    };
+    return { start, steps: packed, following };
+  }
+
+  private async tokenise(chunk: readonly StreamRow[], firstRow: number): Promise<TokenizedExample[]> {
+    if (chunk.length === 0) return [];
+    const { options, truncation } = this;
+    const cuts = this.packing === 'bfd_split' || this.packing === 'wrapped';
+    const { maxLength, policy } = limits(options);
+    this.encoder ??= await RowEncoder.create(this.tokenizer, options);
+    const describe = (row: number): string => chunk[row - firstRow].at ?? `row ${row}`;
+    const examples = await this.encoder.encode(chunk.map(({ row }) => row), firstRow, describe);
+    const kept: TokenizedExample[] = [];
+    for (const example of examples) {
+      const cut = truncateExample(example, cuts ? null : maxLength, policy, truncation, describe(example.row));
+      if (cut && cut.inputIds.length > 0) kept.push(cut);
+    }
+    return kept;
+  }
+
+  /** Packed rows grouped into whole steps, and the documents of what is left over unless the stream has ended. */
+  private arrange(documents: readonly TokenizedExample[], start: WindowStart, isLast: boolean): { packed: TokenizedExample[][][]; rest: TokenizedExample[] } {
+    const rows = this.pack(documents);
+    // The end of a cut stream stays last, so that what follows joins it.
     const last = rows[rows.length - 1];
-    const isShort = packing === 'wrapped' && last !== undefined && last[0].inputIds.length < this.options.maxLength;
-    const usable = rows.length - (isShort ? 1 : 0);
-    return usable - (usable % perStep);
+    const tail = this.packing === 'wrapped' && last !== undefined && last[0].inputIds.length < this.options.maxLength ? [last] : [];
+    const { seed = 42, shuffleWindows = true } = this.options;
+    const bodyRows = rows.length - tail.length;
+    // Two windows of a run never share a stream of numbers before the 65,537th window of an epoch.
+    const random = new PhiloxStream(seed, RANDOM_DOMAIN.epoch, (start.window + start.epoch * 65537) >>> 0);
+    const order: Iterable<number> = shuffleWindows ? permutation(bodyRows, random) : Array(bodyRows).keys();
+    const ordered = [...Array.from(order, (i) => rows[i]), ...tail];
+    const whole = isLast ? rows.length : bodyRows - (bodyRows % this.perStep);
+    const packed: TokenizedExample[][][] = [];
+    for (let from = 0; from < whole; from += this.perStep) packed.push(ordered.slice(from, Math.min(from + this.perStep, whole)));
+    return { packed, rest: ordered.slice(whole).flat().map(detached) };
   }
 
-  private makeStep(rows: TokenizedExample[][]): StreamStep {
+  private pack(documents: readonly TokenizedExample[]): TokenizedExample[][] {
+    const { maxLength } = this.options;
+    if (this.packing === 'wrapped') return wrapStream(documents, maxLength).map((piece) => [piece]);
+    if (this.packing === false) return documents.map((document) => [document]);
+    const pieces = this.packing === 'bfd_split' ? splitLong(documents, maxLength) : documents;
+    const lengths = pieces.map(({ inputIds }) => inputIds.length);
+    return packBestFit(lengths, maxLength, this.documentsPerRow).rows.map((row) => row.map((i) => pieces[i]));
+  }
+
+  private makeStep(rows: TokenizedExample[][]): { microBatches: Batch[]; numLabels: number } {
     const { batchSize, worldSize = 1, rank = 0, padId } = this.options;
+    const sizes = this.shapes.map(({ tokens }) => tokens);
     const microBatches: Batch[] = [];
     let numLabels = 0;
     for (let start = 0, i = 0; start < rows.length; start += batchSize, i++) {
       const documents = rows.slice(start, start + batchSize).flat();
-      for (const { labels } of documents) numLabels += countTrained(labels);
-      if (i % worldSize === rank) microBatches.push(collate(documents, { ...this.shape, padId }));
+      let total = 0;
+      for (const { labels } of documents) {
+        numLabels += countTrained(labels);
+        total += labels.length;
+      }
+      if (i % worldSize === rank) microBatches.push(collate(documents, { tokens: bucketFor(total, sizes), documents: this.shapes[0].documents, padId }));
     }
     return { microBatches, numLabels };
   }
 }
 
-function store({ row, inputIds, labels }: TokenizedExample): StreamLoaderState['carried'][number] {
+const firstWindow = (epoch: number): WindowStart => ({ epoch, window: 0, firstStep: 0, row: 0, cursor: null, carried: [] });
+
+/** Up to `most` rows, fewer when they are long: a bound on the text that is held at a time. */
+async function readChunk(cursor: Cursor, most: number): Promise<{ rows: StreamRow[]; hasEnded: boolean }> {
+  const rows: StreamRow[] = [];
+  for (let characters = 0; rows.length < most && characters < kChunkCharacters; ) {
+    const item = await cursor.next();
+    if (item === null) return { rows, hasEnded: true };
+    rows.push(item);
+    for (const value of Object.values(item.row)) if (typeof value === 'string') characters += value.length;
+  }
+  return { rows, hasEnded: false };
+}
+
+/** A copy that does not keep the window it was cut from in memory. */
+function detached(example: TokenizedExample): TokenizedExample {
+  const inputIds = example.inputIds.slice();
+  return { row: example.row, inputIds, labels: example.labels === example.inputIds ? inputIds : example.labels.slice() };
+}
+
+function store({ row, inputIds, labels }: TokenizedExample): { row: number; inputIds: number[]; labels: number[] } {
   return { row, inputIds: Array.from(inputIds), labels: Array.from(labels) };
 }
 
-function restore({ row, inputIds, labels }: StreamLoaderState['carried'][number]): TokenizedExample {
+function restore({ row, inputIds, labels }: { row: number; inputIds: number[]; labels: number[] }): TokenizedExample {
   return { row, inputIds: Int32Array.from(inputIds), labels: Int32Array.from(labels) };
 }

@@ -1,29 +1,34 @@
 /**
  * IterableDataset: rows that never all sit in memory; map, filter, shuffle buffer, take, skip, interleave.
  *
- * The idea: a stage is one function, `open(skip)`, that yields its rows after the first `skip`. Each stage knows the
- * cheapest way to do that (a map does not call its function for skipped rows; a reader does not parse them), so
- * resuming is "open at the saved position", and is exact because every stage is deterministic. A shuffle buffer or a
- * filter must look at the rows before the position again: their resume costs reading time, never memory.
+ * The idea: a data set is a recipe, `open(pass, state)`, and reading it is a cursor (cursor.ts). Each stage wraps the
+ * cursor of the stage below; the classes are in stages.ts. Names are those of Hugging Face `datasets`: a shuffle
+ * also shuffles the order of the files below it, and both differ from epoch to epoch (`setEpoch`).
  *
- * Invariants: memory is bounded by buffer sizes; iterating twice gives the same rows; state is plain JSON.
+ * Invariants: memory is bounded by buffer sizes; iterating twice in one epoch gives the same rows; state is plain JSON.
  */
 import { LatheError } from '../errors';
+import { countIn, skipByReading, type Cursor, type CursorState, type OpenCursor, type Pass } from './cursor';
 import type { Dataset } from './dataset';
-import { PhiloxStream, RANDOM_DOMAIN } from './philox';
+import { openShards, type ShardSource } from './shards';
+import { BatchMapCursor, ConcatenateCursor, FilterCursor, InterleaveCursor, MapCursor, ShuffleCursor, SkipCursor, TakeCursor, type StoppingStrategy } from './stages';
 import type { Row } from './types';
+
+export type { StoppingStrategy } from './stages';
 
 type MaybePromise<T> = T | Promise<T>;
 
-/** Yields the rows of a stage after its first `skip`. */
+/** Yields the rows of a source after its first `skip`. */
 export type OpenRows = (skip: number) => AsyncIterable<Row>;
 
-/** Where an iteration stands: rows already yielded. */
+/** Where an iteration stands: plain JSON once it went through JSON.stringify. */
 export interface StreamState {
+  /** Rows already given. */
   position: number;
+  epoch?: number;
+  /** How the stages stand; without it, rows are passed over up to the position. */
+  cursor?: CursorState;
 }
-
-export type StoppingStrategy = 'first_exhausted' | 'all_exhausted';
 
 export interface InterleaveOptions {
   /** Weights per source, summing to 1; default: take turns. */
@@ -34,34 +39,59 @@ export interface InterleaveOptions {
 }
 
 export class IterableDataset {
+  private epoch = 0;
   private position = 0;
-  private startAt = 0;
+  private startAt: StreamState | null = null;
+  private cursor: Cursor | null = null;
 
-  private constructor(private readonly open: OpenRows) {}
+  private constructor(private readonly openCursor: OpenCursor) {}
 
+  /** Rows from anything that can begin at a row number. */
   static fromSource(open: OpenRows): IterableDataset {
-    return new IterableDataset(open);
+    return new IterableDataset((_pass, from) => new SourceCursor(open, from));
   }
 
   static fromDataset(dataset: Dataset): IterableDataset {
-    return new IterableDataset(async function* (skip) {
-      for (let i = skip; i < dataset.length; i++) yield dataset.get(i);
-    });
+    return new IterableDataset((_pass, from) => new TableCursor(dataset, from));
+  }
+
+  /** @internal */
+  static fromShards(source: ShardSource): IterableDataset {
+    return new IterableDataset((pass, from) => openShards(source, pass, from));
+  }
+
+  /** A cursor over one pass. @throws ERR_CHECKPOINT for a state of another stream */
+  open(epoch = 0, from: CursorState | null = null): Cursor {
+    return this.openCursor({ epoch, shardSeed: null }, from);
+  }
+
+  /** Later iterations shuffle as in this epoch, counted from 0. */
+  setEpoch(epoch: number): void {
+    this.epoch = epoch;
   }
 
   /** All rows, or after `seek` those from its position on (once: the iteration after that starts at 0 again). */
   async *[Symbol.asyncIterator](): AsyncGenerator<Row> {
-    this.position = this.startAt;
-    this.startAt = 0;
-    for await (const row of this.open(this.position)) {
-      // Counted before it is handed out, so that state() asked for while a row is in use includes that row.
-      this.position++;
-      yield row;
+    const from = this.startAt;
+    this.startAt = null;
+    this.position = from?.position ?? 0;
+    this.epoch = from?.epoch ?? this.epoch;
+    const cursor = (this.cursor = this.open(this.epoch, from?.cursor ?? null));
+    try {
+      if (!from?.cursor) await cursor.skip(this.position);
+      for (let item = await cursor.next(); item; item = await cursor.next()) {
+        // Counted before it is handed out, so that state() asked for while a row is in use includes that row.
+        this.position++;
+        yield item.row;
+      }
+    } finally {
+      await cursor.close();
     }
   }
 
   state(): StreamState {
-    return { position: this.position };
+    if (this.startAt) return this.startAt;
+    return { position: this.position, epoch: this.epoch, ...(this.cursor ? { cursor: this.cursor.state() } : {}) };
   }
 
   /** The next iteration starts after `state.position` rows. @throws ERR_CHECKPOINT for a state that is not one */
@@ -71,72 +101,47 @@ export class IterableDataset {
         remedy: 'pass what state() returned',
       });
     }
-    this.position = state.position;
-    this.startAt = state.position;
+    this.startAt = state;
   }
 
   /** The function's result is merged over the row. */
   map(fn: (row: Row, index: number) => MaybePromise<Row>, options: { removeColumns?: string[] } = {}): IterableDataset {
-    const { open } = this;
     const removed = options.removeColumns ?? [];
-    return new IterableDataset(async function* (skip) {
-      let index = skip;
-      for await (const row of open(skip)) {
-        const merged = { ...row };
-        for (const name of removed) delete merged[name];
-        yield Object.assign(merged, await fn(row, index++));
-      }
-    });
+    const merge = async (row: Row, index: number): Promise<Row> => {
+      const merged = { ...row };
+      for (const name of removed) delete merged[name];
+      return Object.assign(merged, await fn(row, index));
+    };
+    return this.replaceRows(merge);
+  }
+
+  /** Each row becomes what the function returns. */
+  private replaceRows(fn: (row: Row, index: number) => MaybePromise<Row>): IterableDataset {
+    return this.stage((open, from) => new MapCursor(open, fn, from));
   }
 
   /** The function gets up to `batchSize` rows and returns any number of rows. */
   mapBatches(fn: (rows: Row[]) => MaybePromise<Row[]>, options: { batchSize?: number } = {}): IterableDataset {
-    const { open } = this;
-    const batchSize = options.batchSize ?? 1000;
-    return dropFirst(async function* () {
-      let batch: Row[] = [];
-      for await (const row of open(0)) {
-        batch.push(row);
-        if (batch.length === batchSize) {
-          yield* await fn(batch);
-          batch = [];
-        }
-      }
-      if (batch.length > 0) yield* await fn(batch);
-    });
+    return this.stage((open, from) => new BatchMapCursor(open, fn, options.batchSize ?? 1000, from));
   }
 
   filter(fn: (row: Row, index: number) => MaybePromise<boolean>): IterableDataset {
-    const { open } = this;
-    return dropFirst(async function* () {
-      let index = 0;
-      for await (const row of open(0)) if (await fn(row, index++)) yield row;
-    });
+    return this.stage((open, from) => new FilterCursor(open, fn, from));
   }
 
+  /** The first n rows; a shuffle above it does not change which files they come from. */
   take(n: number): IterableDataset {
-    const { open } = this;
-    return new IterableDataset(async function* (skip) {
-      let left = n - skip;
-      if (left <= 0) return;
-      for await (const row of open(skip)) {
-        yield row;
-        if (--left === 0) return;
-      }
-    });
+    return this.stage((open, from) => new TakeCursor(open, n, from), { keepsShardOrder: true });
   }
 
+  /** All but the first n rows; a shuffle above it does not change which files those come from. */
   skip(n: number): IterableDataset {
-    const { open } = this;
-    return new IterableDataset((skip) => open(n + skip));
+    return this.stage((open, from) => new SkipCursor(open, n, from), { keepsShardOrder: true });
   }
 
   selectColumns(names: string | string[]): IterableDataset {
     const kept = [names].flat();
-    const { open } = this;
-    return new IterableDataset(async function* (skip) {
-      for await (const row of open(skip)) yield Object.fromEntries(kept.map((name) => [name, row[name] ?? null]));
-    });
+    return this.replaceRows((row) => Object.fromEntries(kept.map((name) => [name, row[name] ?? null])));
   }
 
   removeColumns(names: string | string[]): IterableDataset {
@@ -147,105 +152,48 @@ export class IterableDataset {
     return this.map((row) => ({ [to]: row[from] ?? null }), { removeColumns: [from] });
   }
 
-  /** Approximate shuffle: each yielded row is drawn from a buffer of `bufferSize` rows, which the next row refills. */
+  /**
+   * Approximate shuffle: each yielded row is drawn from a buffer of `bufferSize` rows, which the next row refills; the files
+   * below are visited in a drawn order. A position holds the rows of the buffer.
+   */
   shuffle(options: { seed?: number; bufferSize?: number } = {}): IterableDataset {
-    const { open } = this;
     const bufferSize = options.bufferSize ?? 1000;
     const seed = options.seed ?? 42;
-    return dropFirst(async function* () {
-      const random = new PhiloxStream(seed, RANDOM_DOMAIN.buffer);
-      const buffer: Row[] = [];
-      for await (const row of open(0)) {
-        if (buffer.length < bufferSize) {
-          buffer.push(row);
-          continue;
-        }
-        const drawn = random.below(bufferSize);
-        yield buffer[drawn];
-        buffer[drawn] = row;
-      }
-      for (let left = buffer.length; left > 0; left--) {
-        const drawn = random.below(left);
-        yield buffer[drawn];
-        buffer[drawn] = buffer[left - 1];
-      }
-    });
+    if (!Number.isInteger(bufferSize) || bufferSize < 1) {
+      throw new LatheError('ERR_CONFIG', `shuffle: expected a bufferSize from 1 on, received ${bufferSize}`, { remedy: 'give the number of rows to draw from' });
+    }
+    return new IterableDataset((pass, from) => new ShuffleCursor((below, state) => this.openCursor({ ...below, shardSeed: seed }, state), pass, { bufferSize, seed }, from));
   }
 
   /** The rows of this stream, then those of the others. */
   concatenate(...others: IterableDataset[]): IterableDataset {
-    const parts = [this, ...others];
-    return dropFirst(async function* () {
-      for (const part of parts) yield* part.open(0);
+    const parts = [this, ...others].map((part) => part.openCursor);
+    return new IterableDataset((pass, from) => new ConcatenateCursor(parts, pass, from));
+  }
+
+  private stage(make: (open: (from: CursorState | null) => Cursor, from: CursorState | null) => Cursor, options: { keepsShardOrder?: boolean } = {}): IterableDataset {
+    const below = this.openCursor;
+    return new IterableDataset((pass, from) => {
+      const inner: Pass = options.keepsShardOrder ? { ...pass, shardSeed: null } : pass;
+      return make((state) => below(inner, state), from);
     });
   }
 
   /** @internal */
-  static opener(dataset: IterableDataset): OpenRows {
-    return dataset.open;
+  static interleaved(sources: IterableDataset[], options: InterleaveOptions): IterableDataset {
+    const opens = sources.map((source) => source.openCursor);
+    const settings = { probabilities: options.probabilities, seed: options.seed ?? 42, stoppingStrategy: options.stoppingStrategy ?? 'first_exhausted' };
+    return new IterableDataset((pass, from) => new InterleaveCursor(opens, pass, settings, from));
   }
-}
-
-/** A stage that can only reach a position by running up to it. */
-function dropFirst(run: () => AsyncIterable<Row>): IterableDataset {
-  return IterableDataset.fromSource(async function* (skip) {
-    let left = skip;
-    for await (const row of run()) {
-      if (left > 0) left--;
-      else yield row;
-    }
-  });
 }
 
 /**
- * One stream that draws from several, by turns or by weights; which source is drawn depends on the seed only.
+ * One stream that draws from several, by turns or by weights; which source is drawn depends on the seed and the epoch only.
  * @throws ERR_CONFIG when the weights do not fit the sources
  */
 export function interleave(sources: IterableDataset[], options: InterleaveOptions = {}): IterableDataset {
-  const { probabilities } = options;
-  if (probabilities) checkProbabilities(probabilities, sources.length);
-  const opens = sources.map((source) => IterableDataset.opener(source));
-  const seed = options.seed ?? 42;
-  const draws = (): (() => number) => {
-    const random = new PhiloxStream(seed, RANDOM_DOMAIN.interleave);
-    let turn = 0;
-    return () => (probabilities ? weighted(probabilities, random.uniform()) : turn++ % sources.length);
-  };
-  const runFrom = async function* (skip: number): AsyncGenerator<Row> {
-    const next = draws();
-    // Until the first source ends, how many rows each has given is known without reading any.
-    const taken = new Array<number>(sources.length).fill(0);
-    for (let i = 0; i < skip; i++) taken[next()]++;
-    const rows = opens.map((open, i) => open(taken[i])[Symbol.asyncIterator]());
-    const ended = new Set<number>();
-    try {
-      for (;;) {
-        const source = next();
-        let item = await rows[source].next();
-        if (item.done) {
-          ended.add(source);
-          if (options.stoppingStrategy !== 'all_exhausted' || ended.size === sources.length) return;
-          rows[source] = opens[source](0)[Symbol.asyncIterator]();
-          item = await rows[source].next();
-          if (item.done) return;
-        }
-        yield item.value;
-      }
-    } finally {
-      for (const iterator of rows) await iterator.return?.();
-    }
-  };
-  if (options.stoppingStrategy === 'all_exhausted') return dropFirst(() => runFrom(0));
-  return IterableDataset.fromSource(runFrom);
-}
-
-function weighted(probabilities: number[], draw: number): number {
-  let sum = 0;
-  for (let i = 0; i < probabilities.length - 1; i++) {
-    sum += probabilities[i];
-    if (draw < sum) return i;
-  }
-  return probabilities.length - 1;
+  if (options.probabilities) checkProbabilities(options.probabilities, sources.length);
+  return IterableDataset.interleaved(sources, options);
 }
 
 function checkProbabilities(probabilities: number[], sources: number): void {
@@ -258,4 +206,70 @@ function checkProbabilities(probabilities: number[], sources: number): void {
       remedy: 'give one non-negative weight per source and divide them by their sum',
     },
   );
+}
+
+/** Rows of a table in memory. */
+class TableCursor implements Cursor {
+  private index: number;
+
+  constructor(
+    private readonly dataset: Dataset,
+    from: CursorState | null,
+  ) {
+    this.index = from ? countIn(from, 'index') : 0;
+  }
+
+  next(): ReturnType<Cursor['next']> {
+    if (this.index >= this.dataset.length) return Promise.resolve(null);
+    const at = this.dataset.describeRow(this.index);
+    return Promise.resolve({ row: this.dataset.get(this.index++), at });
+  }
+
+  skip(n: number): Promise<void> {
+    this.index = Math.min(this.index + n, this.dataset.length);
+    return Promise.resolve();
+  }
+
+  state(): CursorState {
+    return { index: this.index };
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** Rows of a function of the user. */
+class SourceCursor implements Cursor {
+  private index: number;
+  private rows: AsyncIterator<Row> | null = null;
+
+  constructor(
+    private readonly openRows: OpenRows,
+    from: CursorState | null,
+  ) {
+    this.index = from ? countIn(from, 'index') : 0;
+  }
+
+  async next(): ReturnType<Cursor['next']> {
+    this.rows ??= this.openRows(this.index)[Symbol.asyncIterator]();
+    const item = await this.rows.next();
+    if (item.done) return null;
+    return { row: item.value, at: `row ${this.index++}` };
+  }
+
+  async skip(n: number): Promise<void> {
+    if (this.rows) await skipByReading(this, n);
+    else this.index += n;
+  }
+
+  state(): CursorState {
+    return { index: this.index };
+  }
+
+  async close(): Promise<void> {
+    const { rows } = this;
+    this.rows = null;
+    await rows?.return?.();
+  }
 }

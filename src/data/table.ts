@@ -9,10 +9,10 @@
 import type { OnBadRow } from './byte-source';
 import type { Row } from './types';
 
-/** Where rows came from: `files[file[i]]`, and the 1-based line or the 0-based row inside it. */
+/** Where rows came from: `files[file[i]]`, and the 1-based line or the 0-based row inside it; or, with 'name', `files` has all there is to say. */
 export interface RowOrigins {
   files: string[];
-  unit: 'line' | 'row';
+  unit: 'line' | 'row' | 'name';
   file: ArrayLike<number>;
   position: ArrayLike<number>;
 }

@@ -9,7 +9,8 @@
  * Invariants: examples keep the order of their rows; a row is either an example or counted in the truncation report.
  * Source: trl/trainer/sft_trainer.py `_prepare_dataset`; trl <= 0.19 DataCollatorForCompletionOnlyLM.
  */
-import { LatheError } from '../errors';
+import { hasCode, LatheError } from '../errors';
+import type { OnBadRow } from './byte-source';
 import { RowFormatter, type FormatOptions, type NormalRow, type RowKind } from './format';
 import { commonPrefixLength, maskBefore, maskByFlags, maskByTemplate } from './masks';
 import {
@@ -49,6 +50,8 @@ export interface TokenizeOptions extends FormatOptions {
   addSpecialTokens?: boolean;
   /** Rows encoded at a time. */
   batchSize?: number;
+  /** Told of a row that lacks what its kind needs, which is then left out; default: it is an error. */
+  onBadRow?: OnBadRow;
 }
 
 /** Rows with an optional name for each; a `Dataset` is one. */
@@ -57,7 +60,7 @@ export interface RowSource extends Iterable<Row> {
 }
 
 export interface TokenizedDataset {
-  examples: TokenizedExample[];
+  examples: readonly TokenizedExample[];
   kind: RowKind;
   /** Rows read. */
   rows: number;
@@ -130,7 +133,8 @@ export async function* tokenizeStream(
   if (batch.length > 0) yield* finish(batch);
 }
 
-function limits(options: TokenizeOptions): { maxLength: number | null; policy: TruncationPolicy } {
+/** The checked limits of `options`. @throws ERR_CONFIG */
+export function limits(options: TokenizeOptions): { maxLength: number | null; policy: TruncationPolicy } {
   const maxLength = options.maxLength === undefined ? 1024 : options.maxLength;
   const policy = options.truncation ?? 'keep_start';
   if (maxLength !== null && (!Number.isInteger(maxLength) || maxLength < 2)) {
@@ -177,7 +181,8 @@ interface EncodedRow {
   hasAnswer: boolean;
 }
 
-class RowEncoder {
+/** Rows of one kind to examples; the kind is that of the first row. */
+export class RowEncoder {
   private readonly formatter: RowFormatter;
 
   private constructor(
@@ -223,18 +228,30 @@ class RowEncoder {
     return this.formatter.kind;
   }
 
-  /** One example per row; row i of the batch is dataset row `first` + i. */
+  /** One example per row that can be used; row i of the batch is dataset row `first` + i. */
   async encode(batch: Row[], first: number, describeRow: (row: number) => string): Promise<TokenizedExample[]> {
     const plain = new EncodeQueue();
     const chat = new EncodeQueue();
-    const pending = batch.map((row, i) =>
-      this.enqueue(this.formatter.normalise(row, describeRow(first + i)), plain, chat, describeRow(first + i)),
-    );
+    const pending = batch.map((row, i) => this.enqueueOr(row, plain, chat, describeRow(first + i)));
     await plain.run(this.tokenizer, this.options.addSpecialTokens ?? true);
     await chat.run(this.tokenizer, false);
     const examples: TokenizedExample[] = [];
-    for (let i = 0; i < pending.length; i++) examples.push(this.finish(await pending[i](), first + i));
+    for (let i = 0; i < pending.length; i++) {
+      const collect = pending[i];
+      if (collect) examples.push(this.finish(await collect(), first + i));
+    }
     return examples;
+  }
+
+  /** As `enqueue`, or null for a row that cannot be used and was reported. */
+  private enqueueOr(row: Row, plain: EncodeQueue, chat: EncodeQueue, at: string): (() => EncodedRow | Promise<EncodedRow>) | null {
+    try {
+      return this.enqueue(this.formatter.normalise(row, at), plain, chat, at);
+    } catch (error) {
+      if (!this.options.onBadRow || !hasCode(error, 'ERR_DATA')) throw error;
+      this.options.onBadRow(error as LatheError);
+      return null;
+    }
   }
 
   /** Puts the row's texts into the queues; the returned function collects the answer after they ran. */

@@ -1,13 +1,14 @@
 /** Loss and perplexity of a model on rows, masked as for training: exp of the mean token loss over unmasked labels. */
 import { deviceSpec } from '../compile/devices';
-import { createLoader, tokenizeDataset } from '../data';
+import { createLoader, IterableDataset, tokenizeDataset } from '../data';
 import type { LatheError } from '../errors';
 import type { Program } from '../compile/program';
 import type { ProgramHandle } from '../runtime/session';
 import type { ResolvedConfig } from '../train/arguments';
 import { sftLoss } from '../train/losses/sft';
 import { evalProgram } from '../train/programs';
-import { openData, openModelFor, openTokenizer } from '../train/setup';
+import { firstRows, openData } from '../train/open-data';
+import { openModelFor, openTokenizer } from '../train/setup';
 import { tokenizeOptions } from '../train/sft-trainer';
 
 /** Loss and entropy in nats per judged label, perplexity = exp(loss), runtime in seconds. */
@@ -31,7 +32,8 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
     return openData({ ...config, evalStrategy: 'no', evalOnStart: false });
   });
   if (!test) warn('no test split: evaluating the training rows');
-  const data = await tokenizeDataset(test ?? train, tokenizer, tokenizeOptions(config));
+  const rows = test ?? (train instanceof IterableDataset ? await firstRows(train, config.maxEvalSamples ?? Infinity) : train);
+  const data = await tokenizeDataset(rows, tokenizer, tokenizeOptions(config));
   const loader = createLoader(data.examples, { batchSize: config.perDeviceEvalBatchSize, samplingStrategy: 'sequential' });
   const model = await openModelFor(config, tokenizer);
   const device = deviceSpec('cpu', config.threads ?? undefined);
@@ -58,7 +60,7 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
     const loss = sums.loss_sum / labels;
     return {
       eval_loss: loss,
-      eval_perplexity: Math.exp(Math.min(loss, 700)),
+      eval_perplexity: Math.exp(loss),
       eval_mean_token_accuracy: sums.mean_token_accuracy / labels,
       eval_entropy: sums.entropy / labels,
       eval_samples: data.examples.length,

@@ -178,13 +178,17 @@ def set_limits(alone):
 
 DENIED = ("subprocess.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.startfile", "os.kill", "os.chroot", "os.setuid", "pty.",
           "signal.pthread_kill", "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostby", "ctypes.", "syslog.", "resource.setrlimit", "resource.prlimit")
-PATHS = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.chmod": 1, "os.chown": 1, "os.lchown": 1, "os.chflags": 1, "os.utime": 1, "os.truncate": 1, "os.setxattr": 1, "os.removexattr": 1,
-         "os.rename": 2, "os.link": 2, "os.symlink": 2}
+# Event: arguments that are paths which change, arguments that are folders those are relative to.
+PATHS = {"os.remove": ((0,), (1,)), "os.rmdir": ((0,), (1,)), "os.mkdir": ((0,), (2,)), "os.chmod": ((0,), (2,)), "os.chown": ((0,), (3,)), "os.lchown": ((0,), ()),
+         "os.chflags": ((0,), ()), "os.utime": ((0,), (3,)), "os.truncate": ((0,), ()), "os.setxattr": ((0,), ()), "os.removexattr": ((0,), ()),
+         "os.rename": ((0, 1), (2, 3)), "os.link": ((0, 1), (2, 3)), "os.symlink": ((1,), (2,))}
+# Those that change a name and not what is behind it.
+NAMES = ("os.remove", "os.rmdir", "os.mkdir", "os.rename", "os.link", "os.symlink")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
-def install_guard():
+def install_guard(has_own_files):
     home = os.path.realpath(".")
-    realpath, fsdecode, isinside = os.path.realpath, os.fsdecode, lambda p: p == home or p.startswith(home + os.sep)
+    realpath, fsdecode, join, split, readlink = os.path.realpath, os.fsdecode, os.path.join, os.path.split, os.readlink
     unix = getattr(__import__("_socket"), "AF_UNIX", None)
     for name in [n for n in sys.modules if n == "_ctypes" or n.split(".")[0] == "ctypes"]:
         del sys.modules[name]
@@ -192,10 +196,16 @@ def install_guard():
     def refuse(event):
         raise PermissionError("generated code may not use " + event)
 
-    def check(path, event):
-        if isinstance(path, int) or fsdecode(path) == "/dev/null":
+    def check(path, event, folder=-1, name=False):
+        # An open file was checked when it was opened; with a root of its own there is nothing to protect.
+        if has_own_files or isinstance(path, int) or fsdecode(path) == "/dev/null":
             return
-        if not isinside(realpath(fsdecode(path))):
+        path = fsdecode(path)
+        if isinstance(folder, int) and folder >= 0:
+            path = join(readlink("/proc/self/fd/%d" % folder), path)
+        # A link that is removed or renamed is the link; what is opened or changed is what it leads to.
+        path = join(realpath(split(path)[0]), split(path)[1]) if name else realpath(path)
+        if path != home and not path.startswith(home + os.sep):
             refuse(event + " outside of its folder")
 
     def hook(event, args):
@@ -203,8 +213,9 @@ def install_guard():
             if args[2] is not None and args[2] & WRITES:
                 check(args[0], "open for writing")
         elif event in PATHS:
-            for path in args[:PATHS[event]]:
-                check(path, event)
+            paths, folders = PATHS[event]
+            for i, index in enumerate(paths):
+                check(args[index], event, args[folders[min(i, len(folders) - 1)]] if folders and len(args) > folders[-1] else -1, event in NAMES)
         elif event == "socket.__new__":
             if args[1] != unix:
                 refuse("the network")
@@ -238,7 +249,7 @@ def inner(ctypes, call, isolated, why, outer):
     alone = "processes" in isolated or os.geteuid() != user_before
     refused = set_limits(alone)
     if job["guard"]:
-        install_guard()
+        install_guard("files" in isolated)
     say("start", {"isolated": isolated, "why": why, "refused": refused})
     run_program()
     os._exit(0)

@@ -7,7 +7,7 @@
 import { LatheError } from '../errors';
 import type { DType } from './dtype';
 import type { OpDef } from './op-def';
-import { Tensor, type Attributes, type Node, type Phase, type StateSlot, type TensorType } from './tensor';
+import { sameType, Tensor, type Attributes, type Node, type Phase, type StateSlot, type TensorType } from './tensor';
 
 export interface Update {
   readonly slot: StateSlot;
@@ -40,6 +40,31 @@ interface NodeFields {
 
 let nextId = 0;
 
+/**
+ * A table over nodes that exist now, by id. Ids are dense within a graph, and an array is several times faster than a Map
+ * of objects, above all in the first graph that a process compiles.
+ */
+export class NodeTable<T> {
+  private readonly base: number;
+  private readonly items: (T | undefined)[];
+
+  /** @param nodes those (at least) that the table is about, and the ones made after the oldest of them */
+  constructor(nodes: readonly Node[]) {
+    let base = nextId;
+    for (const node of nodes) if (node.id < base) base = node.id;
+    this.base = base;
+    this.items = new Array<T | undefined>(nextId - base).fill(undefined);
+  }
+
+  get(node: Node): T | undefined {
+    return this.items[node.id - this.base];
+  }
+
+  set(node: Node, value: T): void {
+    this.items[node.id - this.base] = value;
+  }
+}
+
 /** Makes a node and its output tensors; passes use it to build replacements. */
 export function makeNode(fields: NodeFields): Node {
   const outputs: Tensor[] = [];
@@ -56,6 +81,7 @@ class Builder {
   readonly states = new Map<string, Tensor>();
   readonly outputs = new Map<string, Tensor>();
   readonly updates: Update[] = [];
+  readonly updated = new Set<string>();
   where = '';
   block = '';
   phase: Phase = 'forward';
@@ -146,15 +172,16 @@ export function constant(bytes: Uint8Array, shape: readonly number[], dtype: DTy
 /** Declares that `slot` holds `value` after the program. One update per slot. */
 export function updateState(slot: StateSlot, value: Tensor): void {
   const b = builder();
-  if (b.updates.some((u) => u.slot.name === slot.name)) {
+  if (b.updated.has(slot.name)) {
     throw new LatheError('ERR_TRACE', `state '${slot.name}' is updated twice in one program`);
   }
-  if (value.dtype !== slot.dtype || value.shape.join() !== slot.shape.join()) {
+  if (!sameType(value.type, slot)) {
     throw new LatheError(
       'ERR_TRACE',
       `state '${slot.name}' expected ${slot.dtype}[${slot.shape.join(', ')}], received ${value.dtype}[${value.shape.join(', ')}]`,
     );
   }
+  b.updated.add(slot.name);
   b.updates.push({ slot, value });
 }
 

@@ -1,5 +1,5 @@
 /**
- * A model's weights in a folder: one safetensors file, or shards with an index.
+ * A model's weights in a folder: one file, or shards with an index; safetensors, or else PyTorch's archives.
  *
  * Reading gives one flat map from tensor name to source, after checking that index and shards agree in both
  * directions. Writing splits greedily in the given order, as huggingface_hub does, and writes the index last,
@@ -15,6 +15,7 @@ import { systemCode, toIoError } from './io-error';
 import { findDuplicateKey } from './json-keys';
 import { collectTensors, openSafetensors, writeSafetensors, type TensorList } from './safetensors';
 import { elementCount, type TensorSource } from './tensor-source';
+import { openTorchArchive } from './torch-archive/reader';
 
 export interface OpenCheckpointOptions {
   /** Stem of the files: `model` (default) for a model, `adapter_model` for a PEFT adapter. */
@@ -23,38 +24,46 @@ export interface OpenCheckpointOptions {
 
 /**
  * Reads all headers of a checkpoint.
- * @param dir a folder with `model.safetensors` or `model.safetensors.index.json`, or the path of one file.
- *   When a folder holds both, the single file wins, as in transformers.
+ * @param dir a folder with the files, or the path of one file. Of several, the first of `model.safetensors`, its shards,
+ *   `pytorch_model.bin`, its shards counts, as in transformers.
  * @returns tensor name to source; in file order, shard after shard
- * @throws LatheError ERR_CHECKPOINT when the folder is incomplete or inconsistent, ERR_FORMAT for a bad file
+ * @throws LatheError ERR_CHECKPOINT when the folder is incomplete or inconsistent, ERR_FORMAT for a bad file, ERR_UNSUPPORTED for
+ *   a pickle that asks for more than tensors
  */
 export async function openCheckpoint(
   dir: string,
   options: OpenCheckpointOptions = {},
 ): Promise<Map<string, TensorSource>> {
-  const stem = options.stem ?? 'model';
   const info = await stat(dir).catch((error: unknown) => {
     throw toIoError(error, 'open the checkpoint', dir);
   });
-  if (info.isFile()) return (await openSafetensors(dir)).tensors;
+  if (info.isFile()) return openWeightFile(dir);
   const names = new Set(await readdir(dir));
-  if (names.has(`${stem}.safetensors`)) return (await openSafetensors(join(dir, `${stem}.safetensors`))).tensors;
-  if (names.has(`${stem}.safetensors.index.json`)) return openShards(dir, `${stem}.safetensors.index.json`, names);
-  throw new LatheError(
-    'ERR_CHECKPOINT',
-    `expected ${stem}.safetensors or ${stem}.safetensors.index.json, found neither`,
-    { at: dir, remedy: missingRemedy(names) },
-  );
+  const candidates = weightFiles(options.stem ?? 'model');
+  const found = candidates.find((name) => names.has(name));
+  if (found) return found.endsWith('.index.json') ? openShards(dir, found, names) : openWeightFile(join(dir, found));
+  throw new LatheError('ERR_CHECKPOINT', `expected ${candidates[0]} or ${candidates[1]}, found neither`, {
+    at: dir,
+    remedy: missingRemedy(names),
+  });
+}
+
+/** File names of a checkpoint, best first. */
+export function weightFiles(stem: string): readonly string[] {
+  const torch = stem === 'model' ? 'pytorch_model' : stem;
+  return [`${stem}.safetensors`, `${torch}.bin`].flatMap((name) => [name, `${name}.index.json`]);
+}
+
+async function openWeightFile(path: string): Promise<Map<string, TensorSource>> {
+  const { tensors } = /\.(bin|pt|pth)$/.test(path) ? await openTorchArchive(path) : await openSafetensors(path);
+  return tensors;
 }
 
 function missingRemedy(names: ReadonlySet<string>): string {
   const list = [...names];
-  const pickle = list.find((name) => /\.(bin|pt|pth|ckpt)$/.test(name));
-  if (pickle)
-    return `${pickle} is a pickle, which is never loaded; convert it with save_pretrained(safe_serialization=True)`;
   const gguf = list.find((name) => name.endsWith('.gguf'));
   if (gguf) return `give the path of ${gguf} itself`;
-  const other = list.find((name) => name.endsWith('.safetensors'));
+  const other = list.find((name) => /\.(safetensors|bin|pt|pth)$/.test(name));
   if (other) return `give the path of ${other} itself if that is the model`;
   return 'check that the folder holds a model';
 }
@@ -77,7 +86,7 @@ async function openShards(
   }
   const tensors = new Map<string, TensorSource>();
   for (const shard of shards) {
-    for (const [name, source] of (await openSafetensors(join(dir, shard))).tensors) {
+    for (const [name, source] of await openWeightFile(join(dir, shard))) {
       const earlier = tensors.get(name);
       if (earlier)
         throw mismatch(

@@ -42,11 +42,13 @@ function checkHeads(op: string, q: TensorType, k: TensorType, v: TensorType, a: 
   if (heads % kvHeads !== 0) throw shapeError(op, `heads divisible by kv_heads`, `${heads} and ${kvHeads}`);
 }
 
-/** Scores a query sees: the average document is unknown at plan time, so one document of T rows is assumed. */
-function scorePairs(t: number, a: Attributes): number {
+/** Scores that are computed. Lengths are data, so T rows in at most S documents are taken for S documents of the same length. */
+function scorePairs(t: number, cuSeqlens: TensorType, a: Attributes): number {
+  const documents = Math.max(1, cuSeqlens.shape[0] - 1);
+  const length = t / documents;
   const window = a.window as number;
-  const full = a.causal ? (t * (t + 1)) / 2 : t * t;
-  return window > 0 ? Math.min(full, t * window) : full;
+  const full = a.causal ? (length * (length + 1)) / 2 : length * length;
+  return documents * (window > 0 ? Math.min(full, length * window) : full);
 }
 
 const attentionDef: OpDef = {
@@ -63,9 +65,9 @@ const attentionDef: OpDef = {
   reference: ([q, k, v, cu], a) => attentionReference(q, k, v, cu, a),
   cost(x, a) {
     const t = x[0].shape[0];
-    return { flops: 4 * scorePairs(t, a) * (a.heads as number) * (a.head_dim as number), bytes: 2 * t * (x[0].shape[1] * 2 + x[1].shape[1] * 2) };
+    return { flops: 4 * scorePairs(t, x[3], a) * (a.heads as number) * (a.head_dim as number), bytes: 2 * t * (x[0].shape[1] * 2 + x[1].shape[1] * 2) };
   },
-  scratchBytes: (x, a, d) => attentionScratchBytes(x[0].shape[0], a, d),
+  scratchBytes: (x, a, d) => (d.kind === 'cuda' ? 0 : attentionScratchBytes(x[0].shape[0], a, d)),
   recompute: 'keep',
 };
 
@@ -84,9 +86,10 @@ const attentionGradDef: OpDef = {
   reference: ([dO, q, k, v, , , cu], a) => attentionGradReference(dO, q, k, v, cu, a),
   cost(x, a) {
     const t = x[1].shape[0];
-    return { flops: 10 * scorePairs(t, a) * (a.heads as number) * (a.head_dim as number), bytes: 2 * t * (x[1].shape[1] * 4 + x[2].shape[1] * 4) };
+    return { flops: 10 * scorePairs(t, x[6], a) * (a.heads as number) * (a.head_dim as number), bytes: 2 * t * (x[1].shape[1] * 4 + x[2].shape[1] * 4) };
   },
-  scratchBytes: (x, a, d) => attentionGradScratchBytes(x[1].shape[0], a, d),
+  // CUDA: a float per row and head, in bf16 only (native/cuda/attention.cu).
+  scratchBytes: (x, a, d) => (d.kind === 'cuda' ? (x[1].dtype === 'bf16' ? 4 * (a.heads as number) * x[1].shape[0] : 0) : attentionGradScratchBytes(x[1].shape[0], a, d)),
 };
 
 const attentionDecodeDef: OpDef = {
@@ -122,7 +125,7 @@ const attentionDecodeDef: OpDef = {
     return [out];
   },
   cost: (x, a) => ({ flops: 4 * x[1].shape[0] * x[1].shape[1] * (a.heads as number) * (a.head_dim as number), bytes: 4 * x[1].shape[0] * x[1].shape[1] * x[1].shape[2] }),
-  scratchBytes: (_x, a, d) => attentionDecodeScratchBytes(a, d),
+  scratchBytes: (_x, a, d) => (d.kind === 'cuda' ? 0 : attentionDecodeScratchBytes(a, d)),
 };
 
 function score(q: NdArray, qi: number, k: NdArray, ki: number, dim: number, a: Attributes): number {

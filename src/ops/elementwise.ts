@@ -10,7 +10,7 @@ import type { DType } from '../graph/dtype';
 import { LatheError } from '../errors';
 import { expectCount, expectDtype, expectFloat, expectSameType, expectType, ndArray, numberOf, streamCost, stringOf } from './expect';
 
-export type ActivationKind = 'gelu' | 'gelu_tanh' | 'relu' | 'silu' | 'tanh' | 'sigmoid';
+export type ActivationKind = 'gelu' | 'gelu_tanh' | 'relu' | 'silu' | 'tanh' | 'sigmoid' | 'exp';
 
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 
@@ -51,6 +51,7 @@ const ACTIVATIONS: Record<ActivationKind, { f: (x: number) => number; df: (x: nu
   silu: { f: (x) => x * sigmoid(x), df: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))) },
   tanh: { f: Math.tanh, df: (x) => 1 - Math.tanh(x) ** 2 },
   sigmoid: { f: sigmoid, df: (x) => sigmoid(x) * (1 - sigmoid(x)) },
+  exp: { f: Math.exp, df: Math.exp },
 };
 
 function activationOf(op: string, kind: string): { f: (x: number) => number; df: (x: number) => number } {
@@ -152,6 +153,9 @@ const copyDef: OpDef = {
   reference: ([x]) => [x],
   cost: (x) => streamCost(x, [x[0]], 0),
 };
+
+/** The same kernel; a gradient does not pass. */
+const stopGradientDef: OpDef = { ...copyDef, vjp: () => [null] };
 
 const expandDef: OpDef = {
   name: 'expand',
@@ -284,6 +288,8 @@ export const scaleBy = (a: Tensor, s: Tensor): Tensor => apply(scaleByDef, [a, s
 /** a in another float type; no node when it already has it. */
 export const cast = (a: Tensor, dtype: DType): Tensor => (a.dtype === dtype ? a : apply(castDef, [a], { dtype })[0]);
 export const copy = (a: Tensor): Tensor => apply(copyDef, [a])[0];
+/** The value as a constant: nothing is trained through it (torch's detach). */
+export const stopGradient = (a: Tensor): Tensor => apply(stopGradientDef, [a])[0];
 /** A scalar repeated n times. Not differentiable. */
 export const expand = (s: Tensor, n: number): Tensor => apply(expandDef, [s], { n })[0];
 /** A tensor of one value. */

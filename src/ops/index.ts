@@ -1,6 +1,7 @@
 /** All ops by family. A family's name is the same here, in native/cpu, native/cuda and test/ops. */
 import type { OpDef } from '../graph/op-def';
 import { attentionOps } from './attention';
+import { collectiveOps } from './collective';
 import { elementwiseOps } from './elementwise';
 import { embeddingOps } from './embedding';
 import { lossOps } from './loss';
@@ -28,6 +29,7 @@ export const FAMILIES: Readonly<Record<string, Readonly<Record<string, OpDef>>>>
   random: randomOps,
   optim: optimOps,
   sampling: samplingOps,
+  collective: collectiveOps,
 };
 
 export const OPS: ReadonlyMap<string, OpDef> = new Map(Object.values(FAMILIES).flatMap((family) => Object.entries(family)));

@@ -10,10 +10,19 @@ import type { NdArray, OpDef } from '../graph/op-def';
 import type { DeviceSpec } from '../graph/device';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import { expectCount, expectFloat, expectLike, expectRank, expectShape, expectType, ndArray, numberOf, onlyFirst, streamCost } from './expect';
+import { cudaHeadScratchBytes } from './cuda-scratch';
 import { gemmScratchBytes } from './matmul';
 
 /** Rows of logits that exist at a time. */
 export const LOGITS_CHUNK = 256;
+/** Every chunk reads and writes the whole gradient of a trained head, so chunks are as large as this many bytes of logits. */
+const TRAINED_LOGITS_BYTES = 2 ** 28;
+
+/** Rows of logits at a time where the head is trained: `chunk` or more, at most 1024. */
+function trainedChunk(chunk: number, tokens: number, vocab: number): number {
+  const fit = 256 * Math.floor(TRAINED_LOGITS_BYTES / (4 * 256 * vocab));
+  return Math.min(tokens, Math.max(chunk, Math.min(fit, 1024)));
+}
 
 const IGNORE = -100;
 
@@ -40,9 +49,11 @@ const linearCrossEntropyDef: OpDef = {
     const t = perToken(checkHead('linear_cross_entropy', x, a));
     return [t, t, t];
   },
-  vjp({ inputs: [x, w, labels], attributes, cotangents }) {
+  vjp({ inputs: [x, w, labels], attributes, cotangents, needs }) {
     const dnll = onlyFirst('linear_cross_entropy', cotangents);
-    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll], { ...attributes, addend: 0 });
+    const chunk = attributes.chunk as number;
+    const grown = needs(1) ? trainedChunk(chunk, x.shape[0], w.shape[0]) : chunk;
+    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll], { ...attributes, chunk: grown, addend: 0 });
     return [dx, dw, null];
   },
   reference: ([x, w, labels], a) => headReference(x, w, labels, a).slice(0, 3),
@@ -106,10 +117,11 @@ function headReference(x: NdArray, w: NdArray, labels: NdArray, a: Attributes, d
   return [nll, correct, entropy, dx, dw];
 }
 
-/** Restates native/cpu/loss.cpp. */
+/** Restates native/cpu/loss.cpp and native/cuda/loss.cu. */
 function lossScratchBytes(x: readonly TensorType[], a: Attributes, d: DeviceSpec, grad: boolean): number {
   const [t, width] = x[0].shape;
   const v = x[1].shape[0];
+  if (d.kind === 'cuda') return cudaHeadScratchBytes({ t, width, vocab: v, x: x[0].dtype, w: x[1].dtype, chunk: a.chunk as number, grad });
   const c = Math.min(a.chunk as number, t);
   const up = (bytes: number): number => 64 * Math.ceil(bytes / 64);
   const gemm = (m: number, n: number, k: number): number => gemmScratchBytes(m, n, k, 1, d.threads);

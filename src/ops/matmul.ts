@@ -9,12 +9,13 @@
  * (arXiv 2305.14314), BLIS (Van Zee and van de Geijn, 2015) for the packing idea.
  */
 import { LatheError } from '../errors';
-import type { DType } from '../graph/dtype';
+import { dtypeBytes, type DType } from '../graph/dtype';
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
 import { expectCount, expectDtype, expectFloat, expectLike, expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
 import { cast, scale } from './elementwise';
+import { cudaGemmScratchBytes } from './cuda-scratch';
 import { sumRows } from './reduce';
 import { dequantizeParts, dequantizeReference, expectParts, QUANT_PARTS, quantCode, type QuantType } from './quant';
 
@@ -44,8 +45,13 @@ export interface MatmulLayout {
 /** Terms that the kernels take in one call. */
 export const MAX_TERMS = 8;
 
+/** Attributes are immutable and shared by the copies that passes make of a node, so each layout is derived once. */
+const layouts = new WeakMap<Attributes, MatmulLayout>();
+
 /** Input positions, derived from the attributes. */
 export function matmulLayout(a: Attributes): MatmulLayout {
+  const known = layouts.get(a);
+  if (known) return known;
   const quant = listOf('matmul', a, 'quant');
   const [transA, transB, rows, cols] = ['trans_a', 'trans_b', 'rows', 'cols'].map((key) => listOf('matmul', a, key));
   let next = 0;
@@ -56,7 +62,9 @@ export function matmulLayout(a: Attributes): MatmulLayout {
   });
   const bias = a.bias === 1 ? next++ : -1;
   const addend = a.addend === 1 ? next++ : -1;
-  return { terms, bias, addend, inputs: next };
+  const layout = { terms, bias, addend, inputs: next };
+  layouts.set(a, layout);
+  return layout;
 }
 
 function termSize(x: readonly TensorType[], t: MatmulTerm): { m: number; k: number; n: number } {
@@ -155,19 +163,30 @@ const matmulDef: OpDef = {
   cost(x, a) {
     let flops = 0;
     let bytes = 0;
+    let result = 0;
     for (const t of matmulLayout(a).terms) {
       const { m, k, n } = termSize(x, t);
       flops += 2 * m * k * n;
+      result = m * n * dtypeBytes(a.dtype as DType);
     }
     for (const t of x) bytes += typeBytes(t);
-    return { flops, bytes: bytes + typeBytes(infer(x, a)[0]) };
+    return { flops, bytes: bytes + result };
   },
-  // The formula of native/cpu/gemm/gemm.h.
+  // The formulas of native/cpu/gemm/gemm.h and native/cuda/gemm.cu.
   scratchBytes: (x, a, device) => {
-    const layout = matmulLayout(a);
-    const [m, n] = infer(x, a)[0].shape;
-    const totalK = layout.terms.reduce((k, t) => k + termSize(x, t).k, 0);
-    return gemmScratchBytes(m, n, totalK, layout.terms.length, device.threads);
+    const { terms } = matmulLayout(a);
+    const { m, n } = termSize(x, terms[0]);
+    if (device.kind === 'cuda') {
+      const operands = terms.map((t) => ({
+        k: termSize(x, t).k,
+        a: { dtype: x[t.a].dtype, cols: x[t.a].shape[1] },
+        b: { dtype: t.quant === 0 ? x[t.b].dtype : ('codes' as const), cols: t.cols },
+      }));
+      return cudaGemmScratchBytes(m, n, operands, a.compute === 'bf16');
+    }
+    let totalK = 0;
+    for (const t of terms) totalK += termSize(x, t).k;
+    return gemmScratchBytes(m, n, totalK, terms.length, device.threads);
   },
   mayAlias: (a, n) => (a.addend === 1 ? [[0, n - 1]] : []),
   typeAttributes: ['dtype'],

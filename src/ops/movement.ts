@@ -76,7 +76,7 @@ const scatterRowsDef: OpDef = {
     return [out];
   },
   cost: (x, a) => ({ flops: elementCount(x[0].shape), bytes: 4 * (a.rows_out as number) * x[0].shape[1] }),
-  scratchBytes: (x, a) => 4 * (x[0].shape[0] + (a.rows_out as number)),
+  scratchBytes: (x, a, d) => (d.kind === 'cuda' ? 0 : 4 * (x[0].shape[0] + (a.rows_out as number))),
 };
 
 const splitColsDef: OpDef = {

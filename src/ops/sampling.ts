@@ -62,7 +62,7 @@ const sampleDef: OpDef = {
     return [tokens, logprobs];
   },
   cost: (x) => ({ flops: 20 * x[0].shape[0] * x[0].shape[1], bytes: 8 * x[0].shape[0] * x[0].shape[1] }),
-  scratchBytes: (x) => 8 * elementCount(x[0].shape),
+  scratchBytes: (x, _a, d) => (d.kind === 'cuda' ? 4 : 8) * elementCount(x[0].shape),
 };
 
 function softmaxOf(z: number[]): number[] {

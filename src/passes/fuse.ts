@@ -16,50 +16,55 @@ import { MAX_TERMS } from '../ops/matmul';
 import { countUses, nodeLike, Rewriter } from './rewrite';
 
 export function fuse(graph: Graph): Graph {
-  const exact = new Rewriter();
-  fuseLoss(graph, exact);
-  const folded = exact.finish(graph);
-  const sums = new Rewriter();
-  const uses = countUses(folded);
+  const rewriter = new Rewriter();
+  fuseLoss(graph, rewriter);
+  const uses = countUses(graph);
   // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend.
-  fuseSums(folded, intoTerms, sums, uses);
-  fuseSums(folded, intoAddend, sums, uses);
-  return sums.finish(folded);
+  fuseSums(graph, intoTerms, rewriter, uses);
+  fuseSums(graph, intoAddend, rewriter, uses);
+  return rewriter.finish(graph);
 }
 
 /** Where a loss and its gradient are both computed, the gradient op gives the loss too. */
 function fuseLoss(graph: Graph, rewriter: Rewriter): void {
-  const key = ({ inputs, attributes: a }: Node): string => [...inputs.slice(0, 3).map((t) => `${t.node.id}.${t.index}`), a.logit_scale, a.softcap, a.chunk].join();
+  const key = ({ inputs, attributes: a }: Node): string => [...inputs.slice(0, 3).map((t) => `${t.node.id}.${t.index}`), a.logit_scale, a.softcap].join();
   const grads = new Map(graph.nodes.filter((n) => n.op?.name === 'linear_cross_entropy_grad').map((n) => [key(n), n]));
   for (const node of graph.nodes) {
     const grad = node.op?.name === 'linear_cross_entropy' ? grads.get(key(node)) : undefined;
     // The cotangent must not depend on the loss itself: it does not for a sum, it does for a preference loss.
-    if (grad && !dependsOn(grad.inputs[3].node, node)) node.outputs.forEach((t, i) => rewriter.replace(t, grad.outputs[i]));
+    if (grad && !dependsOn(grad.inputs[3].node, node, (t) => t)) node.outputs.forEach((t, i) => rewriter.replace(t, grad.outputs[i]));
   }
 }
 
-function dependsOn(node: Node, target: Node): boolean {
+/** Whether `node` needs `target`, as far as tensors are replaced by then. */
+function dependsOn(node: Node, target: Node, resolve: Resolve): boolean {
+  // A node is made after its inputs, so ids below the target's cannot depend on it; unless it is a loss's gradient, which
+  // stands for the older loss.
+  const oldest = target.op?.name === 'linear_cross_entropy_grad' ? 0 : target.id;
+  if (node !== target && node.id < oldest) return false;
   const seen = new Set<Node>();
   const stack = [node];
   while (stack.length) {
     const n = stack.pop()!;
     if (n === target) return true;
-    // A node is made after its inputs, so ids below the target's cannot depend on it.
-    if (n.id < target.id || seen.has(n)) continue;
+    if (n.id < oldest || seen.has(n)) continue;
     seen.add(n);
-    for (const t of n.inputs) stack.push(t.node);
+    for (const t of n.inputs) stack.push(resolve(t).node);
   }
   return false;
 }
 
-type SumRule = (node: Node, inputs: readonly Tensor[], uses: ReadonlyMap<Tensor, number>) => Rewrite | null;
+type Resolve = (t: Tensor) => Tensor;
+type SumRule = (node: Node, inputs: readonly Tensor[], uses: ReadonlyMap<Tensor, number>, resolve: Resolve) => Rewrite | null;
 
 /** Applies a rule to every backward and update node in order; inputs are seen as rewritten so far, so chains collapse. */
 function fuseSums(graph: Graph, rule: SumRule, rewriter: Rewriter, uses: Map<Tensor, number>): void {
+  const resolve: Resolve = (t) => rewriter.resolve(t);
   for (const node of graph.nodes) {
-    if (node.phase !== 'backward' && node.phase !== 'update') continue;
+    // Both rules are about sums; scale_by and the others stay.
+    if ((node.phase !== 'backward' && node.phase !== 'update') || (node.op?.name !== 'add' && node.op?.name !== 'scale')) continue;
     if (rewriter.resolve(node.outputs[0]) !== node.outputs[0]) continue;
-    const rewrite = rule(node, node.inputs.map((t) => rewriter.resolve(t)), uses);
+    const rewrite = rule(node, node.inputs.map(resolve), uses, resolve);
     if (!rewrite) continue;
     const result = rewrite.node.outputs[rewrite.output];
     uses.set(result, uses.get(node.outputs[0]) ?? 0);
@@ -99,9 +104,9 @@ const intoTerms: SumRule = (node, [a, b], uses) => {
   return merged && { node: merged, output: 0 };
 };
 
-const intoAddend: SumRule = (node, [a, b], uses) => {
+const intoAddend: SumRule = (node, [a, b], uses, resolve) => {
   if (node.op?.name !== 'add' || a === b) return null;
-  return withAddend(a, b, uses) ?? withAddend(b, a, uses);
+  return withAddend(a, b, uses, resolve) ?? withAddend(b, a, uses, resolve);
 };
 
 function mergeTerms(a: Tensor, b: Tensor): Node | null {
@@ -121,9 +126,9 @@ function addendOutput(node: Node): number {
   return node.op!.name === 'linear_cross_entropy_grad' ? 4 : 0;
 }
 
-function withAddend(x: Tensor, addend: Tensor, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
+function withAddend(x: Tensor, addend: Tensor, uses: ReadonlyMap<Tensor, number>, resolve: Resolve): Rewrite | null {
   if (!isSingle(x, uses) || addendOutput(x.node) !== x.index || !sameType(x.type, addend.type)) return null;
-  if (addend.node !== x.node && dependsOn(addend.node, x.node)) return null;
+  if (addend.node !== x.node && dependsOn(addend.node, x.node, resolve)) return null;
   if (addend.node === x.node) return null;
   const node = nodeLike(x.node, x.node.op!, [...x.node.inputs, addend], { ...x.node.attributes, addend: 1 });
   return { node, output: x.index, absorbed: x.node };

@@ -30,6 +30,8 @@ export interface Placed {
   readonly graph: Graph;
 }
 
+const NO_TENSORS: readonly Tensor[] = [];
+
 export function inplace(graph: Graph): Placed {
   return new Placer(graph).place();
 }
@@ -44,6 +46,8 @@ class Placer {
   private readonly slots = new Map<string, Storage>();
   private readonly target = new Map<Tensor, StateSlot>();
   private readonly copies: { slot: StateSlot; value: Tensor }[] = [];
+  private readonly aliases = new Map<Node, Map<number, Tensor[]>>();
+  private readonly reads = new Map<Node, Map<string, number>>();
 
   private readonly graph: Graph;
 
@@ -78,8 +82,8 @@ class Placer {
       const base = this.base(value);
       const at = base === value ? position.get(value.node) : undefined;
       const read = lastRead.get(slot.name) ?? -1;
-      const alias = at === read && this.aliasInputs(value).some((t) => this.base(t).node.slot?.name === slot.name);
-      const direct = at !== undefined && !this.target.has(value) && (read < at || (alias && this.readsOnce(value.node, slot)));
+      const alias = at !== undefined && at === read && this.aliasInputs(value).some((t) => this.base(t).node.slot?.name === slot.name);
+      const direct = at !== undefined && !this.target.has(value) && (read < at || (alias && this.slotReads(value.node).get(slot.name) === 1));
       if (direct) this.target.set(value, slot);
       else if (base.node.slot?.name !== slot.name) this.copies.push({ slot, value });
     }
@@ -90,13 +94,33 @@ class Placer {
     }
   }
 
-  private readsOnce(node: Node, slot: StateSlot): boolean {
-    return node.inputs.filter((t) => this.base(t).node.slot?.name === slot.name).length === 1;
+  /** How many inputs of a node show each slot. An optimizer's node has hundreds of inputs, so it is counted once. */
+  private slotReads(node: Node): ReadonlyMap<string, number> {
+    let counts = this.reads.get(node);
+    if (!counts) {
+      this.reads.set(node, (counts = new Map<string, number>()));
+      for (const t of node.inputs) {
+        const name = this.base(t).node.slot?.name;
+        if (name !== undefined) counts.set(name, (counts.get(name) ?? 0) + 1);
+      }
+    }
+    return counts;
   }
 
-  private aliasInputs(t: Tensor): Tensor[] {
-    const pairs = t.node.op?.mayAlias?.(t.node.attributes, t.node.inputs.length) ?? [];
-    return pairs.filter(([out]) => out === t.index).map(([, i]) => t.node.inputs[i]);
+  /** The inputs that `t` may be written over; found once per node, for all its outputs. */
+  private aliasInputs(t: Tensor): readonly Tensor[] {
+    const { node } = t;
+    if (!node.op?.mayAlias) return NO_TENSORS;
+    let byOutput = this.aliases.get(node);
+    if (!byOutput) {
+      this.aliases.set(node, (byOutput = new Map<number, Tensor[]>()));
+      for (const [out, i] of node.op.mayAlias(node.attributes, node.inputs.length)) {
+        const known = byOutput.get(out);
+        if (known) known.push(node.inputs[i]);
+        else byOutput.set(out, [node.inputs[i]]);
+      }
+    }
+    return byOutput.get(t.index) ?? NO_TENSORS;
   }
 
   private findLastUses(): void {
@@ -165,8 +189,10 @@ class Placer {
       const base = this.base(x);
       const s = this.storage.get(base)!;
       if (s.kind !== 'arena' || taken.has(s) || s.bytes !== typeBytes(t.type)) continue;
-      const readTwice = t.node.inputs.filter((y) => this.storage.get(this.base(y)) === s).length > 1;
-      if (!readTwice && this.content.get(s) === base && this.lastUse.get(base) === i) return s;
+      if (this.content.get(s) !== base || this.lastUse.get(base) !== i) continue;
+      let reads = 0;
+      for (const y of t.node.inputs) if (this.storage.get(this.base(y)) === s) reads++;
+      if (reads === 1) return s;
     }
     return undefined;
   }

@@ -4,30 +4,26 @@
  */
 import { LatheError } from '../errors';
 import type { Placed, Storage } from './inplace';
-import { storageOf } from './inplace';
+import { storageOf, viewed } from './inplace';
 import type { Tensor } from '../graph/tensor';
 
 export function verify(placed: Placed, offsets: ReadonlyMap<Storage, number>): void {
   const holds = new Map<Storage, Tensor>();
-  const base = (t: Tensor): Tensor => {
-    let current = t;
-    while (current.node.kind === 'op' && current.node.op!.view) current = current.node.inputs[0];
-    return current;
-  };
   const fail = (message: string, at: string): never => {
     throw new LatheError('ERR_PROGRAM', `internal: ${message}`, { at, remedy: 'please report this program' });
   };
   for (const [t, s] of placed.storage) if (t.node.kind !== 'op') holds.set(s, t);
   placed.schedule.forEach((node, i) => {
     for (const t of node.inputs) {
-      const s = storageOf(placed, t);
-      if (holds.get(s) !== base(t)) fail(`${node.op!.name} reads a value that was overwritten`, node.where);
+      const base = viewed(t);
+      const s = placed.storage.get(base)!;
+      if (holds.get(s) !== base) fail(`${node.op!.name} reads a value that was overwritten`, node.where);
       if (s.kind === 'arena' && (i < s.first || i > s.last)) fail(`${node.op!.name} reads outside of the lifetime`, node.where);
     }
     for (const t of node.outputs) if (!placed.absent.has(t)) holds.set(placed.storage.get(t)!, t);
   });
   for (const [name, t] of placed.graph.outputs) {
-    if (holds.get(storageOf(placed, t)) !== base(t)) fail(`output '${name}' was overwritten`, name);
+    if (holds.get(storageOf(placed, t)) !== viewed(t)) fail(`output '${name}' was overwritten`, name);
   }
   checkOverlaps(offsets, fail);
 }
@@ -35,12 +31,16 @@ export function verify(placed: Placed, offsets: ReadonlyMap<Storage, number>): v
 function checkOverlaps(offsets: ReadonlyMap<Storage, number>, fail: (message: string, at: string) => never): void {
   const events = [...offsets].map(([s, at]) => ({ s, at }));
   events.sort((a, b) => a.s.first - b.s.first);
-  let active: { s: Storage; at: number }[] = [];
+  const active: { s: Storage; at: number }[] = [];
   for (const e of events) {
-    active = active.filter((o) => o.s.last >= e.s.first);
+    const { first, bytes } = e.s;
+    let kept = 0;
     for (const o of active) {
-      if (e.at < o.at + o.s.bytes && o.at < e.at + e.s.bytes) fail('two live values overlap in the arena', `${e.s.owner.node.where} and ${o.s.owner.node.where}`);
+      if (o.s.last < first) continue;
+      if (e.at < o.at + o.s.bytes && o.at < e.at + bytes) fail('two live values overlap in the arena', `${e.s.owner.node.where} and ${o.s.owner.node.where}`);
+      active[kept++] = o;
     }
+    active.length = kept;
     active.push(e);
   }
 }

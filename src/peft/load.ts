@@ -1,5 +1,5 @@
 /**
- * Reads a PEFT adapter folder: adapter_config.json and adapter_model.safetensors.
+ * Reads a PEFT adapter folder: adapter_config.json and adapter_model.safetensors (or, of older versions, adapter_model.bin).
  *
  * Only headers and the small B matrices are read; the tensors come back as sources that a session streams in. Strict where
  * PEFT is lenient: it loads with strict=False and prints nothing when half of the keys did not fit, which leaves a
@@ -8,7 +8,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { LatheError } from '../errors';
-import { openSafetensors } from '../io/safetensors';
+import { openCheckpoint, weightFiles } from '../io/checkpoint-files';
 import { readTensorBytes, type TensorSource } from '../io/tensor-source';
 import { parseAdapterConfig, type AdapterOrigin, type RawAdapterConfig } from './adapter-json';
 import { ADAPTER_PREFIX } from './inject';
@@ -48,7 +48,7 @@ export async function readAdapter(dir: string, o: ReadAdapterOptions = {}): Prom
   const configPath = join(dir, ADAPTER_CONFIG_FILE);
   const { options, origin } = parseAdapterConfig(readConfig(dir, configPath), configPath);
   const weights = requireWeights(dir);
-  const { tensors } = await openSafetensors(weights);
+  const tensors = await openCheckpoint(weights);
   const sources = new Map<string, AdapterSource>();
   for (const [key, source] of tensors) {
     if (isAlias(key, tensors)) continue;
@@ -81,13 +81,9 @@ function readConfig(dir: string, path: string): RawAdapterConfig {
 }
 
 function requireWeights(dir: string): string {
-  const path = join(dir, ADAPTER_WEIGHTS_FILE);
-  if (existsSync(path)) return path;
-  const legacy = existsSync(join(dir, 'adapter_model.bin'));
-  throw new LatheError('ERR_CHECKPOINT', `expected ${ADAPTER_WEIGHTS_FILE}, found ${legacy ? 'adapter_model.bin' : 'none'}`, {
-    at: dir,
-    remedy: legacy ? 'adapter_model.bin is a pickle, which is never loaded; load and save the adapter once with PEFT, which writes safetensors' : 'copy the file from where the adapter was saved',
-  });
+  const found = weightFiles('adapter_model').find((name) => !name.endsWith('.index.json') && existsSync(join(dir, name)));
+  if (found) return join(dir, found);
+  throw new LatheError('ERR_CHECKPOINT', `expected ${ADAPTER_WEIGHTS_FILE}, found none`, { at: dir, remedy: 'copy the file from where the adapter was saved' });
 }
 
 /** PEFT writes a resized embedding that is also in modules_to_save three times; the plain key is the trained one. */

@@ -35,7 +35,15 @@ export async function materialize(
 ): Promise<void> {
   const list = [...parameters];
   session.defineState(list.flatMap(([, p]) => p.slots()));
-  for (const [name, p] of list) await runOnce(session, `load ${name}`, (bindings) => store(p, name, sources.get(name), bindings, options));
+  // The program of one tensor is made while the engine runs that of the one before.
+  let running: Promise<unknown> = Promise.resolve();
+  for (const [name, p] of list) {
+    const next = runOnce(session, `load ${name}`, (bindings) => store(p, name, sources.get(name), bindings, options));
+    next.catch(() => undefined); // it is awaited below, unless the one before fails
+    await running;
+    running = next;
+  }
+  await running;
   session.releaseFiles();
 }
 

@@ -66,6 +66,10 @@ export interface NativeSession {
   ): Promise<Record<string, NativeArray>>;
   readState(name: string, offset?: number, byteLength?: number): Promise<Uint8Array>;
   writeState(name: string, data: NativeArray, offset?: number): Promise<void>;
+  /** Every rank's bytes (as many on each) in rank order; waits for all ranks. */
+  allGather(bytes: Uint8Array): Promise<Uint8Array>;
+  /** The bytes of rank `root`; the others give as many. Waits for the root. */
+  broadcast(bytes: Uint8Array, root: number): Promise<Uint8Array>;
   releaseFiles(): void;
   setProfiling(on: boolean): void;
   profile(): NativeProfileRow[];
@@ -105,6 +109,13 @@ export interface NativeBpeTrainer {
   progress(): { merges: number; tokens: number };
 }
 
+export interface NativeWorld {
+  rank: number;
+  size: number;
+  /** What carries the bytes, with its version; 'single' for a process that is alone. */
+  library: string;
+}
+
 export interface NativeAddon {
   Session: new (options: { device: string; threads?: number }) => NativeSession;
   isa(): { arch: string; features: string[] };
@@ -113,9 +124,15 @@ export interface NativeAddon {
   /** The CPU first, then every CUDA device (`freeBytes` now, of all processes). */
   devices(): { device: string; name: string; memoryBytes: number; freeBytes?: number }[];
   /** What became of the CUDA backend's shared object; `problem` is empty when there is a device. */
-  cuda(): { module: boolean; path: string; built: string; problem: string; kernels: string[] };
+  cuda(): { module: boolean; path: string; built: string; libraries: string; problem: string; kernels: string[] };
   memory(): { usedBytes: number; limitBytes: number };
   /** The ops that the CPU backend has kernels for. */
   kernels(): string[];
+  /** The job that this process is a part of: rank 0 of 1 unless it joined one. */
+  world(): NativeWorld;
+  /** Opens the first of these MPI libraries that is there and starts it on this thread. */
+  joinMpiWorld(libraries: string[], rank: number, size: number): NativeWorld;
+  /** Ends MPI in order; all ranks must come here. */
+  leaveWorld(): void;
   createBpeTrainer(options: NativeBpeOptions): NativeBpeTrainer;
 }

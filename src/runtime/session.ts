@@ -143,6 +143,19 @@ export class Session {
     return settle(() => this.#native.writeState(name, data, range.offset));
   }
 
+  /**
+   * Every rank's bytes in rank order, on every rank; all give as many, and all make the same exchanges in the same order.
+   * Runs in turn with programs. Rejects with ERR_DEVICE when a rank or the network is gone.
+   */
+  async allGather(bytes: Uint8Array): Promise<Uint8Array> {
+    return settle(() => this.#native.allGather(bytes));
+  }
+
+  /** The bytes that rank `root` gives, on every rank; the others give as many. See `allGather`. */
+  async broadcast(bytes: Uint8Array, root: number): Promise<Uint8Array> {
+    return settle(() => this.#native.broadcast(bytes, root));
+  }
+
   /** What loading weights leaves behind: unmaps files that earlier runs had bound, and gives back working memory that no loaded program needs. */
   releaseFiles(): void {
     convertErrors(() => this.#native.releaseFiles());

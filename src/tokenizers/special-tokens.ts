@@ -5,6 +5,8 @@
  * The files say the same thing in three ways (a string, an AddedToken object, a list), in two generations. This file
  * turns them into one table, and back into the keys that transformers 5 writes. Precedence as in transformers 5: a
  * config with `added_tokens_decoder` is complete; without it, special_tokens_map.json overrides the config's keys.
+ * The oldest repositories (bert-base-uncased, gpt2, camembert-base) name no special token in any file: there the defaults of
+ * transformers' classes hold.
  */
 import { LatheError, nearest } from '../errors';
 import type { AddedTokenEntry, TokenizerConfig, TokenizerFiles } from './tokenizer-files';
@@ -20,6 +22,24 @@ export const NAMED_SPECIAL_TOKENS = [
 ] as const;
 
 export type SpecialTokenName = (typeof NAMED_SPECIAL_TOKENS)[number];
+
+const BERT = { unk_token: '[UNK]', sep_token: '[SEP]', pad_token: '[PAD]', cls_token: '[CLS]', mask_token: '[MASK]' };
+const ROBERTA = { bos_token: '<s>', eos_token: '</s>', unk_token: '<unk>', sep_token: '</s>', pad_token: '<pad>', cls_token: '<s>', mask_token: '<mask>' };
+
+/** Special tokens by family, as transformers' tokenizer classes have them by default. */
+const FAMILY_DEFAULTS: Readonly<Record<string, Readonly<Partial<Record<SpecialTokenName, string>>>>> = {
+  bert: BERT,
+  distilbert: BERT,
+  electra: BERT,
+  mobilebert: BERT,
+  roberta: ROBERTA,
+  xlmroberta: ROBERTA,
+  camembert: ROBERTA,
+  bart: ROBERTA,
+  albert: { bos_token: '[CLS]', eos_token: '[SEP]', unk_token: '<unk>', sep_token: '[SEP]', pad_token: '<pad>', cls_token: '[CLS]', mask_token: '[MASK]' },
+  t5: { eos_token: '</s>', unk_token: '<unk>', pad_token: '<pad>' },
+  gpt2: { bos_token: '<|endoftext|>', eos_token: '<|endoftext|>', unk_token: '<|endoftext|>' },
+};
 
 /** What a tokenizer's files say about special tokens. */
 export interface SpecialTokenTable {
@@ -63,15 +83,20 @@ export function parseSpecialTokensUpdate(update: SpecialTokensUpdate | Record<st
   return { named, extra };
 }
 
-/** Gathers the special tokens of a tokenizer's files. */
-export function readSpecialTokens(files: TokenizerFiles): SpecialTokenTable {
+/** Gathers the special tokens of a tokenizer's files. @param isKnown whether a token is in the vocabulary: a default that is not is no token here */
+export function readSpecialTokens(files: TokenizerFiles, isKnown: (token: string) => boolean): SpecialTokenTable {
   const table: SpecialTokenTable = { named: new Map(), extra: [], entries: new Map() };
   const decoder = addedTokensDecoder(files.config);
   for (const entry of decoder) table.entries.set(entry.content, entry);
   const source: TokenizerConfig =
     decoder.length === 0 && files.specialTokensMap ? { ...files.config, ...files.specialTokensMap } : files.config;
 
-  for (const name of NAMED_SPECIAL_TOKENS) setNamed(table, name, source[name]);
+  const defaults = FAMILY_DEFAULTS[files.family ?? ''] ?? {};
+  for (const name of NAMED_SPECIAL_TOKENS) {
+    const fallback = defaults[name];
+    // null in a file means that there is none.
+    setNamed(table, name, source[name] === undefined && fallback && isKnown(fallback) ? fallback : source[name]);
+  }
   for (const [key, value] of Object.entries(source)) {
     if (key.endsWith('_token') && !table.named.has(key) && isToken(value)) setNamed(table, key, value);
   }

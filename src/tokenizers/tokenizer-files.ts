@@ -54,6 +54,8 @@ export interface TokenizerFiles {
   specialTokensMap?: Record<string, unknown>;
   /** added_tokens.json (legacy): token -> id, or undefined. */
   addedTokens?: Record<string, number>;
+  /** Family whose defaults hold for special tokens that the files do not name: 'bert', 't5'... */
+  family?: string;
   /** Named chat templates; the unnamed one is 'default'. */
   chatTemplates: Map<string, string>;
   /** Relative path -> bytes of every file read; empty when the tokenizer was built in memory. */
@@ -103,10 +105,21 @@ export function readTokenizerFolder(path: string): TokenizerFiles {
     config,
     specialTokensMap,
     addedTokens: addedTokens as Record<string, number> | undefined,
+    family: familyOf(folder, config),
     chatTemplates: readChatTemplates(folder, config, read),
     originals,
     origin: folder,
   };
+}
+
+/** `tokenizer_class` without its ending, else `model_type` of the model in the same folder, as AutoTokenizer chooses a class. */
+function familyOf(folder: string, config: TokenizerConfig): string | undefined {
+  const name = config.tokenizer_class;
+  if (typeof name === 'string') return name.replace(/Tokenizer(Fast)?$/, '').toLowerCase();
+  const file = join(folder, 'config.json');
+  if (!existsSync(file)) return undefined;
+  const type = parseObject(readFileSync(file), file)?.model_type;
+  return typeof type === 'string' ? type.replace(/[-_]/g, '').toLowerCase() : undefined;
 }
 
 /** Writes `files` (relative path -> content) into `folder`, creating it and any sub-folder. */

@@ -102,7 +102,7 @@ export class Tokenizer {
     this.backend.disableTruncation();
     this.backend.disablePadding();
     this.templates = files.chatTemplates;
-    this.special = readSpecialTokens(files);
+    this.special = readSpecialTokens(files, (token) => this.tokenToId(token) !== undefined);
     this.addMissingTokens();
     this.changed = false;
   }

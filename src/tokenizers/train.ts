@@ -381,13 +381,8 @@ function renumbered(
 
 function renamedConfig(model: Tokenizer, options: TrainTokenizerOptions): TokenizerConfig {
   const rename = (token: string) => options.specialTokensMap?.[token] ?? token;
-  const table = readSpecialTokens({
-    tokenizerJson: '',
-    config: {},
-    chatTemplates: new Map(),
-    originals: new Map(),
-    origin: '',
-  });
+  const nothing = { tokenizerJson: '', config: {}, chatTemplates: new Map(), originals: new Map(), origin: '' };
+  const table = readSpecialTokens(nothing, () => false);
   for (const [name, token] of model.specialTokensMap) table.named.set(name, rename(token));
   table.extra = [...new Set([...model.extraSpecialTokens.map(rename), ...(options.specialTokens ?? [])])];
   return currentConfig(model.config, table);

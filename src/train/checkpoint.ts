@@ -20,7 +20,8 @@ import { stateFromJson, type TrainerState } from './state';
 const NAMES: Record<DType, 'F32' | 'BF16' | 'F16' | 'I32' | 'U8'> = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32', u8: 'U8' };
 
 export interface CheckpointContents {
-  readonly session: Session;
+  /** The bytes of a slot; of a shared optimizer's, from the rank that keeps them. */
+  readonly read: (slot: string) => Promise<Uint8Array>;
   /** Trained parameters, as they are in memory. */
   readonly parameters: readonly StateSlot[];
   readonly optimizer: readonly StateSlot[];
@@ -43,7 +44,7 @@ export async function saveCheckpoint(outputDir: string, step: number, c: Checkpo
     path,
     async (dir) => {
       await c.saveModel(dir);
-      await writeSafetensors(join(dir, 'optimizer.safetensors'), slotTensors(c.session, [...c.parameters, ...c.optimizer]));
+      await writeSafetensors(join(dir, 'optimizer.safetensors'), slotTensors(c.read, [...c.parameters, ...c.optimizer]));
       await writeJsonAtomic(join(dir, 'scheduler.json'), c.schedulerJson);
       await writeJsonAtomic(join(dir, 'rng_state.json'), c.rngJson);
       await writeJsonAtomic(join(dir, 'training_args.json'), c.argsJson);
@@ -55,8 +56,8 @@ export async function saveCheckpoint(outputDir: string, step: number, c: Checkpo
   return path;
 }
 
-function slotTensors(session: Session, slots: readonly StateSlot[]): { name: string; dtype: (typeof NAMES)[DType]; shape: readonly number[]; data: () => Promise<Uint8Array> }[] {
-  return slots.map((s) => ({ name: s.name, dtype: NAMES[s.dtype], shape: [...s.shape], data: () => session.readState(s.name) }));
+function slotTensors(read: CheckpointContents['read'], slots: readonly StateSlot[]): { name: string; dtype: (typeof NAMES)[DType]; shape: readonly number[]; data: () => Promise<Uint8Array> }[] {
+  return slots.map((s) => ({ name: s.name, dtype: NAMES[s.dtype], shape: [...s.shape], data: () => read(s.name) }));
 }
 
 export interface LoadedCheckpoint {

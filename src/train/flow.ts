@@ -15,6 +15,21 @@ export interface Due {
   readonly save: boolean;
 }
 
+/**
+ * Optimizer steps of a run, and the epochs they stand for (1 where an epoch's length is unknown).
+ * @throws LatheError ERR_CONFIG for a stream without max_steps
+ */
+export function runLength(args: ResolvedConfig, stepsPerEpoch: number | null): { maxSteps: number; epochs: number } {
+  if (stepsPerEpoch !== null) {
+    const maxSteps = args.maxSteps > 0 ? args.maxSteps : Math.ceil(args.numTrainEpochs * stepsPerEpoch);
+    return { maxSteps, epochs: Math.ceil(maxSteps / stepsPerEpoch) };
+  }
+  if (args.maxSteps > 0) return { maxSteps: args.maxSteps, epochs: 1 };
+  throw new LatheError('ERR_CONFIG', `max_steps: expected a positive number with a stream, whose length is unknown, received ${args.maxSteps}`, {
+    remedy: 'set max_steps (schedule and intervals are counted in it), or leave out dataset_streaming',
+  });
+}
+
 /** What is due after an optimizer step. */
 export function dueAfterStep(args: ResolvedConfig, state: Readonly<TrainerState>): Due {
   const { globalStep, maxSteps } = state;

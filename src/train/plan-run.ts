@@ -6,10 +6,12 @@ import { existsSync, statSync } from 'node:fs';
 import { LatheError } from '../errors';
 import type { CheckpointPolicy } from '../autodiff/checkpoint';
 import { deviceSpec } from '../compile/devices';
+import { speedFloors, type SpeedFloors } from '../compile/floors';
 import { memoryPlan, type MemoryPlan, type Remedy } from '../compile/plan';
 import type { DeviceSpec } from '../graph/device';
 import { mapGgufModel } from '../io/gguf/llama';
 import { openGguf } from '../io/gguf/reader';
+import { fetchModelConfig } from '../io/hub';
 import type { RawConfig } from '../models/config-reader';
 import { KNOWN_MODELS, knownConfig } from '../models/known-configs';
 import { AutoModelForCausalLM } from '../pretrained/auto';
@@ -20,15 +22,17 @@ import { lossOf } from './losses';
 import type { BatchShape } from './programs';
 import { StepRunner } from './runner';
 import { loraConfigOf, modelOptions } from './sft-trainer';
-import { hasWeightDecay } from './trainer';
+import { hasWeightDecay } from './training-plan';
 
 export interface RunPlan {
   readonly plan: MemoryPlan;
   readonly policy: CheckpointPolicy;
-  /** FLOPs of a training step per token, recomputation included. */
+  /** FLOPs of a training step per token, recomputation included, rows as separate documents. */
   readonly flopsPerToken: number;
   /** What the FLOP floor of the device allows; 0 when its speed is unknown. */
   readonly tokensPerSecondFloor: number;
+  /** The same for traffic, and node by node. */
+  readonly floors: SpeedFloors;
   readonly remedies: readonly Remedy[];
   /** Flat tokens of the largest micro-batch. */
   readonly tokens: number;
@@ -59,25 +63,25 @@ export async function planRun(config: ResolvedConfig, deviceName: string): Promi
     optim: optimizerKind(config.optim),
   };
   const limit = config.memoryLimit ?? device.memoryBytes;
-  const order: CheckpointPolicy[] = !config.gradientCheckpointing ? ['none'] : config.planPolicy === 'auto' ? ['none', 'smart', 'block'] : [config.planPolicy];
+  const order: CheckpointPolicy[] = !config.gradientCheckpointing ? ['none'] : config.planPolicy === 'auto' ? ['none', 'light', 'smart', 'block'] : [config.planPolicy];
   let chosen: Planned | undefined;
   for (const policy of order) {
     chosen = planVariant(config, raw, device, { ...base, policy }, limit);
     if (chosen.plan.fits) break;
   }
-  const { plan, policy, flopsPerToken } = chosen!;
+  const { plan, policy, floors } = chosen!;
   const remedies = alternatives({ ...base, policy }, config)
     .map(({ change, variant }) => ({ change, peakBytes: planVariant(config, raw, device, variant, limit).plan.peakBytes }))
     .map((r) => ({ ...r, savesBytes: plan.peakBytes - r.peakBytes }))
     .filter((r) => r.savesBytes > 0)
     .sort((a, b) => b.savesBytes - a.savesBytes);
-  return { plan, policy, flopsPerToken, tokensPerSecondFloor: device.flops ? device.flops / flopsPerToken : 0, remedies, tokens: base.batch * base.length, limitBytes: limit };
+  return { plan, policy, flopsPerToken: floors.flopsPerToken, tokensPerSecondFloor: floors.byFlops, floors, remedies, tokens: base.batch * base.length, limitBytes: limit };
 }
 
 interface Planned {
   plan: MemoryPlan;
   policy: CheckpointPolicy;
-  flopsPerToken: number;
+  floors: SpeedFloors;
 }
 
 function planVariant(config: ResolvedConfig, raw: RawConfig, device: DeviceSpec, v: Variant, limit: number): Planned {
@@ -102,15 +106,17 @@ function planVariant(config: ResolvedConfig, raw: RawConfig, device: DeviceSpec,
     device,
     seed: config.seed,
   });
-  return { plan: memoryPlan(runner.allSlots(), runner.programs(), device, limit), policy: v.policy, flopsPerToken: runner.microFlops(shape.tokens) / shape.tokens };
+  return { plan: memoryPlan(runner.allSlots(), runner.programs(), device, limit), policy: v.policy, floors: speedFloors(runner.microProgram(shape.tokens), device, shape) };
 }
 
 function alternatives(v: Variant, config: ResolvedConfig): { change: string; variant: Variant }[] {
   const list: { change: string; variant: Variant }[] = [];
   if (v.policy === 'none') {
+    list.push({ change: 'gradient_checkpointing: true, plan_policy: light', variant: { ...v, policy: 'light' } });
     list.push({ change: 'gradient_checkpointing: true, plan_policy: smart', variant: { ...v, policy: 'smart' } });
     list.push({ change: 'gradient_checkpointing: true, plan_policy: block', variant: { ...v, policy: 'block' } });
-  } else if (v.policy === 'smart') {
+  } else if (v.policy === 'light' || v.policy === 'smart') {
+    if (v.policy === 'light') list.push({ change: 'plan_policy: smart', variant: { ...v, policy: 'smart' } });
     list.push({ change: 'plan_policy: block', variant: { ...v, policy: 'block' } });
   }
   if (v.batch > 1) {
@@ -130,7 +136,13 @@ async function configOf(config: ResolvedConfig): Promise<RawConfig> {
   if (name && existsSync(name)) return statSync(name).isFile() ? (await mapGgufModel(await openGguf(name))).config : readModelConfig(name);
   const known = knownConfig(name);
   if (known) return known;
-  throw new LatheError('ERR_CONFIG', `model '${name}' is neither a local folder nor one whose config is bundled`, { remedy: `give a local folder, or one of ${KNOWN_MODELS.join(', ')}` });
+  // A name of the Hub: its config.json is all that a plan needs.
+  if (/^[\w-][\w.-]*\/[\w.-]+$/.test(name)) {
+    return fetchModelConfig(name, config.modelRevision ?? 'main').catch((cause: unknown) => {
+      throw new LatheError('ERR_CONFIG', (cause as Error).message, { remedy: `or plan one of ${KNOWN_MODELS.join(', ')}, whose config is bundled`, cause });
+    });
+  }
+  throw new LatheError('ERR_CONFIG', `model '${name}' is neither a local folder, nor one whose config is bundled, nor a name of the Hub`, { remedy: `give a local folder, organisation/model, or one of ${KNOWN_MODELS.join(', ')}` });
 }
 
 /** The plan as JSON for `--json`. */
@@ -146,6 +158,9 @@ export function planToJson(p: RunPlan): Record<string, unknown> {
     tokens_per_micro_batch: p.tokens,
     flops_per_token: p.flopsPerToken,
     tokens_per_second_floor: p.tokensPerSecondFloor,
+    bytes_per_token: p.floors.bytesPerToken,
+    tokens_per_second_floor_by_bytes: p.floors.byBytes,
+    tokens_per_second_floor_by_node: p.floors.byNode,
     live_at_peak: p.plan.liveAtPeak.slice(0, 32).map((t) => ({ where: t.where, op: t.op, dtype: t.type.dtype, shape: t.type.shape, bytes: t.bytes })),
     remedies: p.remedies.map((r) => ({ change: r.change, peak_bytes: r.peakBytes, saves_bytes: r.savesBytes })),
   };

@@ -11,6 +11,7 @@ import type { DeviceSpec } from '../graph/device';
 import { inPhase, input, output, readState, trace, updateState, type Graph } from '../graph/trace';
 import type { CausalLm } from '../models/causal-lm';
 import { add, clipCoefficient, fill, scaleBy } from '../ops/elementwise';
+import { allReduce, broadcast } from '../ops/collective';
 import { globalNorm } from '../ops/reduce';
 import { traceOptimizerStep, type OptimizedParameter, type OptimizerKind } from '../optim/optimizer';
 import type { BatchTensors, Loss } from './losses/loss';
@@ -63,13 +64,16 @@ export function microProgram(model: CausalLm, loss: Loss, parameters: readonly O
   return compile(microGraph(model, loss, parameters, shape), { device, checkpoint: policy });
 }
 
-/** Clips by global norm, steps the optimizer, clears the gradients. Outputs grad_norm before clipping. */
-export function applyGraph(parameters: readonly OptimizedParameter[], settings: OptimizerSettings): Graph {
+/**
+ * Clips by global norm, steps the optimizer, clears the gradients. Outputs grad_norm before clipping. `stepped`: the
+ * parameters whose optimizer state this rank keeps; the norm is that of all.
+ */
+export function applyGraph(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, stepped = parameters): Graph {
   return trace('apply', () =>
     inPhase('update', () => {
       const norm = globalNorm(parameters.map((p) => readState(p.gradient)));
       const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: clipCoefficient(norm, settings.maxGradNorm) };
-      traceOptimizerStep(settings.kind, parameters, inputs, settings);
+      traceOptimizerStep(settings.kind, stepped, inputs, settings);
       for (const p of parameters) updateState(p.gradient, fill(p.gradient, 0));
       output('grad_norm', norm);
     }),
@@ -77,8 +81,28 @@ export function applyGraph(parameters: readonly OptimizedParameter[], settings: 
 }
 
 /** `applyGraph` as a program for a device. */
-export function applyProgram(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, device: DeviceSpec): Program {
-  return compile(applyGraph(parameters, settings), { device });
+export function applyProgram(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, device: DeviceSpec, stepped = parameters): Program {
+  return compile(applyGraph(parameters, settings, stepped), { device });
+}
+
+/** Sums every gradient over the ranks, in place. */
+export function reduceGraph(parameters: readonly OptimizedParameter[], world: number): Graph {
+  return trace('reduce', () =>
+    inPhase('update', () => {
+      const sums = allReduce(parameters.map((p) => readState(p.gradient)), world);
+      parameters.forEach((p, i) => updateState(p.gradient, sums[i]));
+    }),
+  );
+}
+
+/** Gives every rank the parameters that their owners have stepped, in place. `owners`: a rank per parameter. */
+export function shareGraph(parameters: readonly OptimizedParameter[], owners: readonly number[], world: number): Graph {
+  return trace('share', () =>
+    inPhase('update', () => {
+      const shared = broadcast(parameters.map((p) => readState(p.slot)), owners, world);
+      parameters.forEach((p, i) => updateState(p.slot, shared[i]));
+    }),
+  );
 }
 
 /** Loss and metric sums of a batch, without gradients. */

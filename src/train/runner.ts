@@ -7,16 +7,19 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LatheError } from '../errors';
 import type { CheckpointPolicy } from '../autodiff/checkpoint';
+import { compile } from '../compile/compile';
 import type { Program } from '../compile/program';
 import type { Batch } from '../data/types';
 import type { DeviceSpec } from '../graph/device';
-import type { StateSlot } from '../graph/tensor';
+import { elementCount, type StateSlot } from '../graph/tensor';
 import type { Parameter } from '../nn/module';
 import { gradientSlot, optimizerSlots, type OptimizedParameter } from '../optim/optimizer';
 import type { PreTrainedModel } from '../pretrained/model';
 import type { ProgramHandle, Session } from '../runtime/session';
 import type { Loss } from './losses/loss';
-import { applyProgram, evalProgram, microProgram, type BatchShape, type OptimizerSettings } from './programs';
+import type { OwnedSlot } from './ranks';
+import { partition } from '../optim/partition';
+import { applyProgram, evalProgram, microProgram, reduceGraph, shareGraph, type BatchShape, type OptimizerSettings } from './programs';
 
 export interface RunnerOptions {
   readonly loss: Loss;
@@ -31,6 +34,10 @@ export interface RunnerOptions {
   readonly seed: number;
   /** Check every value of every run: slow; the first one that is not finite is named. */
   readonly checkFinite?: boolean;
+  /** The ranks that train together; default: one. */
+  readonly world?: { readonly rank: number; readonly size: number };
+  /** Each rank keeps the optimizer state of a part of the parameters (ZeRO stage 1). */
+  readonly shardOptimizer?: boolean;
 }
 
 /** Sums over the trained labels of one micro-batch or evaluation batch; `lossSum` in nats. */
@@ -44,6 +51,12 @@ type ShapeKind = 'micro' | 'eval';
 export class StepRunner {
   readonly parameters: readonly OptimizedParameter[];
   readonly apply: Program;
+  /** Programs over all ranks: gradients summed before `apply`, parameters shared after it. */
+  private readonly reduce: Program | null;
+  private readonly share: Program | null;
+  /** The rank that keeps the optimizer state of each parameter. */
+  private readonly owners: readonly number[];
+  private readonly world: { readonly rank: number; readonly size: number };
   private readonly compiled: Record<ShapeKind, Map<number, Program>> = { micro: new Map(), eval: new Map() };
   private session: Session | null = null;
   private readonly loaded = new Map<Program, ProgramHandle>();
@@ -60,7 +73,12 @@ export class StepRunner {
       weightDecay: options.weightDecayOf(p),
       isEmbedding: p === model.module.embedding,
     }));
-    this.apply = applyProgram(this.parameters, options.optimizer, options.device);
+    const { rank, size } = (this.world = options.world ?? { rank: 0, size: 1 });
+    const shards = options.shardOptimizer === true && size > 1;
+    this.owners = shards ? partition(this.parameters.map((p) => elementCount(p.slot.shape)), size) : this.parameters.map(() => rank);
+    this.apply = applyProgram(this.parameters, options.optimizer, options.device, this.owned());
+    this.reduce = size > 1 ? compile(reduceGraph(this.parameters, size), { device: options.device }) : null;
+    this.share = shards ? compile(shareGraph(this.parameters, this.owners, size), { device: options.device }) : null;
     // The largest shapes decide the plan; the others are compiled at the start of the run.
     for (const kind of ['micro', 'eval'] as const) {
       const shapes = this.shapesOf(kind);
@@ -91,12 +109,22 @@ export class StepRunner {
 
   /** Programs compiled so far: before `start` the largest of each kind. */
   programs(): Program[] {
-    return [...this.compiled.micro.values(), this.apply, ...this.compiled.eval.values()];
+    const update = [this.reduce, this.apply, this.share].filter((p) => p !== null);
+    return [...this.compiled.micro.values(), ...update, ...this.compiled.eval.values()];
   }
 
-  /** Floating-point operations of one micro-batch. */
-  microFlops(tokens: number): number {
-    return this.program('micro', tokens).flops;
+  /** Forward and backward of a micro-batch of this shape. */
+  microProgram(tokens: number): Program {
+    return this.program('micro', tokens);
+  }
+
+  /** Floating-point operations of one micro-batch with the documents it really has. */
+  microFlops(batch: Batch): number {
+    const { flops, attentionFlops } = this.program('micro', batch.tokens);
+    const { documents } = this.options.trainShapes.find((s) => s.tokens === batch.tokens)!;
+    let pairs = 0;
+    for (let d = 1; d < batch.cuSeqlens.length; d++) pairs += triangle(batch.cuSeqlens[d] - batch.cuSeqlens[d - 1]);
+    return flops + attentionFlops * (pairs / (documents * triangle(batch.tokens / documents)) - 1);
   }
 
   /** Slots of weights and training state, for the plan. */
@@ -106,11 +134,27 @@ export class StepRunner {
 
   /** Gradient and optimizer slots. */
   trainingSlots(): StateSlot[] {
-    return this.parameters.flatMap((p) => [p.gradient, ...optimizerSlots(this.options.optimizer.kind, p)]);
+    return [...this.parameters.map((p) => p.gradient), ...this.optimizerSlots()];
   }
 
+  /** Those that this rank keeps. */
   optimizerSlots(): StateSlot[] {
-    return this.parameters.flatMap((p) => optimizerSlots(this.options.optimizer.kind, p));
+    return this.owned().flatMap((p) => optimizerSlots(this.options.optimizer.kind, p));
+  }
+
+  /** Those of all ranks, each with the rank that keeps it. */
+  allOptimizerSlots(): OwnedSlot[] {
+    return this.parameters.flatMap((p, i) => optimizerSlots(this.options.optimizer.kind, p).map((slot) => ({ slot, owner: this.owners[i] })));
+  }
+
+  private owned(): OptimizedParameter[] {
+    return this.parameters.filter((_, i) => this.owners[i] === this.world.rank);
+  }
+
+  /** Names of the loss's metrics, the same on every rank. */
+  metricNames(): string[] {
+    const { tokens } = this.options.trainShapes[0];
+    return this.program('micro', tokens).outputs.map((o) => o.name).filter((name) => name !== 'loss_sum');
   }
 
   /** Loads weights, allocates training state, compiles what is left and loads the programs. */
@@ -134,12 +178,16 @@ export class StepRunner {
    * `checkFinite` it rejects with ERR_NONFINITE, naming the node, at the first value that is not finite.
    */
   async micro(batch: Batch, labels: number, step: number, microIndex: number, checkFinite = false): Promise<BatchSums> {
-    return this.runBatch(this.program('micro', batch.tokens), batch, { rng: this.rng(step, microIndex), loss_scale: Float32Array.of(1 / labels) }, checkFinite);
+    // A micro-batch's number is the one it has in the step of all ranks, so that its dropout masks are those of one rank.
+    const { rank, size } = this.world;
+    return this.runBatch(this.program('micro', batch.tokens), batch, { rng: this.rng(step, microIndex * size + rank), loss_scale: Float32Array.of(1 / labels) }, checkFinite);
   }
 
-  /** One optimizer step over the accumulated gradients; the norm is the one before clipping. */
+  /** One optimizer step over the accumulated gradients of all ranks; the norm is the one before clipping. */
   async update(learningRate: number, step: number): Promise<{ gradNorm: number }> {
+    if (this.reduce) await this.run(this.reduce, {});
     const out = await this.run(this.apply, { lr: Float32Array.of(learningRate), step: Int32Array.of(step) });
+    if (this.share) await this.run(this.share, {});
     return { gradNorm: (out.grad_norm as Float32Array)[0] };
   }
 
@@ -169,6 +217,9 @@ export class StepRunner {
     return session.run(handle, Object.fromEntries(Object.entries(bindings).filter(([name]) => known.has(name))), { checkFinite: checkFinite || this.options.checkFinite });
   }
 }
+
+/** Scores of a causal document. */
+const triangle = (length: number): number => (length * (length + 1)) / 2;
 
 function tensorsOf(batch: Batch): Record<string, Int32Array> {
   return { input_ids: batch.inputIds, position_ids: batch.positionIds, labels: batch.labels, cu_seqlens: batch.cuSeqlens };

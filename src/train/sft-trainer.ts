@@ -2,17 +2,21 @@
  * SFTTrainer: supervised fine-tuning in TRL's names. It prepares data (format, mask, doctor, pack or pad) and the model
  * (adapter or full), and hands the rest to the Trainer.
  */
-import { assertHealthy, createLoader, formatFinding, inspectDataset, tokenizeDataset, type Finding, type Formatter, type Loader, type Row, type TextTokenizer, type TokenizedDataset } from '../data';
+import { assertHealthy, badRowHandler, createLoader, formatFinding, inspectDataset, IterableDataset, StreamLoader, tokenizeDataset, type Finding, type Formatter, type Loader, type Row, type StepSource, type TextTokenizer, type TokenizedDataset, type TokenizeOptions } from '../data';
+import { LatheError } from '../errors';
 import { LoraConfig } from '../peft/lora-config';
 import { AutoModelForCausalLM } from '../pretrained/auto';
 import type { PreTrainedModel } from '../pretrained/model';
+import { currentWorld } from '../runtime/world';
 import type { ResolvedConfig } from './arguments';
 import type { TrainerCallback, TrainEvent } from './events';
 import { lossOf } from './losses';
 import type { Loss } from './losses/loss';
 import { reportersOf } from './reporters';
 import type { LogEntry, TrainerState } from './state';
-import { Trainer, type RunOptions, type TrainerPlan } from './trainer';
+import { firstRows } from './open-data';
+import { Trainer, type RunOptions } from './trainer';
+import type { TrainerPlan } from './training-plan';
 
 /** Rows with optional names; a `Dataset` is one. */
 export interface TrainRows extends Iterable<Row> {
@@ -25,8 +29,10 @@ export interface SFTTrainerOptions {
   /** A model or the folder of one. */
   model: PreTrainedModel | string;
   args: ResolvedConfig;
-  trainDataset: TrainRows;
-  evalDataset?: TrainRows | null;
+  /** Rows in memory, rows that are tokenised already, or a stream that is tokenised and packed as training goes on (needs maxSteps). */
+  trainDataset: TrainRows | IterableDataset | TokenizedDataset;
+  /** Of a stream all rows are read, once. */
+  evalDataset?: TrainRows | IterableDataset | TokenizedDataset | null;
   /** The tokenizer. */
   processingClass: SavableTokenizer;
   /** New adapter; without one (and without an adapter on the model) all weights are trained. */
@@ -38,12 +44,14 @@ export interface SFTTrainerOptions {
   warn?: (message: string) => void;
 }
 
+/** Rows of a stream that the doctor looks at before the run. */
+const kInspectedRows = 256;
+
 export class SFTTrainer {
   private prepared: Promise<Trainer> | null = null;
   private trainData: TokenizedDataset | null = null;
   private readonly loss: Loss;
 
-  /** @throws LatheError ERR_UNSUPPORTED for a loss_type that is not implemented */
   constructor(private readonly options: SFTTrainerOptions) {
     this.loss = lossOf(options.args);
   }
@@ -63,30 +71,70 @@ export class SFTTrainer {
     const model = typeof options.model === 'string' ? await AutoModelForCausalLM.fromPretrained(options.model, modelOptions(args)) : options.model;
     if (options.peftConfig) model.addAdapter(options.peftConfig);
     else if (!model.peft) model.trainAll();
-    const train = (this.trainData = await this.tokenize(options.trainDataset, model));
-    const evaluation = options.evalDataset ? await this.tokenize(options.evalDataset, model) : null;
+    const { trainDataset, evalDataset } = options;
+    const trainLoader = trainDataset instanceof IterableDataset ? await this.streamLoader(trainDataset, model) : await this.tableLoader(trainDataset, model);
+    const evalRows = evalDataset instanceof IterableDataset ? await firstRows(evalDataset, Infinity) : evalDataset;
+    const evaluation = evalRows ? await this.tokenize(evalRows, model) : null;
     return new Trainer({
       model,
       args,
       loss: this.loss,
-      trainLoader: trainLoader(train, args),
+      trainLoader,
       evalLoader: evaluation && evalLoader(evaluation, args),
-      callbacks: [...reportersOf(args), ...(options.callbacks ?? [])],
+      callbacks: [...(currentWorld().rank === 0 ? reportersOf(args) : []), ...(options.callbacks ?? [])],
       tokenizer: options.processingClass,
       warn: options.warn,
     });
   }
 
-  private async tokenize(rows: TrainRows, model: PreTrainedModel): Promise<TokenizedDataset> {
+  private async tableLoader(rows: TrainRows | TokenizedDataset, model: PreTrainedModel): Promise<Loader> {
+    const { args } = this.options;
+    this.trainData = await this.tokenize(rows, model);
+    return createLoader(this.trainData.examples, {
+      batchSize: args.perDeviceTrainBatchSize,
+      gradientAccumulationSteps: args.gradientAccumulationSteps,
+      packing: args.packing ? args.packingStrategy : false,
+      maxLength: args.maxLength ?? undefined,
+      seed: args.dataSeed ?? args.seed,
+      samplingStrategy: args.trainSamplingStrategy as 'random',
+      dropLast: args.dataloaderDropLast,
+      ...ranks(),
+    });
+  }
+
+  /** Of a stream the doctor sees the first rows only. */
+  private async streamLoader(stream: IterableDataset, model: PreTrainedModel): Promise<StepSource> {
+    const { args, processingClass } = this.options;
+    const { maxLength } = args;
+    if (maxLength === null) throw new LatheError('ERR_CONFIG', 'max_length: expected a number with a stream, received null', { remedy: 'set maxLength: batches have one shape before any row is read' });
+    this.trainData = await this.tokenize(await firstRows(stream, kInspectedRows), model);
+    return new StreamLoader(stream, processingClass, {
+      ...this.tokenizeOptions(),
+      maxLength,
+      batchSize: args.perDeviceTrainBatchSize,
+      gradientAccumulationSteps: args.gradientAccumulationSteps,
+      packing: args.packing ? args.packingStrategy : false,
+      seed: args.dataSeed ?? args.seed,
+      shuffleWindows: args.trainSamplingStrategy !== 'sequential',
+      ...ranks(),
+    });
+  }
+
+  private tokenizeOptions(): ReturnType<typeof tokenizeOptions> {
+    const { args, formattingFunc, warn } = this.options;
+    return { ...tokenizeOptions(args, warn), ...(formattingFunc ? { formatting: formattingFunc } : {}) };
+  }
+
+  private async tokenize(rows: TrainRows | TokenizedDataset, model: PreTrainedModel): Promise<TokenizedDataset> {
     const { options } = this;
-    const data = await tokenizeDataset(rows, options.processingClass, { ...tokenizeOptions(options.args), ...(options.formattingFunc ? { formatting: options.formattingFunc } : {}) });
+    const data = 'examples' in rows ? rows : await tokenizeDataset(rows, options.processingClass, this.tokenizeOptions());
     const findings = inspectDataset(data, { tokenizer: options.processingClass, embeddingRows: model.vocabSize, eosTokenIds: eosIds(model, options.processingClass) });
     for (const finding of findings.filter((f) => f.severity === 'warning')) (options.warn ?? process.emitWarning)(formatFinding(finding));
     assertHealthy(findings, { allow: options.allow });
     return data;
   }
 
-  /** The tokenised training set, after `prepare`. */
+  /** The tokenised training set, of a stream its first rows, after `prepare`. */
   get data(): TokenizedDataset | null {
     return this.trainData;
   }
@@ -121,6 +169,12 @@ export class SFTTrainer {
   }
 }
 
+/** Each rank's loader gives its part of every step. */
+function ranks(): { rank: number; worldSize: number } {
+  const { rank, size } = currentWorld();
+  return { rank, worldSize: size };
+}
+
 /** How the configuration wants a model's numbers stored and computed. */
 export function modelOptions(args: ResolvedConfig): { dtype: 'auto' | 'f32' | 'bf16'; weightDtype?: 'f32' | 'bf16'; device: string; threads?: number; seed: number } {
   const stored = args.dtype === 'float32' ? 'f32' : args.dtype === 'bfloat16' ? 'bf16' : 'auto';
@@ -144,7 +198,7 @@ export function loraConfigOf(args: ResolvedConfig): LoraConfig {
   });
 }
 
-export function tokenizeOptions(args: ResolvedConfig): Parameters<typeof tokenizeDataset>[2] {
+export function tokenizeOptions(args: ResolvedConfig, warn?: (message: string) => void): TokenizeOptions {
   const kinds = { auto: undefined, alpaca: 'instruction', text: 'text', prompt_completion: 'prompt_completion', messages: 'messages', tokens: 'tokens' } as const;
   // A packing strategy that cuts by itself must see whole rows.
   const packingCuts = args.packing && args.packingStrategy !== 'bfd';
@@ -159,19 +213,8 @@ export function tokenizeOptions(args: ResolvedConfig): Parameters<typeof tokeniz
     assistantOnlyLoss: args.assistantOnlyLoss,
     responseTemplate: args.responseTemplate ?? undefined,
     instructionTemplate: args.instructionTemplate ?? undefined,
+    onBadRow: badRowHandler(args.onBadRow, warn),
   };
-}
-
-function trainLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
-  return createLoader(data.examples, {
-    batchSize: args.perDeviceTrainBatchSize,
-    gradientAccumulationSteps: args.gradientAccumulationSteps,
-    packing: args.packing ? args.packingStrategy : false,
-    maxLength: args.maxLength ?? undefined,
-    seed: args.dataSeed ?? args.seed,
-    samplingStrategy: args.trainSamplingStrategy as 'random',
-    dropLast: args.dataloaderDropLast,
-  });
 }
 
 function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
@@ -180,6 +223,7 @@ function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
     packing: args.evalPacking ? args.packingStrategy : false,
     maxLength: args.maxLength ?? undefined,
     samplingStrategy: 'sequential',
+    ...ranks(),
   });
 }
 

@@ -3,7 +3,7 @@
  * other), and our own part, lathe_state.json, that makes a resumed run the same run: the data position and the sums of the
  * logging window that was open.
  */
-import type { LoaderState } from '../data/loader';
+import type { StepSourceState } from '../data/step-source';
 
 export type LogEntry = Record<string, number>;
 
@@ -36,7 +36,8 @@ export interface TrainerState {
   bestMetric: number | null;
   bestGlobalStep: number | null;
   bestModelCheckpoint: string | null;
-  loader: LoaderState | null;
+  /** Position in the data, as its source tells it. */
+  loader: StepSourceState | null;
 }
 
 export const emptyWindow = (): Window => ({ steps: 0, lossSum: 0, labels: 0, metricSums: {} });

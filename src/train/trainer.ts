@@ -8,45 +8,43 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { LatheError, hasCode } from '../errors';
-import type { CheckpointPolicy } from '../autodiff/checkpoint';
+import { crc32 } from 'node:zlib';
+import { LatheError } from '../errors';
 import { defaultThreads, deviceSpec } from '../compile/devices';
-import { assertFits, memoryPlan, type MemoryPlan, type Remedy } from '../compile/plan';
-import type { Loader, StepBatches } from '../data/loader';
-import type { Batch } from '../data/types';
+import { assertFits } from '../compile/plan';
+import type { Loader } from '../data/loader';
+import type { StepBatches, StepSource } from '../data/step-source';
 import type { DeviceSpec } from '../graph/device';
 import { acquireOutputLock } from '../io/output-lock';
 import { createSchedule, warmupStepCount, type Schedule, type ScheduleName } from '../optim/schedules';
-import type { Parameter } from '../nn/module';
 import { saveAdapter } from '../peft/save';
 import { saveModel } from '../pretrained/save';
+import { currentWorld, type World } from '../runtime/world';
 import type { PreTrainedModel } from '../pretrained/model';
-import { hasNative, loadNative } from '../runtime/binding';
-import { configToJson, optimizerKind, type ResolvedConfig } from './arguments';
-import { findCheckpoint, keepOnly, listCheckpoints, rotateCheckpoints, saveCheckpoint, type LoadedCheckpoint } from './checkpoint';
+import { configToJson, type ResolvedConfig } from './arguments';
+import { findCheckpoint, keepOnly, rotateCheckpoints, saveCheckpoint, type LoadedCheckpoint } from './checkpoint';
 import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainEvent } from './events';
-import { dueAfterEpoch, dueAfterStep, trackBest, type Due } from './flow';
+import { addMetrics, evaluateLoader } from './evaluation';
+import { finiteSums, requireFiniteNorm } from './finite';
+import { dueAfterEpoch, dueAfterStep, runLength, trackBest, type Due } from './flow';
 import type { Loss } from './losses/loss';
-import { StepRunner, type BatchSums } from './runner';
+import { Ranks } from './ranks';
+import type { BatchSums, StepRunner } from './runner';
 import { emptyWindow, initialState, ownStateToJson, stateToJson, type LogEntry, type TrainerState } from './state';
+import { planTraining, type PlannedRun } from './training-plan';
 
 export interface TrainerOptions {
   readonly model: PreTrainedModel;
   readonly args: ResolvedConfig;
   readonly loss: Loss;
-  readonly trainLoader: Loader;
+  readonly trainLoader: StepSource;
   readonly evalLoader?: Loader | null;
   readonly callbacks?: readonly TrainerCallback[];
   /** Saved beside the model. */
   readonly tokenizer?: { savePretrained(dir: string): void | Promise<void> } | null;
   readonly warn?: (message: string) => void;
-}
-
-export interface TrainerPlan {
-  readonly plan: MemoryPlan;
-  readonly policy: CheckpointPolicy;
-  /** What would lower the peak; empty when the plan fits. */
-  readonly remedies: readonly Remedy[];
+  /** The ranks that train together; the loaders must be made for them. Default: the job this process was started in. */
+  readonly world?: World;
 }
 
 type EvaluateEvent = Extract<TrainEvent, { type: 'evaluate' }>;
@@ -56,11 +54,6 @@ export interface RunOptions {
   signal?: AbortSignal;
 }
 
-/** transformers' rule: no decay on biases and normalisation weights. */
-export function hasWeightDecay(name: string): boolean {
-  return !/bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm|(^|\.)ln_\w+/i.test(name);
-}
-
 export class Trainer {
   readonly args: ResolvedConfig;
   readonly device: DeviceSpec;
@@ -68,17 +61,26 @@ export class Trainer {
   state: TrainerState;
   private readonly control: TrainerControl = { shouldTrainingStop: false, shouldEvaluate: false, shouldSave: false, shouldLog: false };
   private readonly callbacks: TrainerCallback[];
-  private planned: (TrainerPlan & { runner: StepRunner; limitBytes: number }) | null = null;
+  private planned: PlannedRun | null = null;
   private session: Promise<unknown> | null = null;
   /** Step of the newest checkpoint of this run. */
   private savedStep = -1;
+  private readonly ranks: Ranks;
+  private signal: AbortSignal | null = null;
+  /** Set by the step after which all ranks stop, because one of them was told to. */
+  private stopAgreed = false;
 
   constructor(protected readonly options: TrainerOptions) {
     const { args, trainLoader } = options;
     this.args = args;
+    this.ranks = new Ranks(options.world ?? currentWorld(), () => options.model.ready());
     this.device = deviceSpec(args.device === 'auto' ? 'cpu' : args.device, args.threads ?? defaultThreads());
-    this.maxSteps = args.maxSteps > 0 ? args.maxSteps : Math.ceil(args.numTrainEpochs * trainLoader.stepsPerEpoch);
-    this.state = initialState(this.maxSteps, Math.ceil(this.maxSteps / trainLoader.stepsPerEpoch));
+    if (this.ranks.size > 1 && this.device.kind !== 'cpu') {
+      throw new LatheError('ERR_UNSUPPORTED', `${this.ranks.size} ranks on ${this.device.name}: training over processes runs on CPUs only`, { remedy: 'set device: cpu, or start one process' });
+    }
+    const { maxSteps, epochs } = runLength(args, trainLoader.stepsPerEpoch);
+    this.maxSteps = maxSteps;
+    this.state = initialState(maxSteps, epochs);
     this.callbacks = [...(options.callbacks ?? [])];
   }
 
@@ -86,60 +88,10 @@ export class Trainer {
     this.callbacks.push(callback);
   }
 
-  // ---- plan
-
-  /** Bytes the run may use: what is free, and what this process's sessions hold already (weights loaded before the run). */
-  get limitBytes(): number {
-    if (this.args.memoryLimit !== null) return this.args.memoryLimit;
-    if (this.device.kind !== 'cpu') return this.device.memoryBytes;
-    const held = hasNative() ? loadNative().memory().usedBytes : 0;
-    return Math.min(process.availableMemory() + held, this.device.memoryBytes);
-  }
-
-  private policies(): CheckpointPolicy[] {
-    if (!this.args.gradientCheckpointing) return ['none'];
-    return this.args.planPolicy === 'auto' ? ['none', 'smart', 'block'] : [this.args.planPolicy];
-  }
-
   /** Compiles the programs under the fastest recomputation policy that fits; the first answer stands. */
-  plan(): TrainerPlan & { runner: StepRunner; limitBytes: number } {
-    if (this.planned) return this.planned;
-    const limitBytes = this.limitBytes;
-    for (const policy of this.policies()) {
-      const runner = this.makeRunner(policy);
-      const plan = memoryPlan(runner.allSlots(), runner.programs(), this.device, limitBytes);
-      this.planned = { plan, policy, runner, limitBytes, remedies: plan.fits ? [] : this.remedies(plan, limitBytes) };
-      if (plan.fits) break;
-    }
-    return this.planned!;
-  }
-
-  private remedies(plan: MemoryPlan, limitBytes: number): Remedy[] {
-    if (this.args.gradientCheckpointing) return [];
-    const runner = this.makeRunner('block');
-    const other = memoryPlan(runner.allSlots(), runner.programs(), this.device, limitBytes);
-    return [{ change: 'gradient_checkpointing: true', peakBytes: other.peakBytes, savesBytes: plan.peakBytes - other.peakBytes }];
-  }
-
-  private makeRunner(checkpoint: CheckpointPolicy): StepRunner {
-    const { args, options } = this;
-    return new StepRunner(options.model, {
-      loss: options.loss,
-      optimizer: {
-        kind: optimizerKind(args.optim),
-        beta1: args.adamBeta1,
-        beta2: args.adamBeta2,
-        eps: args.adamEpsilon,
-        maxGradNorm: args.maxGradNorm ?? 0,
-      },
-      weightDecayOf: (p: Parameter) => (hasWeightDecay(p.name) ? args.weightDecay : 0),
-      trainShapes: options.trainLoader.summary.shapes,
-      evalShapes: options.evalLoader?.summary.shapes ?? [],
-      checkpoint,
-      device: this.device,
-      seed: args.seed,
-      checkFinite: args.debug.includes('underflow_overflow'),
-    });
+  plan(): PlannedRun {
+    this.planned ??= planTraining(this.options, this.device);
+    return this.planned;
   }
 
   // ---- run
@@ -158,31 +110,35 @@ export class Trainer {
    */
   async *run(o: RunOptions = {}): AsyncGenerator<TrainEvent, void, void> {
     mkdirSync(this.args.outputDir, { recursive: true });
-    const lock = await acquireOutputLock(this.args.outputDir);
+    const lock = this.ranks.isFirst ? await acquireOutputLock(this.args.outputDir) : null;
+    this.signal = o.signal ?? null;
     for (const note of this.options.model.module.notes ?? []) this.warn(note);
     try {
-      yield* this.locked(o.signal ?? null);
+      yield* this.locked();
     } finally {
-      await lock.release();
+      await this.options.trainLoader.close?.();
+      await lock?.release();
     }
   }
 
-  private async *locked(signal: AbortSignal | null): AsyncGenerator<TrainEvent, void, void> {
+  private async *locked(): AsyncGenerator<TrainEvent, void, void> {
     await this.hook('onInitEnd');
     const resume = await this.findResume();
     const { plan, policy, remedies, limitBytes } = this.plan();
     yield await this.emit({ type: 'plan', plan, remedies, policy });
     assertFits(plan, limitBytes, remedies);
     await this.start();
+    await this.ranks.expectSame({ 'the checkpoint to resume from': resume?.state.globalStep ?? 0, max_steps: this.maxSteps, 'the configuration (its checksum)': checksum(configToJson(this.args)), 'the data (its checksum)': checksum(this.options.trainLoader.state()) });
     if (resume) await this.resume(resume);
+    this.stopAgreed = false;
     this.control.shouldTrainingStop = false;
     await this.hook('onTrainBegin');
     yield await this.emit({ type: 'begin', state: this.state, resumedFrom: resume?.path ?? null });
     const started = performance.now();
     const stepsBefore = this.state.globalStep;
     if (this.args.evalOnStart && this.options.evalLoader && stepsBefore === 0) yield await this.evaluateEvent();
-    yield* this.loop(signal, plan.peakBytes);
-    const interrupted = (signal?.aborted ?? false) && this.state.globalStep < this.maxSteps && !this.control.shouldTrainingStop;
+    yield* this.loop(plan.peakBytes);
+    const interrupted = this.aborted && this.state.globalStep < this.maxSteps && !this.control.shouldTrainingStop;
     const metrics = this.finalMetrics(started, stepsBefore);
     if (!interrupted) await this.finish(metrics);
     await this.hook('onTrainEnd');
@@ -190,27 +146,48 @@ export class Trainer {
   }
 
   /** Steps until the last one, a callback's stop or an abort; an abort leaves a checkpoint of where it stopped. */
-  private async *loop(signal: AbortSignal | null, peakBytes: number): AsyncGenerator<TrainEvent, void, void> {
-    const { trainLoader } = this.options;
+  private async *loop(peakBytes: number): AsyncGenerator<TrainEvent, void, void> {
     const { state, control } = this;
     const schedule = this.schedule();
-    const stopsNow = (): boolean => (signal?.aborted ?? false) && state.globalStep < this.maxSteps && !control.shouldTrainingStop;
+    const stopsNow = (): boolean => this.aborted && state.globalStep < this.maxSteps && !control.shouldTrainingStop;
     const first = state.globalStep;
     let epochIsOpen = false;
-    while (state.globalStep < this.maxSteps && !control.shouldTrainingStop && !signal?.aborted) {
-      const step = trainLoader.next();
+    while (state.globalStep < this.maxSteps && !control.shouldTrainingStop && !this.aborted) {
+      const step = await this.nextStep(schedule);
       Object.assign(control, { shouldLog: false, shouldEvaluate: false, shouldSave: false });
       if (!epochIsOpen) await this.hook('onEpochBegin');
       epochIsOpen = true;
       yield await this.emit(await this.step(step, schedule, peakBytes));
       yield* this.act('onStepEnd', dueAfterStep(this.args, state), schedule);
-      const epochEnds = step.stepInEpoch === trainLoader.stepsPerEpoch - 1 || state.globalStep >= this.maxSteps || control.shouldTrainingStop;
+      const epochEnds = step.endsEpoch || state.globalStep >= this.maxSteps || control.shouldTrainingStop;
       if (!epochEnds) continue;
       epochIsOpen = false;
       Object.assign(control, { shouldLog: false, shouldEvaluate: false, shouldSave: false });
       yield* this.act('onEpochEnd', dueAfterEpoch(this.args, state), schedule);
     }
     if (stopsNow() && state.globalStep > first && this.savedStep !== state.globalStep) yield await this.save(schedule);
+  }
+
+  /** Ranks stop together, after the step in which one of them was told to. */
+  private get aborted(): boolean {
+    return this.ranks.size === 1 ? (this.signal?.aborted ?? false) : this.stopAgreed;
+  }
+
+  /** The data of the next step. Where it cannot be read the run ends, but what was trained since the last checkpoint is saved first. */
+  private async nextStep(schedule: Schedule): Promise<StepBatches> {
+    let step: StepBatches | null = null;
+    let cause: unknown = null;
+    try {
+      step = await this.options.trainLoader.next();
+    } catch (error) {
+      cause = error;
+    }
+    const [failed] = await this.ranks.any([step === null]);
+    if (step && !failed) return step;
+    const { state, args } = this;
+    if (args.saveStrategy !== 'no' && state.globalStep > 0 && this.savedStep !== state.globalStep) await this.save(schedule);
+    if (step === null) throw cause;
+    throw new LatheError('ERR_DATA', `another rank could not read the data of step ${state.globalStep + 1}`, { remedy: 'see its message' });
   }
 
   /** Loads the weights and allocates training state, once. */
@@ -232,7 +209,7 @@ export class Trainer {
       await checkpoint!.restore(await this.options.model.ready(), runner.parameters.map((p) => p.slot));
     }
     // While the run went on, the newest was kept beside the best, to resume from.
-    if (best && args.saveTotalLimit === 1) keepOnly(args.outputDir, best);
+    if (best && args.saveTotalLimit === 1 && this.ranks.isFirst) keepOnly(args.outputDir, best);
   }
 
   private readonly warn = (message: string): void => (this.options.warn ?? ((m: string) => process.emitWarning(m)))(message);
@@ -258,33 +235,37 @@ export class Trainer {
     const cpu = process.cpuUsage();
     let lossSum = 0;
     let tokens = 0;
-    const { window } = state;
+    let flops = 0;
+    const metrics: Record<string, number> = {};
     for (const [i, batch] of batches.microBatches.entries()) {
       const sums = await this.micro(runner, batches, number, i);
       lossSum += sums.lossSum;
       tokens += batch.numTokens;
-      addMetrics(window.metricSums, sums);
-      state.totalFlos += runner.microFlops(batch.tokens);
+      addMetrics(metrics, sums);
+      flops += runner.microFlops(batch);
       if (i < batches.microBatches.length - 1) await this.hook('onSubstepEnd');
     }
     const learningRate = schedule(state.globalStep);
     await this.hook('onPreOptimizerStep');
     const { gradNorm } = await runner.update(learningRate, number);
-    if (!Number.isFinite(gradNorm)) {
-      throw new LatheError('ERR_NONFINITE', `the gradient norm is ${gradNorm} at step ${number}, though the loss is finite`, {
-        at: `dataset ${formatRows(batches.microBatches.flatMap((b) => b.rows))}`,
-        remedy: `${this.keptCheckpoint()}; lower learning_rate, or set debug: underflow_overflow to name the first value that is not finite`,
-      });
-    }
+    requireFiniteNorm(gradNorm, number, batches.microBatches, this.args.outputDir);
     await this.hook('onOptimizerStep');
+    const names = runner.metricNames();
+    const total = await this.ranks.sums([lossSum, tokens, flops, Number(this.signal?.aborted ?? false), ...names.map((name) => metrics[name] ?? 0)]);
+    [lossSum, tokens] = total;
+    this.stopAgreed = total[3] > 0;
+    const { window } = state;
     const loss = lossSum / batches.numLabels;
     state.globalStep = number;
-    state.epoch = batches.epoch + (batches.stepInEpoch + 1) / this.options.trainLoader.stepsPerEpoch;
+    state.totalFlos += total[2];
+    // Of a stream the length is not known before its end; transformers counts max_steps as an epoch then.
+    state.epoch = batches.endsEpoch ? batches.epoch + 1 : batches.epoch + Math.min((batches.stepInEpoch + 1) / (this.options.trainLoader.stepsPerEpoch ?? this.maxSteps), 1);
     state.numTokens += tokens;
     state.totalLoss += loss;
     window.steps++;
     window.lossSum += loss;
     window.labels += batches.numLabels;
+    names.forEach((name, i) => (window.metricSums[name] = (window.metricSums[name] ?? 0) + total[4 + i]));
     this.lastStep = { gradNorm, learningRate };
     const stepMs = performance.now() - begun;
     const used = process.cpuUsage(cpu);
@@ -299,37 +280,7 @@ export class Trainer {
   private micro(runner: StepRunner, batches: StepBatches, step: number, index: number): Promise<BatchSums> {
     const batch = batches.microBatches[index];
     const what = `the loss is not finite at step ${step}, micro-batch ${index + 1} of ${batches.microBatches.length}`;
-    return this.finite(what, batch, (check) => runner.micro(batch, batches.numLabels, step, index, check));
-  }
-
-  private evaluateBatch(runner: StepRunner, batch: Batch): Promise<BatchSums> {
-    return this.finite(`the evaluation loss is not finite after step ${this.state.globalStep}`, batch, (check) => runner.evaluate(batch, check));
-  }
-
-  /** Runs a batch; one whose loss is not finite runs again with every value checked, so that the first bad one is named. */
-  private async finite(what: string, batch: Batch, run: (checkFinite: boolean) => Promise<BatchSums>): Promise<BatchSums> {
-    let node = '';
-    try {
-      const sums = await run(false);
-      if (Number.isFinite(sums.lossSum)) return sums;
-      await run(true);
-    } catch (error) {
-      if (!hasCode(error, 'ERR_NONFINITE')) throw error;
-      node = (error as Error).message;
-    }
-    throw this.nonFinite(what, batch, node);
-  }
-
-  private nonFinite(what: string, batch: Batch, node: string): LatheError {
-    return new LatheError('ERR_NONFINITE', `${what}${node ? `: ${node}` : ''}`, {
-      at: `dataset ${formatRows(batch.rows)}`,
-      remedy: `${this.keptCheckpoint()}; look at these rows, or lower learning_rate`,
-    });
-  }
-
-  private keptCheckpoint(): string {
-    const last = listCheckpoints(this.args.outputDir)[0];
-    return last ? `nothing was saved since ${last.path}, which is intact` : 'no checkpoint had been written yet';
+    return finiteSums(what, batch, this.args.outputDir, (check) => runner.micro(batch, batches.numLabels, step, index, check));
   }
 
   /** The hook, then what is due or what callbacks asked for: log, evaluate, save. */
@@ -339,6 +290,9 @@ export class Trainer {
     control.shouldEvaluate ||= due.evaluate;
     control.shouldSave ||= due.save;
     await this.hook(hook);
+    // A callback may decide by what only its own rank sees, a clock for instance.
+    const [log, evaluate, save, stop] = await this.ranks.any([control.shouldLog, control.shouldEvaluate, control.shouldSave, control.shouldTrainingStop]);
+    Object.assign(control, { shouldLog: log, shouldEvaluate: evaluate, shouldSave: save, shouldTrainingStop: stop });
     if (control.shouldLog && this.state.window.steps > 0) yield await this.log();
     let improved = false;
     if (control.shouldEvaluate && this.options.evalLoader) {
@@ -386,36 +340,15 @@ export class Trainer {
     if (!loader) throw new LatheError('ERR_CONFIG', 'no evaluation set', { remedy: 'give an eval dataset or test_split_size' });
     await this.start();
     const { runner } = this.plan();
-    const begun = performance.now();
-    const metricSums: Record<string, number> = {};
-    let lossSum = 0;
-    let labels = 0;
-    let samples = 0;
-    for (let i = 0; i < loader.stepsPerEpoch; i++) {
-      const step = loader.step(0, i);
-      for (const batch of step.microBatches) {
-        const result = await this.evaluateBatch(runner, batch);
-        lossSum += result.lossSum;
-        addMetrics(metricSums, result);
-        samples += batch.rows.length;
-      }
-      labels += step.numLabels;
-    }
-    const seconds = (performance.now() - begun) / 1000;
-    const loss = lossSum / labels;
-    const metrics: LogEntry = { eval_loss: loss, eval_perplexity: Math.exp(Math.min(loss, 700)) };
-    for (const [name, sum] of Object.entries(metricSums)) metrics[`eval_${name}`] = sum / labels;
-    metrics.eval_runtime = seconds;
-    metrics.eval_samples_per_second = samples / seconds;
-    metrics.eval_steps_per_second = loader.stepsPerEpoch / seconds;
-    return metrics;
+    const what = `the evaluation loss is not finite after step ${this.state.globalStep}`;
+    return evaluateLoader(loader, (batch) => finiteSums(what, batch, this.args.outputDir, (check) => runner.evaluate(batch, check)), this.ranks, runner.metricNames());
   }
 
   private finalMetrics(started: number, stepsBefore: number): LogEntry {
     const { state, args } = this;
     const seconds = (performance.now() - started) / 1000;
     const steps = state.globalStep - stepsBefore;
-    const samples = steps * args.perDeviceTrainBatchSize * args.gradientAccumulationSteps;
+    const samples = steps * args.perDeviceTrainBatchSize * args.gradientAccumulationSteps * this.ranks.size;
     return {
       train_runtime: seconds,
       train_samples_per_second: samples / seconds,
@@ -431,29 +364,32 @@ export class Trainer {
   private async save(schedule: Schedule): Promise<TrainEvent> {
     const { args, state, options } = this;
     const { runner } = this.plan();
-    const session = await options.model.ready();
     const path = join(args.outputDir, `checkpoint-${state.globalStep}`);
     if (state.bestGlobalStep === state.globalStep) state.bestModelCheckpoint = path;
     state.loader = options.trainLoader.state();
-    await saveCheckpoint(args.outputDir, state.globalStep, {
-      session,
-      parameters: runner.parameters.map((p) => p.slot),
-      optimizer: args.saveOnlyModel ? [] : runner.optimizerSlots(),
-      stateJson: stateToJson(state, { loggingSteps: args.loggingSteps, evalSteps: args.evalSteps ?? args.loggingSteps, saveSteps: args.saveSteps, trainBatchSize: args.perDeviceTrainBatchSize }),
-      ownStateJson: ownStateToJson(state),
-      schedulerJson: { lr_scheduler_type: args.lrSchedulerType, last_epoch: state.globalStep, base_lrs: [args.learningRate], _last_lr: [schedule(state.globalStep)] },
-      rngJson: { generator: 'philox4x32-10', seed: args.seed, step: state.globalStep },
-      argsJson: configToJson(args),
-      saveModel: (dir) => this.saveModel(dir),
+    const owned = args.saveOnlyModel ? [] : runner.allOptimizerSlots();
+    await this.ranks.collect(owned, async (read) => {
+      await saveCheckpoint(args.outputDir, state.globalStep, {
+        read,
+        parameters: runner.parameters.map((p) => p.slot),
+        optimizer: owned.map(({ slot }) => slot),
+        stateJson: stateToJson(state, { loggingSteps: args.loggingSteps, evalSteps: args.evalSteps ?? args.loggingSteps, saveSteps: args.saveSteps, trainBatchSize: args.perDeviceTrainBatchSize }),
+        ownStateJson: ownStateToJson(state),
+        schedulerJson: { lr_scheduler_type: args.lrSchedulerType, last_epoch: state.globalStep, base_lrs: [args.learningRate], _last_lr: [schedule(state.globalStep)] },
+        rngJson: { generator: 'philox4x32-10', seed: args.seed, step: state.globalStep },
+        argsJson: configToJson(args),
+        saveModel: (dir) => this.saveModel(dir),
+      });
     });
     this.savedStep = state.globalStep;
-    rotateCheckpoints(args.outputDir, args.saveTotalLimit, state.bestModelCheckpoint);
+    if (this.ranks.isFirst) rotateCheckpoints(args.outputDir, args.saveTotalLimit, state.bestModelCheckpoint);
     await this.each((c, context) => c.onSave?.(context, path));
     return this.emit({ type: 'save', step: state.globalStep, path });
   }
 
-  /** Writes the trained model (adapter or weights) and the tokenizer into a folder. */
+  /** Writes the trained model (adapter or weights) and the tokenizer into a folder; of several ranks, the first does. */
   async saveModel(dir = this.args.outputDir): Promise<void> {
+    if (!this.ranks.isFirst) return;
     const { model, tokenizer } = this.options;
     await (model.peft ? saveAdapter(model, dir) : saveModel(model, dir));
     await tokenizer?.savePretrained(dir);
@@ -499,11 +435,7 @@ export class Trainer {
   }
 }
 
-function addMetrics(into: Record<string, number>, sums: BatchSums): void {
-  for (const [name, value] of Object.entries(sums.metricSums)) into[name] = (into[name] ?? 0) + value;
-}
-
-function formatRows(rows: readonly number[]): string {
-  const shown = rows.slice(0, 8).join(', ');
-  return `row${rows.length > 1 ? 's' : ''} ${shown}${rows.length > 8 ? ` and ${rows.length - 8} more` : ''}`;
+/** Of what JSON says of a value. */
+function checksum(value: unknown): number {
+  return crc32(JSON.stringify(value));
 }

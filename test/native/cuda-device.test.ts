@@ -30,7 +30,7 @@ const open = (device: string, env: Record<string, string>): Outcome =>
   run(['-e', `const { Session } = require('./src/runtime/session');
     try { const s = Session.create({ device: '${device}' }); s.close().then(() => console.log('opened')); } catch (e) { console.log(e.code + ': ' + e.message); }`], env);
 const generate = (device: string, env: Record<string, string>): Outcome =>
-  run(['src/cli/main.ts', 'generate', '--model', 'test/golden/llama-tiny/tied', '--device', device, '--prompt', 'a', '--max-new-tokens', '1'], env);
+  run(['src/cli/main.ts', 'generate', '--model', 'data/base-model', '--device', device, '--prompt', 'a', '--max-new-tokens', '1'], env);
 
 const missing = { LATHE_CUDA_MODULE: path.join(folder, 'none.so') };
 

@@ -1,6 +1,6 @@
 /**
  * The CUDA backend against the f64 references, on the same rows and in the same variants as the CPU's. It runs on a GPU,
- * or without one on the host shim: `npm run build:cuda-host`, then LATHE_CUDA_MODULE names
+ * or without one on the host shim: `npm run test:cuda-host` builds it and sets LATHE_CUDA_MODULE to
  * build/cuda-host/lathe_cuda_host.so. With neither it says so.
  */
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -57,6 +57,9 @@ export const cases: readonly OpCase[] = [
     { op: 'activation_grad', name: kind, inputs: [float([5, 13]), float([5, 13], awayFromZero())], attributes: { kind }, out: ['float[5,13]'], tolerance: transcendental },
     { op: 'activation_grad', name: `${kind}, far out`, inputs: [float([12]), float([12], fixed(-100, -30, -10, -6, -5, -4, 4, 5, 6, 10, 30, 100))], attributes: { kind }, tolerance: transcendental },
   ]),
+  { op: 'activation', name: 'exp', inputs: [float([5, 13])], attributes: { kind: 'exp' }, out: ['float[5,13]'], tolerance: transcendental, grad: [0] },
+  { op: 'activation', name: 'exp, far out', inputs: [float([10], fixed(-200, -80, -30, -10, -1, 0, 1, 10, 30, 80))], attributes: { kind: 'exp' }, tolerance: transcendental },
+  { op: 'activation_grad', name: 'exp', inputs: [float([5, 13]), float([5, 13])], attributes: { kind: 'exp' }, out: ['float[5,13]'], tolerance: transcendental },
   { op: 'activation', name: 'many chunks', inputs: [float([3, 15001], normal(2))], attributes: { kind: 'gelu_tanh' }, tolerance: transcendental },
   ...GATES.flatMap((kind): OpCase[] => [
     { op: 'glu', name: kind, inputs: [float([3, 21]), float([3, 21])], attributes: { kind }, out: ['float[3,21]'], tolerance: transcendental, grad: [0, 1] },

@@ -10,7 +10,7 @@ const families = Object.keys(FAMILIES);
 const stems = (pattern: RegExp): string[] => files.flatMap((file) => pattern.exec(file)?.[1] ?? []).sort();
 
 /** Files of src/ops and native/cpu that are no families, with their reason. */
-const HELPERS = { ops: ['expect', 'index', 'quant-tables'], cpu: ['backend', 'ggml_blocks', 'pool'], cuda: ['backend', 'gemm'] };
+const HELPERS = { ops: ['cuda-scratch', 'expect', 'index', 'quant-tables'], cpu: ['backend', 'ggml_blocks', 'pool'], cuda: ['backend', 'gemm'] };
 
 const registered = (file: string, backend: string): string[] => [...withoutComments(readText(file)).matchAll(new RegExp(`^LATHE_${backend}_KERNEL\\((\\w+)`, 'gm'))].map((m) => m[1]);
 

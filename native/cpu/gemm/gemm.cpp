@@ -85,6 +85,7 @@ class Product {
   void pack_row_block(int64_t row0, int64_t rows);
   void multiply_row_block(int64_t row0, int64_t rows);
   void job(int64_t row0, Range rows, int64_t panel, int worker) const;
+  void few_rows_job(int64_t row0, Range columns, float* sums) const;
   int64_t next_block(int* term, int64_t* unit, Segment* segments, Range columns, uint32_t* panel) const;
   void tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums, bool first,
              bool last) const;
@@ -248,6 +249,7 @@ void Product::job(int64_t row0, Range rows, int64_t panel_index, int worker) con
   // Columns are dealt out in vectors of 16, so that no panel is left with a sliver.
   const Range vectors = part_of(ceil_div(call_.n, 16), panels_, panel_index);
   const Range columns = {16 * vectors.begin, std::min(16 * vectors.size, call_.n - 16 * vectors.begin)};
+  if (call_.m <= kTileRows && kernels_.few_rows != nullptr) return few_rows_job(row0, columns, sums);
   int term = 0;
   int64_t unit = 0;
   bool first = true;
@@ -259,6 +261,20 @@ void Product::job(int64_t row0, Range rows, int64_t panel_index, int worker) con
     tiles(segments, count, row0, rows, columns, sums, first, last);
     first = false;
   }
+}
+
+// Generation: no row of op(b) is used often enough to be worth a panel.
+void Product::few_rows_job(int64_t row0, Range columns, float* sums) const {
+  std::fill_n(sums, kPanelCols * call_.m, 0.0f);
+  for (int i = 0; i < call_.term_count; ++i) {
+    const Term& t = terms_[i];
+    kernels_.few_rows({{t.b, t.b->transposed, columns.begin, columns.size, 0, t.k, nullptr, 0},
+                       t.rows,
+                       t.row_stride,
+                       static_cast<int>(call_.m),
+                       sums});
+  }
+  tiles(nullptr, 0, row0, {0, call_.m}, columns, sums, false, true);
 }
 
 void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums,

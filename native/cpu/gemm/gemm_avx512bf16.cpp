@@ -14,7 +14,7 @@
 #if defined(__AVX512BF16__)
 
 #include "avx512_common.h"
-#include "pack_simd.h"
+#include "few_rows.h"
 
 namespace lathe::cpu {
 namespace {
@@ -35,6 +35,13 @@ struct Bf16Pairs {
   static constexpr int kWidth = 16;
   static constexpr int kPerUnit = 2;
   static constexpr DType kCodeType = DType::BF16;
+
+  using Acc = __m512;
+  static Acc load_sums(const float* p) { return _mm512_loadu_ps(p); }
+  static void store_sums(float* p, Acc x) { _mm512_storeu_ps(p, x); }
+  static Acc step(Acc sum, const char* a, Reg b) {
+    return DotBf16::step(sum, _mm512_set1_ps(*reinterpret_cast<const AnyFloat*>(a)), _mm512_castsi512_ps(b));
+  }
 
   static int64_t panel_width(int64_t lanes) { return (lanes + 15) / 16 * 16; }
   static Reg zero() { return _mm512_setzero_si512(); }
@@ -128,7 +135,8 @@ const KernelTable kTable = {"avx512bf16",
                             1024,
                             Packer<Bf16Pairs>::pack_rows,
                             Packer<Bf16Pairs>::pack_panel,
-                            tile_any<DotBf16, NarrowBf16>};
+                            tile_any<DotBf16, NarrowBf16>,
+                            FewRows<Bf16Pairs>::multiply};
 
 }  // namespace
 

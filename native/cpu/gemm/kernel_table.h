@@ -74,6 +74,15 @@ struct TileArgs {
   const Epilogue* epilogue;
 };
 
+/* All of k of one term for at most kTileRows rows and kPanelCols lanes; `b.out` and `b.stride` are not used. */
+struct FewRowsArgs {
+  PackArgs b;
+  const char* a;     // unit 0 of the first row
+  int64_t a_stride;  // bytes from row to row
+  int rows;          // 1 .. kTileRows
+  float* sums;       // [rows][kPanelCols], continued; lanes are rounded up to whole vectors
+};
+
 struct KernelTable {
   const char* isa;
   Unit unit;
@@ -84,6 +93,8 @@ struct KernelTable {
   /* One panel of at most kPanelCols lanes in the layout that `tile` reads; lanes past the end are 0. */
   void (*pack_panel)(const PackArgs&);
   void (*tile)(const TileArgs&);
+  /* The same sums as packing and tiles give, without a panel; null: pack even for few rows. */
+  void (*few_rows)(const FewRowsArgs&);
 };
 
 /* Null where the variant is not compiled in. */

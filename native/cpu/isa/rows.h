@@ -23,8 +23,8 @@
 
 namespace lathe::cpu {
 
-enum Activation : int { kGelu = 0, kGeluTanh = 1, kRelu = 2, kSilu = 3, kTanh = 4, kSigmoid = 5 };
-constexpr int kActivations = 6;
+enum Activation : int { kGelu = 0, kGeluTanh = 1, kRelu = 2, kSilu = 3, kTanh = 4, kSigmoid = 5, kExp = 6 };
+constexpr int kActivations = 7;
 
 // What one AdamW step needs, computed once per run in double and rounded to fp32.
 struct AdamwScalars {

@@ -40,6 +40,19 @@ struct Backend {
   int (*count)(std::string* why) = nullptr;
   Status (*describe)(int device, DeviceInfo* out) = nullptr;
 
+  // Optional. Between the first two, work is recorded instead of done; the recording can then be launched any number of
+  // times, with the same pointers. A failed recording leaves the stream as it was.
+  Status (*begin_recording)(Stream& stream) = nullptr;
+  Status (*end_recording)(Stream& stream, void** recording) = nullptr;
+  Status (*launch_recording)(Stream& stream, void* recording) = nullptr;
+  void (*release_recording)(int device, void* recording) = nullptr;
+
+  // Optional. The device notes that everything before has been done; the last number so noted can be read from the host
+  // at any time, also after the device has failed. kNoMark when there is no way to tell.
+  Status (*mark)(Stream& stream, uint32_t number) = nullptr;
+  uint32_t (*last_mark)(Stream& stream) = nullptr;
+  static constexpr uint32_t kNoMark = 0xffffffffu;
+
   // Buffers are in memory that the host cannot touch.
   bool separate_memory() const { return allocate != nullptr; }
 

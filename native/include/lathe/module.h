@@ -12,13 +12,14 @@
 
 namespace lathe {
 
-constexpr uint32_t kModuleAbi = 1;
+constexpr uint32_t kModuleAbi = 2;
 constexpr const char* kModuleEntry = "lathe_backend_module";
 
 struct BackendModule {
   uint32_t abi = kModuleAbi;
   uint32_t size = sizeof(BackendModule);
   const char* built = "";  // what it was compiled for, for `lathe doctor`
+  std::string (*libraries)() = nullptr;  // which of the vendor's libraries are in use, likewise
   Backend backend;
   const Kernel* kernels = nullptr;
   size_t kernel_count = 0;

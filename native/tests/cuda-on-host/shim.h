@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -62,8 +63,19 @@ const std::string& problem();
 void clear_problem();
 void report(const std::string& what);
 
+// Recording (CUDA graphs): work is kept instead of done.
+bool recording();
+void record(std::function<void()> work);
+// Recorded work whose kernels did something they must not leaves `problem()` set. LATHE_SHIM_FAIL=n makes the n-th launch
+// of the process fail as a device does: silently, until somebody waits; nothing runs after it.
+bool failed();
+
 template <class... P, class... A>
 bool launch(void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared_bytes, A&&... args) {
+  if (recording()) {
+    record([=] { (void)launch(kernel, grid, threads, shared_bytes, args...); });
+    return true;
+  }
   std::tuple<void (*)(P...), std::tuple<P...>> job(kernel, std::tuple<P...>(std::forward<A>(args)...));
   Launch l;
   l.grid = grid, l.threads = threads, l.shared_bytes = shared_bytes;

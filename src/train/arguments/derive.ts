@@ -297,6 +297,11 @@ function applyData(context: Context): void {
       'set max_length',
     );
   }
+  if (values.token_cache !== null && values.shuffle_dataset) {
+    refuse(context, ['shuffle_dataset', 'token_cache'], 'shuffle_dataset: expected false with token_cache, received true', 'remove it: rows are visited in a new random order in each epoch anyway');
+  }
+  if (values.datasets.length > 0 && values.streaming) values.dataset_streaming = true;
+  if (values.dataset_streaming) applyStreaming(context);
   for (const name of Object.keys(values.dataset_kwargs ?? {})) {
     if (!DATASET_ARGUMENTS.includes(name)) {
       throw new LatheError('ERR_UNSUPPORTED', `dataset_kwargs.${name} is not supported`, {
@@ -306,6 +311,24 @@ function applyData(context: Context): void {
     }
     if (name !== 'skip_prepare_dataset')
       notes.push(`dataset_kwargs.${name} has no effect: it belongs to older releases of TRL`);
+  }
+}
+
+/** A stream has no length and no order of its own to draw from. */
+function applyStreaming(context: Context): void {
+  const { values, notes } = context;
+  if (values.max_length === null) {
+    refuse(context, ['max_length', 'dataset_streaming'], 'max_length: expected a number with dataset_streaming: true (batches have one shape before any row is read), received null', 'set max_length');
+  }
+  if (values.max_steps <= 0) {
+    refuse(context, ['max_steps', 'dataset_streaming'], `max_steps: expected a positive number with dataset_streaming: true, since the length of a stream is unknown, received ${values.max_steps}`, 'set max_steps');
+  }
+  if (values.test_split_size !== null && values.test_split_size < 1) {
+    refuse(context, ['test_split_size'], `test_split_size: expected a number of rows with dataset_streaming: true, received ${values.test_split_size}`, 'give a number of rows: the first ones of the stream become the test split');
+  }
+  if (values.token_cache !== null) refuse(context, ['token_cache'], 'expected one of token_cache and dataset_streaming, received both', 'a stream is tokenised as it is read: remove token_cache');
+  if (values.train_sampling_strategy === 'group_by_length') {
+    notes.push('train_sampling_strategy group_by_length has no effect on a stream: the rows of a window come in random order');
   }
 }
 

@@ -6,7 +6,6 @@
  */
 
 import { readFileSync } from 'node:fs';
-import { isMap, isNode, isScalar, LineCounter, parseDocument } from 'yaml';
 import type { Node } from 'yaml';
 import { LatheError } from '../../errors';
 import { toIoError } from '../../io/io-error';
@@ -39,6 +38,8 @@ export function readConfigFile(path: string): Entry[] {
 
 /** The entries of YAML text; `name` stands for the file in errors. */
 export function parseConfigText(source: string, name: string): Entry[] {
+  // Loaded when there is a file: programs give objects.
+  const { isMap, isNode, isScalar, LineCounter, parseDocument } = require('yaml') as typeof import('yaml');
   const lines = new LineCounter();
   const document = parseDocument(source, { lineCounter: lines, prettyErrors: false });
   const place = (offset: number): string => {

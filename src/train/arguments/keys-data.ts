@@ -1,24 +1,27 @@
 /** Keys about the data (TRL's ScriptArguments and DatasetMixtureConfig, and the data part of SFTConfig). */
 
-import { z } from 'zod';
-import { ignored, supported, unsupported } from './key';
-import { choice, dictionary, either, flag, integer, nullable, number, structured, text, textList } from './value-types';
+import type { z } from 'zod';
+import { ignored, supported } from './key';
+import { choice, dictionary, either, flag, integer, nullable, number, structured, text, textList, zod } from './value-types';
 
 /** One member of `datasets`, as in TRL's DatasetConfig. */
-const mixtureMember = z.strictObject({
-  path: z.string(),
-  name: z.string().nullable().default(null),
-  data_dir: z.string().nullable().default(null),
-  data_files: z
-    .union([z.string(), z.array(z.string()), z.record(z.string(), z.union([z.string(), z.array(z.string())]))])
-    .nullable()
-    .default(null),
-  split: z.string().default('train'),
-  columns: z.array(z.string()).nullable().default(null),
-  fraction: z.number().gt(0).nullable().default(null),
-});
+function mixtureMember() {
+  const z = zod();
+  return z.strictObject({
+    path: z.string(),
+    name: z.string().nullable().default(null),
+    data_dir: z.string().nullable().default(null),
+    data_files: z
+      .union([z.string(), z.array(z.string()), z.record(z.string(), z.union([z.string(), z.array(z.string())]))])
+      .nullable()
+      .default(null),
+    split: z.string().default('train'),
+    columns: z.array(z.string()).nullable().default(null),
+    fraction: z.number().gt(0).nullable().default(null),
+  });
+}
 
-export type MixtureMember = z.output<typeof mixtureMember>;
+export type MixtureMember = z.output<ReturnType<typeof mixtureMember>>;
 
 const always = 'data is read and tokenised ahead of the step on its own thread';
 
@@ -28,15 +31,15 @@ export const dataKeys = {
   dataset_config: supported(nullable(text()), null, 'ScriptArguments', 'Subset of the dataset: a folder inside a local dataset folder, a configuration name on the Hub.'),
   dataset_train_split: supported(text(), 'train', 'ScriptArguments', 'Split to train on.'),
   dataset_test_split: supported(text(), 'test', 'ScriptArguments', 'Split to evaluate on.'),
-  dataset_streaming: unsupported(flag(), false, 'ScriptArguments', 'Read rows as they are needed instead of indexing the data first.', 'leave it out: rows are read once and indexed'),
+  dataset_streaming: supported(flag(), false, 'ScriptArguments', 'Read, tokenise and pack rows while training instead of ahead of it: memory does not grow with the data. Needs max_steps and max_length; files come in their order unless shuffle_dataset is set, the blocks of 64 steps in random order unless train_sampling_strategy is sequential.'),
   datasets: supported(
-    structured<MixtureMember[]>(z.array(mixtureMember) as unknown as z.ZodType<MixtureMember[]>, 'a list of mappings with a path'),
+    structured<MixtureMember[]>(() => zod().array(mixtureMember()) as unknown as z.ZodType<MixtureMember[]>, 'a list of mappings with a path'),
     [],
     'DatasetMixtureConfig',
-    'Several datasets, one after the other: path, name, data_files, split, columns. Mixing by fraction is refused.',
+    'Several datasets, one after the other: path, name, data_dir, data_files, split, columns, fraction. Fractions are shares of the mixture: the first rows of each are taken, as many as fit without repeating any; of streams, rows are drawn by these weights until one ends.',
   ),
-  streaming: unsupported(flag(), false, 'DatasetMixtureConfig', 'dataset_streaming for datasets.', 'leave it out: rows are read once and indexed'),
-  test_split_size: supported(nullable(either(integer({ min: 1 }), number({ above: 0, below: 1 }))), null, 'DatasetMixtureConfig', 'Rows set aside for the test split: a fraction below 1, or a number of rows. In TRL for datasets only; here also for dataset_name.'),
+  streaming: supported(flag(), false, 'DatasetMixtureConfig', 'dataset_streaming, for datasets.'),
+  test_split_size: supported(nullable(either(integer({ min: 1 }), number({ above: 0, below: 1 }))), null, 'DatasetMixtureConfig', 'Rows set aside for the test split: a fraction below 1, or a number of rows. In TRL for datasets only; here also for dataset_name. Of a stream: a number of rows, the first ones.'),
   ignore_bias_buffers: ignored(flag(), false, 'ScriptArguments', 'Work around a problem of distributed PyTorch.', 'there is no such problem here'),
 
   dataset_text_field: supported(text(), 'text', 'SFTConfig', 'Column of plain text.'),
@@ -46,7 +49,7 @@ export const dataKeys = {
   pad_token: supported(nullable(text()), null, 'SFTConfig', 'Padding token, if not the tokenizer\'s. Rows lie end to end here, so it only matters for what is saved.'),
   max_length: supported(nullable(integer({ min: 1 })), 1024, 'SFTConfig', 'Longest row in tokens; longer ones are cut. null: no limit. With packing: the block length.'),
   truncation_mode: supported(choice(['keep_end', 'keep_start', 'drop', 'error']), 'keep_start', 'SFTConfig', 'Which end of a long row is kept; ours: drop leaves the row out, error stops.'),
-  shuffle_dataset: supported(flag(), false, 'SFTConfig', 'Shuffle the rows once before anything else.'),
+  shuffle_dataset: supported(flag(), false, 'SFTConfig', 'Shuffle the rows once before anything else. A stream: through a buffer of shuffle_buffer_size rows and with its files in random order, anew in each epoch.'),
   packing: supported(flag(), false, 'SFTConfig', 'Lay several rows into one block of max_length. Attention never crosses a row.'),
   packing_strategy: supported(choice(['bfd', 'bfd_split', 'wrapped']), 'bfd', 'SFTConfig', 'bfd: best fit, long rows cut; bfd_split: best fit, long rows split; wrapped: one stream cut every max_length tokens.'),
   eval_packing: supported(nullable(flag()), null, 'SFTConfig', 'Packing of the test split; null: as packing.'),

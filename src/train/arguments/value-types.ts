@@ -7,8 +7,7 @@
  * else alone for `schema` to refuse. Invariant: `coerce` never throws, and coercing twice changes nothing.
  */
 
-import { parse as parseYaml } from 'yaml';
-import { z } from 'zod';
+import type { z } from 'zod';
 
 export interface ValueType<T> {
   readonly schema: z.ZodType<T>;
@@ -19,6 +18,20 @@ export interface ValueType<T> {
   /** true: `--key` alone means true and `--no-key` false. */
   readonly isFlag: boolean;
   coerce(raw: unknown): unknown;
+}
+
+/** Zod, loaded when the first value is checked: with its schemas it is a tenth of a second of a program's start. */
+export const zod = (): typeof z => (require('zod') as typeof import('zod')).z;
+
+/** A type whose schema is made when it is first asked for. */
+function typeOf<T>(make: () => z.ZodType<T>, rest: Omit<ValueType<T>, 'schema'>): ValueType<T> {
+  let schema: z.ZodType<T> | undefined;
+  return {
+    ...rest,
+    get schema() {
+      return (schema ??= make());
+    },
+  };
 }
 
 export type ValueOf<V> = V extends ValueType<infer T> ? T : never;
@@ -62,18 +75,15 @@ function withRange(schema: z.ZodNumber, range: Range): z.ZodNumber {
 }
 
 export function number(range: Range = {}): ValueType<number> {
-  const schema = withRange(z.number(), range);
-  return { schema, expected: `a number${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber };
+  return typeOf(() => withRange(zod().number(), range), { expected: `a number${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber });
 }
 
 export function integer(range: Range = {}): ValueType<number> {
-  const schema = withRange(z.int(), range);
-  return { schema, expected: `an integer${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber };
+  return typeOf(() => withRange(zod().int(), range), { expected: `an integer${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber });
 }
 
 export function flag(): ValueType<boolean> {
-  return {
-    schema: z.boolean(),
+  return typeOf(() => zod().boolean(), {
     expected: 'true or false',
     isList: false,
     isFlag: true,
@@ -81,36 +91,33 @@ export function flag(): ValueType<boolean> {
       const word = typeof raw === 'string' ? raw.toLowerCase() : typeof raw === 'number' ? String(raw) : '';
       return Object.hasOwn(WORDS, word) ? WORDS[word] : raw;
     },
-  };
+  });
 }
 
 /** Text. A bare number in YAML (`run_name: 42`) is text too. */
 export function text(): ValueType<string> {
-  return {
-    schema: z.string(),
+  return typeOf(() => zod().string(), {
     expected: 'text',
     isList: false,
     isFlag: false,
     coerce: (raw) => (typeof raw === 'number' ? String(raw) : raw),
-  };
+  });
 }
 
 /** One of a few words. YAML 1.1 readers turn a bare `no` into false; where `no` is a choice it means `no`. */
 export function choice<const T extends string>(values: readonly T[]): ValueType<T> {
   const words: readonly string[] = values;
-  return {
-    schema: z.enum(values as readonly [T, ...T[]]),
+  return typeOf(() => zod().enum(values as readonly [T, ...T[]]) as unknown as z.ZodType<T>, {
     expected: `one of ${values.join(', ')}`,
     isList: false,
     isFlag: false,
     coerce: (raw) => (raw === false && words.includes('no') ? 'no' : raw),
-  };
+  });
 }
 
 /** A list of text. One word alone is a list of one; on the command line items follow each other or are joined by commas. */
 export function textList(): ValueType<string[]> {
-  return {
-    schema: z.array(z.string()),
+  return typeOf(() => zod().array(zod().string()), {
     expected: 'a list of text',
     isList: true,
     isFlag: false,
@@ -119,39 +126,36 @@ export function textList(): ValueType<string[]> {
       if (Array.isArray(parsed)) return parsed.map((item: unknown) => (typeof item === 'number' ? String(item) : item));
       return typeof parsed === 'string' ? parsed.split(',').map((item) => item.trim()) : parsed;
     },
-  };
+  });
 }
 
 /** A mapping with free keys; a string holding JSON (as TRL's flags take it) is read as one. */
 export function dictionary(): ValueType<Record<string, unknown>> {
-  return {
-    schema: z.record(z.string(), z.unknown()),
+  return typeOf(() => zod().record(zod().string(), zod().unknown()), {
     expected: 'a mapping',
     isList: false,
     isFlag: false,
     coerce: fromFlowText,
-  };
+  });
 }
 
 /** A structured value given by its own schema. */
-export function structured<T>(schema: z.ZodType<T>, expected: string): ValueType<T> {
-  return { schema, expected, isList: false, isFlag: false, coerce: fromFlowText };
+export function structured<T>(schema: () => z.ZodType<T>, expected: string): ValueType<T> {
+  return typeOf(schema, { expected, isList: false, isFlag: false, coerce: fromFlowText });
 }
 
 export function nullable<T>(inner: ValueType<T>): ValueType<T | null> {
-  return {
-    schema: inner.schema.nullable(),
+  return typeOf(() => inner.schema.nullable(), {
     expected: `${inner.expected}, or null`,
     isList: inner.isList,
     isFlag: inner.isFlag,
     coerce: (raw) => (raw === null ? null : inner.coerce(raw)),
-  };
+  });
 }
 
 /** The first of two types that takes the value. */
 export function either<A, B>(first: ValueType<A>, second: ValueType<B>): ValueType<A | B> {
-  return {
-    schema: z.union([first.schema, second.schema]),
+  return typeOf(() => zod().union([first.schema, second.schema]), {
     expected: `${first.expected}, or ${second.expected}`,
     isList: first.isList || second.isList,
     isFlag: first.isFlag || second.isFlag,
@@ -159,14 +163,14 @@ export function either<A, B>(first: ValueType<A>, second: ValueType<B>): ValueTy
       const value = first.coerce(raw);
       return first.schema.safeParse(value).success ? value : second.coerce(raw);
     },
-  };
+  });
 }
 
 /** `[a, b]` and `{"a": 1}` arriving as text are read as YAML flow collections (a superset of JSON). */
 function fromFlowText(raw: unknown): unknown {
   if (typeof raw !== 'string' || !/^\s*[[{]/.test(raw)) return raw;
   try {
-    return parseYaml(raw) as unknown;
+    return (require('yaml') as typeof import('yaml')).parse(raw) as unknown;
   } catch {
     return raw;
   }

@@ -1,13 +1,12 @@
 /** The commands, in this process: what they print, write and refuse. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CommanderError, type Command } from 'commander';
-import { program } from '../../../src/cli/main';
 import { knownConfig } from '../../../src/models/known-configs';
 import { AutoModelForCausalLM } from '../../../src/pretrained/auto';
 import { GOLDEN } from '../../train/golden';
 import { writeConfig, writeModel, writeRows } from '../../train/tiny-folder';
 import { temporaryFolder } from '../../train/tiny-run';
+import { lathe, output } from './lathe';
 
 // Planning an 8B model is seconds of compiling; on a busy machine more.
 jest.setTimeout(180_000);
@@ -16,45 +15,6 @@ const base = temporaryFolder('cli');
 const paths = { model: join(base, 'model'), data: join(base, 'data'), out: join(base, 'out') };
 const config = join(base, 'run.yaml');
 const PLAN_CONFIG = join(__dirname, '../../../configs/llama3-8b-qlora.yaml');
-
-interface Result {
-  out: string;
-  err: string;
-  error?: Error & { code?: string };
-}
-
-/** Runs `lathe ...args`; commander throws instead of ending the process. */
-async function lathe(...args: string[]): Promise<Result> {
-  const result: Result = { out: '', err: '' };
-  const take = (stream: NodeJS.WriteStream, key: 'out' | 'err'): (() => void) => {
-    const spy = jest.spyOn(stream, 'write').mockImplementation((chunk: unknown) => {
-      result[key] += String(chunk);
-      return true;
-    });
-    return () => spy.mockRestore();
-  };
-  const restore = [take(process.stdout, 'out'), take(process.stderr, 'err')];
-  const log = jest.spyOn(console, 'log').mockImplementation((line: unknown) => void (result.out += `${String(line)}\n`));
-  try {
-    const lines = program();
-    const all = (c: Command): Command[] => [c, ...c.commands.flatMap(all)];
-    for (const command of all(lines)) command.exitOverride();
-    await lines.parseAsync(['node', 'lathe', ...args]);
-  } catch (error) {
-    if (!(error instanceof CommanderError && error.exitCode === 0)) result.error = error as Error;
-  } finally {
-    restore.forEach((undo) => undo());
-    log.mockRestore();
-  }
-  return result;
-}
-
-/** As `lathe`, for what must work. */
-async function output(...args: string[]): Promise<string> {
-  const { out, error } = await lathe(...args);
-  if (error) throw error;
-  return out;
-}
 
 const saved = process.exitCode;
 beforeAll(async () => {
@@ -67,7 +27,7 @@ afterEach(() => {
 });
 
 describe('help', () => {
-  const COMMANDS = ['train', 'plan', 'generate', 'eval', 'data preview', 'tokenizer train', 'tokenizer stats', 'merge', 'convert', 'doctor'];
+  const COMMANDS = ['train', 'plan', 'generate', 'eval', 'eval passk', 'data preview', 'tokenizer train', 'tokenizer stats', 'merge', 'convert', 'doctor'];
 
   test('lathe --help lists every command', async () => {
     const help = await output('--help');
@@ -156,7 +116,12 @@ describe('plan', () => {
 
   test('an unknown device, and a model that is not bundled', async () => {
     expect((await lathe('plan', PLAN_CONFIG, '--device', 'h20')).error).toMatchObject({ code: 'ERR_DEVICE', message: expect.stringContaining("did you mean 'h200'?") });
-    expect((await lathe('plan', PLAN_CONFIG, 'model_name_or_path=nobody/nothing')).error).toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining('Meta-Llama-3-8B') });
+    const online = process.env.HF_HUB_OFFLINE;
+    process.env.HF_HUB_OFFLINE = '1';
+    expect((await lathe('plan', PLAN_CONFIG, 'model_name_or_path=nobody/nothing')).error).toMatchObject({ code: 'ERR_CONFIG', message: expect.stringMatching(/not in the Hugging Face cache.*Meta-Llama-3-8B/) });
+    expect((await lathe('plan', PLAN_CONFIG, 'model_name_or_path=./nothing')).error).toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining('Meta-Llama-3-8B') });
+    if (online === undefined) delete process.env.HF_HUB_OFFLINE;
+    else process.env.HF_HUB_OFFLINE = online;
   });
 });
 
@@ -264,5 +229,5 @@ describe('convert', () => {
 
 test('doctor names the parts of the machine', async () => {
   const text = await output('doctor');
-  for (const word of ['node', 'memory', 'addon', 'isa', 'threads', 'CUDA']) expect(text).toMatch(new RegExp(`^${word}`, 'm'));
+  for (const word of ['node', 'memory', 'addon', 'isa', 'threads', 'CUDA', 'python']) expect(text).toMatch(new RegExp(`^${word}`, 'm'));
 });

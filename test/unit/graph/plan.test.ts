@@ -10,7 +10,7 @@ const device = deviceSpec('cpu', 2);
 
 test('a session allocates what was planned, and no run uses more', async () => {
   const tiny = tinyLlama(OPTIONS);
-  const programs = (['none', 'smart', 'block'] as const).map((policy) => tiny.program(policy));
+  const programs = (['none', 'light', 'smart', 'block'] as const).map((policy) => tiny.program(policy));
   const slots = programs.flatMap((p) => [...p.states]);
   const plan = memoryPlan(slots, programs, device);
   await using session = Session.create({ threads: 2 });

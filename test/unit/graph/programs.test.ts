@@ -23,7 +23,7 @@ function expectGolden(name: string, text: string): void {
 const QLORA: TinyOptions = { dtype: 'bf16', quantised: true, hidden: 64, dropout: 0.1, targets: ['q_proj', 'v_proj', 'down_proj'] };
 const graphOf = (o: TinyOptions): Graph => tinyLlama(o).graph();
 
-test.each(['none', 'block', 'smart'] as const)('QLoRA step, checkpoint %s', (policy) => {
+test.each(['none', 'light', 'block', 'smart'] as const)('QLoRA step, checkpoint %s', (policy) => {
   expectGolden(`llama-qlora-${policy}`, printGraph(optimize(graphOf(QLORA), policy)));
 });
 

@@ -41,7 +41,7 @@ export interface Recipe {
   accumulate: boolean;
   /** Puts the forward ops in the backward phase too, so that fusion of sums applies to everything. */
   allBackward: boolean;
-  policy: 'none' | 'block' | 'smart';
+  policy: 'none' | 'light' | 'block' | 'smart';
 }
 
 const WEIGHTS = 3;
@@ -55,7 +55,7 @@ export const recipes: fc.Arbitrary<Recipe> = fc.record({
   updates: fc.array(fc.tuple(fc.nat(4), index), { maxLength: 4 }),
   accumulate: fc.boolean(),
   allBackward: fc.boolean(),
-  policy: fc.constantFrom('none', 'block', 'smart'),
+  policy: fc.constantFrom('none', 'light', 'block', 'smart'),
 });
 
 /** All tensors are [3, 4] f32, so that every one fits everywhere. */

@@ -63,6 +63,8 @@ const GRID: readonly Shape[] = [
   ...[1, 4096, 4097, 1234567].map((n): Shape => ({ op: 'sum', types: [t('f32', n)], attributes: {} })),
   { op: 'global_norm', types: [t('f32', 1), t('bf16', 5000, 3), t('f32', 4096)], attributes: {} },
   ...[[1, 1], [100, 7], [5, 1000]].map(([n, rows]): Shape => ({ op: 'scatter_rows', types: [t('f32', n, 6), t('i32', n)], attributes: { rows_out: rows } })),
+  // Several ranks need several processes: test/train/data-parallel.test.ts loads what was planned for them.
+  { op: 'all_reduce', types: [t('f32', 9), t('f32', 300000)], attributes: { world: 1 } },
   ...[[1, 1], [3, 49152]].map(([b, v]): Shape => ({ op: 'sample', types: [t('f32', b, v), t('i32', b, 4), t('f32', 8), t('i32', 4)], attributes: {} })),
 ];
 

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { resolveRepo } from '../../../src/io/hub';
+import { fetchModelConfig, resolveRepo, wantedFiles } from '../../../src/io/hub';
 
 const FILES: Record<string, string> = { 'config.json': '{"model_type":"llama"}', 'model.safetensors': 'weights', 'tokenizer.json': '{}', 'pytorch_model.bin': 'never fetched', 'onnx/model.onnx': 'no' };
 const COMMIT = '0123456789abcdef0123456789abcdef01234567';
@@ -32,7 +32,7 @@ beforeAll(async () => {
       request.on('end', () => json((JSON.parse(body) as { paths: string[] }).paths.map(entry)));
       return;
     }
-    const file = FILES[url.pathname.replace(`/org/tiny/resolve/${COMMIT}/`, '')];
+    const file = FILES[url.pathname.replace(/^\/org\/tiny\/resolve\/(main|[0-9a-f]{40})\//, '')];
     if (file === undefined) {
       response.statusCode = 404;
       response.setHeader('content-type', 'application/json');
@@ -58,6 +58,22 @@ afterAll(async () => {
 
 test('an existing path is itself', async () => {
   expect(await resolveRepo(cache, 'model')).toBe(cache);
+});
+
+test('a plan gets config.json alone, and nothing counts as downloaded', async () => {
+  expect(await fetchModelConfig('org/tiny')).toEqual({ model_type: 'llama' });
+  expect(requested.some((r) => r.includes('safetensors'))).toBe(false);
+  process.env.HF_HUB_OFFLINE = '1';
+  await expect(resolveRepo('org/tiny', 'model')).rejects.toMatchObject({ code: 'ERR_CONFIG' });
+  await expect(fetchModelConfig('org/tiny')).rejects.toMatchObject({ code: 'ERR_CONFIG' });
+  delete process.env.HF_HUB_OFFLINE;
+  await expect(fetchModelConfig('org/missing')).rejects.toMatchObject({ code: 'ERR_DATA' });
+});
+
+test("PyTorch's archives are fetched where there are no safetensors", () => {
+  const files = ['config.json', 'pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin', 'pytorch_model.bin.index.json', 'optimizer.bin', 'tf_model.h5', 'onnx/pytorch_model.bin'];
+  expect(wantedFiles(files, 'model')).toEqual(files.slice(0, 4));
+  expect(wantedFiles([...files, 'model.safetensors'], 'model')).toEqual(['config.json', 'pytorch_model.bin.index.json', 'model.safetensors']);
 });
 
 test('a Hub name is downloaded into the cache, without files that are not read, and found there afterwards', async () => {

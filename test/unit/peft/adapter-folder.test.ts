@@ -130,13 +130,13 @@ describe('opening', () => {
     await expect(load(nowhere)).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining("'c_attn' match no linear module") as string });
   });
 
-  test('a pickle, a missing file, a model folder and a broken config', async () => {
-    const pickle = await altered({});
-    rmSync(join(pickle, 'adapter_model.safetensors'));
-    writeFileSync(join(pickle, 'adapter_model.bin'), 'PK');
-    await expect(readAdapter(pickle)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining('a pickle, which is never loaded') as string });
-    rmSync(join(pickle, 'adapter_model.bin'));
-    await expect(readAdapter(pickle)).rejects.toMatchObject({ message: expect.stringContaining('expected adapter_model.safetensors, found none') as string });
+  test('a damaged archive, a missing file, a model folder and a broken config', async () => {
+    const bare = await altered({});
+    rmSync(join(bare, 'adapter_model.safetensors'));
+    writeFileSync(join(bare, 'adapter_model.bin'), 'PK');
+    await expect(readAdapter(bare)).rejects.toMatchObject({ code: 'ERR_FORMAT', message: expect.stringContaining('expected a zip directory') as string });
+    rmSync(join(bare, 'adapter_model.bin'));
+    await expect(readAdapter(bare)).rejects.toMatchObject({ message: expect.stringContaining('expected adapter_model.safetensors, found none') as string });
     await expect(readAdapter(BASE)).rejects.toMatchObject({ message: expect.stringContaining('this is a whole model') as string });
     await expect(readAdapter(join(out, 'nowhere'))).rejects.toMatchObject({ code: 'ERR_CONFIG' });
     const broken = await altered({});

@@ -1,0 +1,87 @@
+/**
+ * The plan of a trainer: its programs compiled under the fastest recomputation policy that fits the memory limit, before
+ * anything is allocated.
+ */
+import type { CheckpointPolicy } from '../autodiff/checkpoint';
+import { memoryPlan, type MemoryPlan, type Remedy } from '../compile/plan';
+import type { DeviceSpec } from '../graph/device';
+import type { Parameter } from '../nn/module';
+import { hasNative, loadNative } from '../runtime/binding';
+import { currentWorld } from '../runtime/world';
+import { optimizerKind, type ResolvedConfig } from './arguments';
+import { StepRunner } from './runner';
+import type { TrainerOptions } from './trainer';
+
+export interface TrainerPlan {
+  readonly plan: MemoryPlan;
+  readonly policy: CheckpointPolicy;
+  /** What would lower the peak; empty when the plan fits. */
+  readonly remedies: readonly Remedy[];
+}
+
+export interface PlannedRun extends TrainerPlan {
+  readonly runner: StepRunner;
+  readonly limitBytes: number;
+}
+
+/** transformers' rule: no decay on biases and normalisation weights. */
+export function hasWeightDecay(name: string): boolean {
+  return !/bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm|(^|\.)ln_\w+/i.test(name);
+}
+
+/** Bytes the run may use: what is free, and what this process's sessions hold already (weights loaded before the run). */
+export function memoryLimitBytes(args: ResolvedConfig, device: DeviceSpec): number {
+  if (args.memoryLimit !== null) return args.memoryLimit;
+  if (device.kind !== 'cpu') return device.memoryBytes;
+  const held = hasNative() ? loadNative().memory().usedBytes : 0;
+  return Math.min(process.availableMemory() + held, device.memoryBytes);
+}
+
+/** Compiles the programs; where no policy fits, the plan of the leanest one, which then does not fit. */
+export function planTraining(options: TrainerOptions, device: DeviceSpec): PlannedRun {
+  const { args } = options;
+  const limitBytes = memoryLimitBytes(args, device);
+  let planned: PlannedRun | undefined;
+  for (const policy of policiesOf(args)) {
+    const runner = makeRunner(options, device, policy);
+    const plan = memoryPlan(runner.allSlots(), runner.programs(), device, limitBytes);
+    planned = { plan, policy, runner, limitBytes, remedies: plan.fits ? [] : remediesOf(options, device, plan, limitBytes) };
+    if (plan.fits) break;
+  }
+  return planned!;
+}
+
+function policiesOf(args: ResolvedConfig): CheckpointPolicy[] {
+  if (!args.gradientCheckpointing) return ['none'];
+  return args.planPolicy === 'auto' ? ['none', 'light', 'smart', 'block'] : [args.planPolicy];
+}
+
+function remediesOf(options: TrainerOptions, device: DeviceSpec, plan: MemoryPlan, limitBytes: number): Remedy[] {
+  if (options.args.gradientCheckpointing) return [];
+  const runner = makeRunner(options, device, 'block');
+  const other = memoryPlan(runner.allSlots(), runner.programs(), device, limitBytes);
+  return [{ change: 'gradient_checkpointing: true', peakBytes: other.peakBytes, savesBytes: plan.peakBytes - other.peakBytes }];
+}
+
+function makeRunner(options: TrainerOptions, device: DeviceSpec, checkpoint: CheckpointPolicy): StepRunner {
+  const { args } = options;
+  return new StepRunner(options.model, {
+    loss: options.loss,
+    optimizer: {
+      kind: optimizerKind(args.optim),
+      beta1: args.adamBeta1,
+      beta2: args.adamBeta2,
+      eps: args.adamEpsilon,
+      maxGradNorm: args.maxGradNorm ?? 0,
+    },
+    weightDecayOf: (p: Parameter) => (hasWeightDecay(p.name) ? args.weightDecay : 0),
+    trainShapes: options.trainLoader.shapes,
+    evalShapes: options.evalLoader?.shapes ?? [],
+    checkpoint,
+    device,
+    seed: args.seed,
+    checkFinite: args.debug.includes('underflow_overflow'),
+    world: options.world ?? currentWorld(),
+    shardOptimizer: args.zero === 1,
+  });
+}
