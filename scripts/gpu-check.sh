@@ -24,7 +24,7 @@ if [ "${1:-}" = pack ]; then
   rm -rf "$pack"
   mkdir -p "$pack/js/node_modules" "$pack/include"
   npx tsc --ignoreConfig --outDir "$pack/js" --rootDir . --noEmit false --declaration false --sourceMap false --incremental false \
-    --module node20 --moduleResolution node16 --target es2022 --skipLibCheck --types node scripts/gpu/*.ts
+    --module node20 --moduleResolution node16 --target es2022 --lib es2023 --skipLibCheck --types node scripts/gpu/*.ts
   cp package.json "$pack/js/"
   # What the compiled files load at run time, found by loading them.
   LATHE_ADDON_PATH=${LATHE_ADDON_PATH:-$root/build/Release/lathe.node} node scripts/gpu/modules.js "$pack/js"
@@ -88,7 +88,7 @@ finish() { # finish EXIT_STATUS [REASON]
 for tool in nvcc cmake g++ xz; do
   command -v $tool >/dev/null || finish 1 "$tool was not found"
 done
-[ -d "$pack/js" ] || finish 1 "build/gpu-check is missing: run scripts/gpu-check.sh pack first"
+[ -d "$pack/js" ] && [ -s "$pack/node.xz" ] || finish 1 "build/gpu-check is missing or incomplete: run scripts/gpu-check.sh pack first"
 work=${TMPDIR:-/tmp}/lathe-gpu-check.$$
 mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT

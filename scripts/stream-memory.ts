@@ -102,7 +102,7 @@ async function consume(folder: string, gzBytes: number, run: StreamRun, say: (li
 // ---- the set
 
 function makeSet(folder: string, gzBytes: number, shardBytes: number): { shards: number; gzBytes: number; textBytes: number } {
-  const lines = sourceLines();
+  const lines = sourceLines(Math.min(48 * MB, 4 * gzBytes));
   const made: { path: string; gz: number; text: number }[] = [];
   let total = 0;
   let text = 0;
@@ -136,8 +136,8 @@ function writeShard(path: string, lines: readonly string[], seed: number, shardB
   return { gz, text };
 }
 
-/** One JSON line for each source file of this project's dependencies. */
-function sourceLines(): string[] {
+/** A JSON line for each source file of this project's dependencies. */
+function sourceLines(mostCharacters: number): string[] {
   const files = (readdirSync(join(root, 'node_modules'), { recursive: true }) as string[]).filter((name) => /\.(js|ts|md)$/.test(name) && !name.includes('.min.'));
   const lines: string[] = [];
   let size = 0;
@@ -147,7 +147,7 @@ function sourceLines(): string[] {
     if (bytes > 200_000 || !statSync(path).isFile()) continue;
     const line = `${JSON.stringify({ text: readFileSync(path, 'utf8') })}\n`;
     lines.push(line);
-    if ((size += line.length) > 48 * MB) break;
+    if ((size += line.length) > mostCharacters) break;
   }
   return lines;
 }

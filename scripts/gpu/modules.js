@@ -44,6 +44,8 @@ for (const script of scripts) {
 for (const name of packages) {
   const from = path.join(own, name);
   if (!fs.existsSync(from)) continue;
-  fs.cpSync(from, path.join(folder, 'node_modules', name), { recursive: true, dereference: true });
+  // Prebuilt binaries of other platforms stay behind.
+  const filter = (file) => !file.endsWith('.node') || /linux-x64-gnu/.test(file) || !/(linux|darwin|win32|android)-/.test(path.basename(file));
+  fs.cpSync(from, path.join(folder, 'node_modules', name), { recursive: true, dereference: true, filter });
 }
 console.log(`packages: ${[...packages].sort().join(', ')}`);

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { interleave, IterableDataset, loadDataset, type LoadOptions, type Row, type StreamState } from '../../../src/data';
+import { interleave, loadDataset, type IterableDataset, type LoadOptions, type Row, type StreamState } from '../../../src/data';
 
 const folder = mkdtempSync(join(tmpdir(), 'lathe-stream-files-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
