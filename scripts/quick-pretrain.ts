@@ -1,9 +1,9 @@
 /**
  * From source code to a model that completes it, in one command and without a network:
  *
- *   npm run pretrain                                          (about five minutes on two cores)
- *   npm run pretrain -- max_steps=2000                        (keys of configs/quick-pretrain.yaml)
- *   npm run pretrain -- resume_from_checkpoint=true
+ *   npm run quick-pretrain                                          (about five minutes on two cores)
+ *   npm run quick-pretrain -- max_steps=2000                        (keys of configs/quick-pretrain.yaml)
+ *   npm run quick-pretrain -- resume_from_checkpoint=true
  *
  * Collects the Python and JavaScript source that is on the machine anyway (node_modules, the library folders of Node and Python) as
  * compressed JSON lines, trains a tokenizer on it, pretrains a small GPT-2 through a stream, and completes a few beginnings.

@@ -26,6 +26,13 @@ test('every source file opens with a comment that says what it is', () => {
   expect(sources.filter((file) => !/^(#!.*\n)?(\/\*|\/\/|"""|#)/.test(readText(file).trimStart()))).toEqual([]);
 });
 
+// npm runs `pretrain` before `train`: a command of that name would start by itself.
+test('no npm script is the hook of another by accident', () => {
+  const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> };
+  const names = Object.keys(scripts);
+  expect(names.filter((name) => names.some((other) => name === `pre${other}` || name === `post${other}`))).toEqual([]);
+});
+
 test('no file is larger than 12 MB', () => {
   const large = files.map((file) => ({ file, bytes: statSync(path.join(ROOT, file)).size })).filter(({ bytes }) => bytes > 12e6);
   expect(large).toEqual([]);
