@@ -6,6 +6,7 @@
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { deviceSpec } from '../../src/compile/devices';
+import type { DeviceSpec } from '../../src/graph/device';
 import { printType } from '../../src/graph/print';
 import type { FileRange, Session, TensorArray } from '../../src/runtime/session';
 import { concrete, drawInputs, referenceOf, runsOf, toNumbers, type Concrete, type FloatRun, type OpCase } from './case';
@@ -24,11 +25,11 @@ export const DEVICE_ROWS: readonly RowOfDevice[] = FAMILY_TABLES.flatMap(([famil
   rows.filter((row) => row.op !== 'reshape').flatMap((row) => runsOf(row).map((run) => ({ family, name: `${row.op}: ${row.name} (${run})`, row, run }))),
 );
 
-/** What is wrong with a row on this session's device; empty when nothing is. `folder` takes one scratch file. */
-export async function problemsOfRow({ row, run }: RowOfDevice, session: Session, device: string, folder: string): Promise<string[]> {
+/** What is wrong with a row on this session's device; empty when nothing is. `folder` takes one scratch file; `threads` are the session's. */
+export async function problemsOfRow({ row, run }: RowOfDevice, session: Session, device: string, folder: string, threads = 1): Promise<string[]> {
   const c = concrete(row, run);
   const x = drawInputs(row, c);
-  const { plain, variant, problems } = await allVariants(c, x, session, device, folder);
+  const { plain, variant, problems } = await allVariants(c, x, session, deviceSpec(device, threads), folder);
   const want = referenceOf(row, c, x);
   c.outputs.forEach((type, i) => {
     const got = toNumbers(type.dtype, resultOf(plain, variant, i));
@@ -40,13 +41,13 @@ export async function problemsOfRow({ row, run }: RowOfDevice, session: Session,
   return problems;
 }
 
-async function allVariants(c: Concrete, x: ReturnType<typeof drawInputs>, session: Session, device: string, folder: string): Promise<{ plain: Results; variant: Variant; problems: string[] }> {
-  const spec = deviceSpec(device);
+async function allVariants(c: Concrete, x: ReturnType<typeof drawInputs>, session: Session, spec: DeviceSpec, folder: string): Promise<{ plain: Results; variant: Variant; problems: string[] }> {
+  const { threads } = spec;
   const variant = baseVariant(c);
   const problems: string[] = [];
-  const plain = await runOn(session, runnable(c, x, variant, 1, spec));
+  const plain = await runOn(session, runnable(c, x, variant, threads, spec));
   for (const v of [{ ...variant, name: 'again' }, ...variantsOf(c)]) {
-    const results = await runOn(session, runnable(c, x, v, 1, spec), v.external ? (inputs) => bindToFile(inputs, session, folder) : undefined);
+    const results = await runOn(session, runnable(c, x, v, threads, spec), v.external ? (inputs) => bindToFile(inputs, session, folder) : undefined);
     c.outputs.forEach((_, i) => {
       if (!v.absent.includes(i) && !sameBits(resultOf(results, v, i), resultOf(plain, variant, i))) problems.push(`${v.name}: output ${i} has other bits`);
     });
