@@ -20,49 +20,63 @@ build() { # build MODE
 }
 absolute=$out
 case $absolute in /*) ;; *) absolute=$PWD/$absolute ;; esac
-rows() { # rows MODE ARGUMENTS...: op rows without a test framework
+rows() { # rows MODE ARGUMENTS...: op rows without a test framework; one kernel runs at a time in a process
   local mode=$1
   shift
   LATHE_CUDA_MODULE=$absolute/$mode/lathe_cuda_host.so node -r ts-node/register/transpile-only scripts/gpu/op-rows.ts cuda "$@" --quiet
 }
-all_rows() { # all_rows MODE: two processes, because one kernel runs at a time in a process
-  local first status=0
-  rows "$1" --part 0/2 &
-  first=$!
-  rows "$1" --part 1/2 || status=1
-  wait $first || status=1
-  return $status
-}
 timed() { # timed NAME COMMAND...
-  local begun=$SECONDS name=$1
+  local begun=$SECONDS name=$1 status
   shift
   "$@"
+  status=$?
   echo "-- $name: $((SECONDS - begun)) s"
+  return $status
+}
+# Each mode is a lane; with both, they share two cores: one compiles while the other runs.
+race() {
+  timed "race: planted bugs" "$out/race/shim_test" &&
+    timed "race: products" "$out/race/gemm_paths" &&
+    timed "race: rows, first half" rows race --part 0/2 &&
+    timed "race: rows, second half" rows race --part 1/2 &&
+    LATHE_CUDA_MODULE=$absolute/race/lathe_cuda_host.so timed "race: runtime" npx jest test/ops/cuda-runtime.test.ts test/native/cuda-device.test.ts -t "CUDA runtime|CUDA_VISIBLE_DEVICES"
+}
+address() {
+  export ASAN_OPTIONS=detect_leaks=0 # fibers and shared blocks are kept, on purpose
+  timed "address: build" build address &&
+    timed "address: planted bugs" "$out/address/shim_test" &&
+    timed "address: products" "$out/address/gemm_paths" || return 1
+  export LATHE_CUBLASLT=$absolute/address/cublaslt_mock.so LATHE_SHIM_SEED=${LATHE_SHIM_SEED:-7}
+  timed "address: products, with a stand-in for cuBLASLt" "$out/address/gemm_paths" || return 1
+  local sanitizer
+  sanitizer=$(g++ -print-file-name=libasan.so)
+  LD_PRELOAD=$sanitizer timed "address: rows, with a stand-in for cuBLASLt" rows address || return 1
+  if LD_PRELOAD=$sanitizer LATHE_CUBLASLT_MOCK=wrong rows address --family matmul --part 0/3 >/dev/null 2>&1; then
+    echo "a wrong stand-in for cuBLASLt went unnoticed"
+    return 1
+  fi
 }
 mkdir -p "$out"
+lanes=()
 for mode in "${modes[@]}"; do
   case $mode in
     race)
-      timed "build race" build race
-      "$out/race/shim_test"
-      "$out/race/gemm_paths"
-      timed "rows, races recorded" all_rows race
-      LATHE_CUDA_MODULE=$absolute/race/lathe_cuda_host.so timed "runtime" npx jest test/ops/cuda-runtime.test.ts test/native/cuda-device.test.ts -t "CUDA runtime|CUDA_VISIBLE_DEVICES"
+      timed "race: build" build race
+      if [ ${#modes[@]} -gt 1 ]; then jobs=1; fi
+      race >"$out/race-lane.log" 2>&1 &
+      lanes+=("race $!")
       ;;
     address)
-      export ASAN_OPTIONS=detect_leaks=0 # fibers and shared blocks are kept, on purpose
-      timed "build address" build address
-      "$out/address/shim_test"
-      "$out/address/gemm_paths"
-      export LATHE_CUBLASLT=$absolute/address/cublaslt_mock.so LATHE_SHIM_SEED=${LATHE_SHIM_SEED:-7}
-      "$out/address/gemm_paths"
-      sanitizer=$(g++ -print-file-name=libasan.so)
-      LD_PRELOAD=$sanitizer timed "rows, addresses checked, with a stand-in for cuBLASLt" all_rows address
-      if LD_PRELOAD=$sanitizer LATHE_CUBLASLT_MOCK=wrong rows address --family matmul --part 0/3 >/dev/null 2>&1; then
-        echo "a wrong stand-in for cuBLASLt went unnoticed"
-        exit 1
-      fi
+      address >"$out/address-lane.log" 2>&1 &
+      lanes+=("address $!")
       ;;
     *) echo "unknown mode '$mode'" >&2; exit 2 ;;
   esac
 done
+failed=0
+for lane in "${lanes[@]}"; do
+  read -r mode process <<<"$lane"
+  wait "$process" || { failed=1; echo "-- $mode FAILED"; }
+  cat "$out/$mode-lane.log"
+done
+exit $failed

@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { loadDataset, StreamLoader } from '../src/data';
-import { AutoTokenizer } from '../src/tokenizers/auto-tokenizer';
+import { AutoTokenizer } from '../src/pretrained/auto-tokenizer';
 
 const root = join(__dirname, '..');
 const DISTINCT = 4;
@@ -67,14 +67,18 @@ async function consume(folder: string, gzBytes: number, run: StreamRun, say: (li
   const rss = (): number => process.memoryUsage.rss() / MB;
   const started = performance.now();
   const cpu = process.cpuUsage();
+  // The most of each second: what is noted here must not grow by step itself.
   const samples: { at: number; rss: number }[] = [];
   let tokens = 0;
-  for (let shown = 0, ended = false; !ended; ) {
+  for (let shown = 0, second = -1, ended = false; !ended; ) {
     const step = await loader.next();
     for (const batch of step.microBatches) tokens += batch.numTokens;
     const seconds = (performance.now() - started) / 1000;
     ended = step.endsEpoch || (run.seconds !== undefined && seconds > run.seconds);
-    samples.push({ at: tokens, rss: rss() });
+    const now = { at: tokens, rss: rss() };
+    if (Math.floor(seconds) === second) samples.push({ at: tokens, rss: Math.max(now.rss, samples.pop()!.rss) });
+    else samples.push(now);
+    second = Math.floor(seconds);
     if (seconds - shown > 5) {
       shown = seconds;
       say(`${seconds.toFixed(0).padStart(5)} s  ${(tokens / 1e6).toFixed(1)} million tokens  ${Math.round(tokens / seconds)} tokens/s  ${rss().toFixed(0)} MB`);

@@ -230,6 +230,7 @@ function applyRow({ op, tokens }: RowCase): Apply {
           softcap: 0,
           chunk: Math.min(256, tokens),
           addend: 0,
+          trained: 0,
         });
         s.keep(`nll${i}`, nll);
         s.keep(`dx${i}`, dx);
@@ -253,7 +254,7 @@ function applyOptimizer(s: Slots, i: number, op: 'adamw' | 'adamw_8bit'): void {
   const shape = [ADAPTER_ELEMENTS];
   const one = s.given('one', [1], 'f32');
   const inputs = { lr: one, step: ints([10]), gradScale: one };
-  const parameter = s.zeros(`p${i}`, shape, 'f32');
+  const [parameter, gradient] = [s.zeros(`p${i}`, shape, 'f32'), s.zeros(`g${i}`, shape, 'f32')];
   const blocks = [Math.ceil(ADAPTER_ELEMENTS / OPTIMIZER_BLOCK)];
   const states =
     op === 'adamw'
@@ -265,13 +266,10 @@ function applyOptimizer(s: Slots, i: number, op: 'adamw' | 'adamw_8bit'): void {
           s.zeros(`av${i}`, blocks, 'f32'),
         ];
   const step = op === 'adamw' ? adamw : adamw8bit;
-  const [updated] = step(inputs, [[parameter.value, s.given(`g${i}`, shape, 'f32'), ...states.map((x) => x.value)]], {
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
-    weightDecay: 0,
-  });
-  [parameter, ...states].forEach(({ slot }, j) => updateState(slot, updated[j]));
+  const group = [parameter, gradient, ...states];
+  const options = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0 };
+  const [updated] = step(inputs, [group.map((x) => x.value)], options);
+  group.forEach(({ slot }, j) => updateState(slot, updated[j]));
 }
 
 /** Applications in one run: enough that the call does not count, few enough to fit. */

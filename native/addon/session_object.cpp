@@ -352,8 +352,10 @@ Napi::Value SessionObject::stats(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const SessionStats s = session_->stats();
   Napi::Object out = Napi::Object::New(env);
-  out.Set("device", "cpu");
-  out.Set("threads", session_->device().threads);
+  // What programs of this session are compiled for.
+  const DeviceSpec& device = session_->device();
+  out.Set("device", device.kind == DeviceSpec::Kind::Cuda ? "cuda:" + std::to_string(device.index) : std::string("cpu"));
+  out.Set("threads", device.threads);
   out.Set("stateBytes", as_number(s.state_bytes));
   out.Set("arenaBytes", as_number(s.arena_bytes));
   out.Set("arenaHighWaterBytes", as_number(s.arena_high_water_bytes));

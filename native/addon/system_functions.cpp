@@ -48,6 +48,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
     gpu.Set("name", info.name);
     gpu.Set("memoryBytes", static_cast<double>(info.memory_bytes));
     gpu.Set("freeBytes", static_cast<double>(info.free_bytes));
+    gpu.Set("heldBytes", static_cast<double>(device_memory_in_use(static_cast<int>(i))));
     out.Set(out.Length(), gpu);
   }
   return out;

@@ -16,6 +16,7 @@
 #include "addon/convert.h"
 #include "addon/environment.h"
 #include "addon/functions.h"
+#include "addon/texts.h"
 #include "engine/system.h"
 #include "tokenizer/bpe_train.h"
 
@@ -30,7 +31,6 @@ namespace {
 using tokenizer::BpeModel;
 using tokenizer::BpeTrainer;
 using tokenizer::BpeTrainerOptions;
-using tokenizer::PreTokenizerKind;
 
 constexpr uint64_t kMostThreads = 1024;
 
@@ -48,18 +48,6 @@ struct Training {
   }
 };
 
-PreTokenizerKind read_kind(Napi::Env env, Napi::Value value) {
-  constexpr std::pair<const char*, PreTokenizerKind> kKinds[] = {{"gpt2", PreTokenizerKind::kGpt2},
-                                                                 {"gpt2-digits", PreTokenizerKind::kGpt2Digits},
-                                                                 {"llama3", PreTokenizerKind::kLlama3},
-                                                                 {"qwen2", PreTokenizerKind::kQwen2}};
-  const std::string name = read_string(env, value, "preTokenizer");
-  for (const auto& [known, kind] : kKinds) {
-    if (name == known) return kind;
-  }
-  throw_status(env, {"ERR_CONFIG", "preTokenizer: expected gpt2, gpt2-digits, llama3 or qwen2, received '" + name + "'"});
-}
-
 BpeTrainerOptions read_options(Napi::Env env, Napi::Value value) {
   if (!value.IsObject()) throw_status(env, {"ERR_CONFIG", "createBpeTrainer: expected an object of options"});
   Napi::Object from = value.As<Napi::Object>();
@@ -67,7 +55,7 @@ BpeTrainerOptions read_options(Napi::Env env, Napi::Value value) {
   options.vocab_size = read_size(env, from.Get("vocabSize"), "vocabSize");
   options.min_frequency = read_size(env, from.Get("minFrequency"), "minFrequency");
   options.special_tokens = read_strings(env, from.Get("specialTokens"), "specialTokens");
-  options.pre_tokenizer = read_kind(env, from.Get("preTokenizer"));
+  options.pre_tokenizer = read_pre_tokenizer(env, from.Get("preTokenizer"));
   options.threads = read_size(env, from.Get("threads"), "threads");
   options.memory_cap_bytes = read_size(env, from.Get("memoryCapBytes"), "memoryCapBytes");
   const ArrayView alphabet = read_array(env, from.Get("initialAlphabet"), "initialAlphabet");
@@ -107,39 +95,9 @@ void release_free_memory() {
 #endif
 }
 
-// A batch of texts, copied: JavaScript may reuse its buffers at once.
-struct Batch {
-  std::vector<char> bytes;
-  std::vector<std::string_view> texts;
-};
-
-std::shared_ptr<Batch> read_batch(Napi::Env env, const Napi::CallbackInfo& info) {
-  const ArrayView utf8 = read_array(env, info[0], "utf8");
-  const ArrayView lengths = read_array(env, info[1], "lengths");
-  if (utf8.kind != napi_uint8_array) throw_status(env, {"ERR_DTYPE", "utf8: expected a Uint8Array"});
-  if (lengths.kind != napi_uint32_array) throw_status(env, {"ERR_DTYPE", "lengths: expected a Uint32Array"});
-  auto batch = std::make_shared<Batch>();
-  try {
-    batch->bytes.assign(utf8.data, utf8.data + utf8.bytes);
-    batch->texts.reserve(lengths.bytes / sizeof(uint32_t));
-  } catch (const std::bad_alloc&) {
-    throw_status(env, {"ERR_PLAN_MEMORY", "a batch of texts cannot be copied: feed smaller batches"});
-  }
-  size_t at = 0;
-  for (size_t i = 0; i < lengths.bytes; i += sizeof(uint32_t)) {
-    uint32_t length = 0;
-    std::memcpy(&length, lengths.data + i, sizeof length);
-    if (length > batch->bytes.size() - at) throw_status(env, {"ERR_SHAPE", "lengths: expected a sum equal to the bytes of utf8, received more"});
-    batch->texts.emplace_back(batch->bytes.data() + at, length);
-    at += length;
-  }
-  if (at != batch->bytes.size()) throw_status(env, {"ERR_SHAPE", "lengths: expected a sum equal to the bytes of utf8, received less"});
-  return batch;
-}
-
 Napi::Value feed(const Napi::CallbackInfo& info, const std::shared_ptr<Training>& training) {
   Napi::Env env = info.Env();
-  std::shared_ptr<Batch> batch = read_batch(env, info);
+  std::shared_ptr<TextBatch> batch = read_texts(env, info);
   auto claim = std::make_shared<Claim>(env, training);
   return run_in_background(
       env,

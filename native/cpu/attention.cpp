@@ -33,6 +33,7 @@
 
 #include "attention/tiles.h"
 #include "gemm/dispatch.h"
+#include "lathe/attention_shape.h"
 #include "lathe/kernel.h"
 #include "pool.h"
 
@@ -100,29 +101,6 @@ int64_t decode_worker_bytes(const Shape& s) {
 
 // ---- prepare
 
-Status read_shape(NodeView& node, bool has_causal, Shape* s) {
-  double scale = 0, softcap = 0;
-  int64_t causal = 0;
-  LATHE_TRY(node.attributes.integer("heads", &s->heads));
-  LATHE_TRY(node.attributes.integer("kv_heads", &s->kv_heads));
-  LATHE_TRY(node.attributes.integer("head_dim", &s->head_dim));
-  LATHE_TRY(node.attributes.number("scale", &scale));
-  if (has_causal) LATHE_TRY(node.attributes.integer("causal", &causal));
-  LATHE_TRY(node.attributes.integer("window", &s->window));
-  LATHE_TRY(node.attributes.number("softcap", &softcap));
-  if (s->heads < 1 || s->kv_heads < 1 || s->heads % s->kv_heads != 0)
-    return node.fail("expected heads to be a positive multiple of kv_heads, received " + std::to_string(s->heads) +
-                     " and " + std::to_string(s->kv_heads));
-  if (s->head_dim < 1 || s->head_dim > 256)
-    return node.fail("expected head_dim in 1..256, received " + std::to_string(s->head_dim));
-  if (!(scale > 0) || !std::isfinite(scale)) return node.fail("expected a positive finite scale");
-  if (s->window < 0 || !(softcap >= 0)) return node.fail("expected window >= 0 and softcap >= 0 (0: none)");
-  s->scale = static_cast<float>(scale);
-  s->softcap = static_cast<float>(softcap);
-  s->causal = causal != 0;
-  return ok_status();
-}
-
 Status expect_matrix(const NodeView& node, const char* name, const TensorType& t, DType dtype, int64_t rows,
                      int64_t cols) {
   if (t.dtype == dtype && t.rank == 2 && t.shape[0] == rows && t.shape[1] == cols) return ok_status();
@@ -145,7 +123,7 @@ Status expect_counts(const NodeView& node, size_t inputs, size_t outputs) {
 
 // Shared by attention (q at 0) and attention_grad (q at 1).
 Status prepare_packed(NodeView& node, const DeviceSpec& device, int q_at, Plan* p) {
-  LATHE_TRY(read_shape(node, true, &p->shape));
+  LATHE_TRY(read_attention_shape(node, true, &p->shape));
   Shape& s = p->shape;
   const TensorType& q = node.inputs[q_at];
   if (q.dtype != DType::F32 && q.dtype != DType::BF16) return node.fail("expected q to be f32 or bf16");
@@ -197,7 +175,7 @@ Status prepare_decode(NodeView& node, const DeviceSpec& device, KernelPlan* plan
   LATHE_TRY(expect_counts(node, 4, 1));
   Plan* p = plan->emplace<Plan>();
   Shape& s = p->shape;
-  LATHE_TRY(read_shape(node, false, &s));
+  LATHE_TRY(read_attention_shape(node, false, &s));
   const TensorType &q = node.inputs[0], &k = node.inputs[1], &v = node.inputs[2], &lengths = node.inputs[3];
   if (q.dtype != DType::F32 && q.dtype != DType::BF16) return node.fail("expected q to be f32 or bf16");
   p->bf16 = q.dtype == DType::BF16;

@@ -76,11 +76,12 @@ bool is(const TensorType& t, DType dtype, int64_t rows, int64_t cols = 0) {
 Status prepare_head(NodeView& node, const DeviceSpec& device, KernelPlan* plan, bool grad) {
   Plan* p = plan->emplace<Plan>();
   double logit_scale = 0, softcap = 0;
-  int64_t chunk = 0, addend = 0;
+  int64_t chunk = 0, addend = 0, trained = 0;
   LATHE_TRY(node.attributes.number("logit_scale", &logit_scale));
   LATHE_TRY(node.attributes.number("softcap", &softcap));
   LATHE_TRY(node.attributes.integer("chunk", &chunk));
   if (grad) LATHE_TRY(node.attributes.integer("addend", &addend));
+  if (grad) LATHE_TRY(node.attributes.integer("trained", &trained));
   const size_t inputs = grad ? (addend ? 5 : 4) : 3, outputs = grad ? 5 : 3;
   if (node.inputs.size() != inputs || node.outputs.size() != outputs)
     return node.fail("expected " + std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs");
@@ -100,6 +101,7 @@ Status prepare_head(NodeView& node, const DeviceSpec& device, KernelPlan* plan, 
       return node.fail("expected dx to have the type of x");
     if (node.output_present[4] && !is(node.outputs[4], DType::F32, w.shape[0], w.shape[1]))
       return node.fail("expected dw to be f32 [V, D]");
+    if (node.output_present[4] && !trained) return node.fail("expected trained = 1 where dw is wanted");
     if (addend) plan->allow_alias(4, 4);
   }
   if (chunk < 1) return node.fail("expected chunk >= 1, received " + std::to_string(chunk));

@@ -9,6 +9,7 @@
 // scratch(attention_grad) = 4 * heads * T in bf16 (row sums of dO O), 0 in fp32
 #include "cuda/attention.cuh"
 #include "cuda/common.cuh"
+#include "lathe/attention_shape.h"
 
 namespace lathe::cuda {
 namespace {
@@ -59,17 +60,27 @@ __device__ void attend(const AttentionShape& s, const float* q, const T* k, cons
   }
 }
 
+// What a warp of a kernel by rows works on.
+struct Row {
+  int warp, lane;
+  int64_t t, head;
+  __device__ Row() : warp(int(threadIdx.x / 32)), lane(int(threadIdx.x % 32)), t(int64_t(blockIdx.x) * kWarps + warp), head(blockIdx.y) {}
+};
+template <class T>
+__device__ __forceinline__ void clear_row(T* to, int64_t n) {
+  for (int64_t d = threadIdx.x % 32; d < n; d += 32) store(to + d, 0.0f);
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) forward_kernel(AttentionShape s, const T* q, const T* k, const T* v, const int32_t* cu, T* o, float* lse) {
   LATHE_SHARED(float, rows, kWarps * kMaxDim);
   LATHE_SHARED(float, probabilities, kWarps * 32);
-  const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32);
-  const int64_t t = int64_t(blockIdx.x) * kWarps + warp, head = blockIdx.y;
+  const auto [warp, lane, t, head] = Row();
   if (t >= s.tokens) return;
   const Document doc = document_of(cu, s.documents, s.tokens, t);
   T* out = o + t * s.q_ld() + head * s.head_dim;
   if (doc.length == 0) {
-    for (int64_t d = lane; d < s.head_dim; d += 32) store(out + d, 0.0f);
+    clear_row(out, s.head_dim);
     if (lane == 0) lse[head * s.tokens + t] = 3.402823466e+38f;
     return;
   }
@@ -90,13 +101,12 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionShape s, const T* dout, const T* q, const T* k, const T* v, const T* o, const float* lse, const int32_t* cu, T* dq) {
   LATHE_SHARED(float, rows, kWarps * 2 * kMaxDim);
   LATHE_SHARED(float, slopes, kWarps * 32);
-  const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32);
-  const int64_t t = int64_t(blockIdx.x) * kWarps + warp, head = blockIdx.y;
+  const auto [warp, lane, t, head] = Row();
   if (t >= s.tokens) return;
   const Document doc = document_of(cu, s.documents, s.tokens, t);
   const int64_t at = t * s.q_ld() + head * s.head_dim;
   if (doc.length == 0) {
-    for (int64_t d = lane; d < s.head_dim; d += 32) store(dq + at + d, 0.0f);
+    clear_row(dq + at, s.head_dim);
     return;
   }
   float *mine = rows + warp * 2 * kMaxDim, *mine_do = mine + kMaxDim, *ds = slopes + warp * 32;
@@ -137,8 +147,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionShape s, const T* dout, const T* q, const T* k, const T* v, const T* o, const float* lse, const int32_t* cu, T* dk, T* dv) {
   LATHE_SHARED(float, rows, kWarps * 2 * kMaxDim);
   LATHE_SHARED(float, shares, kWarps * 64);
-  const int warp = int(threadIdx.x / 32), lane = int(threadIdx.x % 32);
-  const int64_t t = int64_t(blockIdx.x) * kWarps + warp, kv_head = blockIdx.y;
+  const auto [warp, lane, t, kv_head] = Row();
   if (t >= s.tokens) return;
   const Document doc = document_of(cu, s.documents, s.tokens, t);
   const int64_t at = t * s.kv_ld() + kv_head * s.head_dim;
@@ -232,23 +241,8 @@ struct Plan {
   int64_t batch = 0, cache_rows = 0;
 };
 Status read_shape(NodeView& node, bool has_causal, AttentionShape* s) {
-  double scale = 0, softcap = 0;
-  int64_t causal = 0;
-  LATHE_TRY(node.attributes.integer("heads", &s->heads));
-  LATHE_TRY(node.attributes.integer("kv_heads", &s->kv_heads));
-  LATHE_TRY(node.attributes.integer("head_dim", &s->head_dim));
-  LATHE_TRY(node.attributes.number("scale", &scale));
-  if (has_causal) LATHE_TRY(node.attributes.integer("causal", &causal));
-  LATHE_TRY(node.attributes.integer("window", &s->window));
-  LATHE_TRY(node.attributes.number("softcap", &softcap));
-  LATHE_EXPECT(node, s->heads >= 1 && s->kv_heads >= 1 && s->heads % s->kv_heads == 0 && s->heads <= 65535,
-               "expected heads to be a positive multiple of kv_heads, received " + std::to_string(s->heads) + " and " + std::to_string(s->kv_heads));
-  LATHE_EXPECT(node, s->head_dim >= 1 && s->head_dim <= kMaxDim, "expected head_dim in 1..256, received " + std::to_string(s->head_dim));
-  LATHE_EXPECT(node, scale > 0 && std::isfinite(scale), "expected a positive finite scale");
-  LATHE_EXPECT(node, s->window >= 0 && softcap >= 0, "expected window >= 0 and softcap >= 0 (0: none)");
-  s->scale = float(scale);
-  s->softcap = float(softcap);
-  s->causal = causal != 0;
+  LATHE_TRY(read_attention_shape(node, has_causal, s));
+  LATHE_EXPECT(node, s->heads <= 65535, "expected at most 65535 heads, received " + std::to_string(s->heads));
   return ok_status();
 }
 Status expect_matrix(const NodeView& node, const char* name, const TensorType& t, DType dtype, int64_t rows, int64_t cols) {

@@ -21,10 +21,6 @@ constexpr int kRows = 64;
 constexpr unsigned kThreads = 128;
 constexpr float kLog2E = 1.4426950408889634f;
 
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  return uint32_t(round_bf16(float_bits(low))) | uint32_t(round_bf16(float_bits(high))) << 16;
-}
-
 // Rows [first, first + kCount) of a matrix into shared memory, kDim columns; rows past `rows` and columns past `dim` are
 // zero. Asynchronous where a row's pieces of 16 bytes are aligned.
 template <int kDim, int kCount>
@@ -48,6 +44,15 @@ __device__ __forceinline__ void load_rows(uint16_t* tile, const uint16_t* from, 
 struct Lane {
   int group, pair;
   __device__ Lane() : group(int(threadIdx.x % 32) / 4), pair(int(threadIdx.x % 4)) {}
+};
+// The rows that a block owns and, of those, the first of this warp; length 0: none.
+struct Place {
+  Tile tile;
+  int64_t length, begin, head;
+  int dim, row;
+  __device__ Place(const AttentionShape& s, const int32_t* cu, int64_t number)
+      : tile(tile_of(cu, s.documents, s.tokens, number, kRows)), length(tile.document.length), begin(tile.document.begin), head(blockIdx.y),
+        dim(int(s.head_dim)), row(int(threadIdx.x / 32) * 16) {}
 };
 // Left operand: rows [row, row + 16), columns [k, k + 16) of a tile.
 template <int kLd>
@@ -75,8 +80,8 @@ __device__ __forceinline__ void mma_two(float (&low)[4], float (&high)[4], const
 }
 // The four values of an accumulator pair (columns 16 y .. 16 y + 15) as a left operand.
 __device__ __forceinline__ void to_left(uint32_t (&a)[4], const float (&low)[4], const float (&high)[4]) {
-  a[0] = pack_bf16(low[0], low[1]), a[1] = pack_bf16(low[2], low[3]);
-  a[2] = pack_bf16(high[0], high[1]), a[3] = pack_bf16(high[2], high[3]);
+  a[0] = bf16_pair(low[0], low[1]), a[1] = bf16_pair(low[2], low[3]);
+  a[2] = bf16_pair(high[0], high[1]), a[3] = bf16_pair(high[2], high[3]);
 }
 // sum[y] += rows of `a_tile` times rows of `b_tile`, over the head dim.
 template <int kDim, int kCols>
@@ -142,11 +147,10 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AttentionShape s, con
   uint16_t* k_tiles = q_tile + kRows * kLd;
   uint16_t* v_tiles = k_tiles + 2 * kKeys * kLd;
   // Under a causal mask the last rows have the most work: they start first.
-  const Tile tile = tile_of(cu, s.documents, s.tokens, gridDim.x - 1 - blockIdx.x, kRows);
-  const int64_t length = tile.document.length, begin = tile.document.begin, head = blockIdx.y;
+  const Place at(s, cu, gridDim.x - 1 - blockIdx.x);
+  const auto& [tile, length, begin, head, dim, row] = at;
   if (length == 0) return;
   const Lane l;
-  const int dim = int(s.head_dim), row = int(threadIdx.x / 32) * 16;
   const uint16_t* q_doc = q + begin * s.q_ld() + head * dim;
   const uint16_t* k_doc = k + begin * s.kv_ld() + head / s.group() * dim;
   const uint16_t* v_doc = v + begin * s.kv_ld() + head / s.group() * dim;
@@ -236,11 +240,10 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 ? 2 : kDim > 80 ? 3 : 4) 
   uint16_t* k_tile = do_tile + kRows * kLd;
   uint16_t* v_tile = k_tile + kCols * kLd;
   // Under a causal mask the last rows have the most work: they start first.
-  const Tile tile = tile_of(cu, s.documents, s.tokens, gridDim.x - 1 - blockIdx.x, kRows);
-  const int64_t length = tile.document.length, begin = tile.document.begin, head = blockIdx.y;
+  const Place at(s, cu, gridDim.x - 1 - blockIdx.x);
+  const auto& [tile, length, begin, head, dim, row] = at;
   if (length == 0) return;
   const Lane l;
-  const int dim = int(s.head_dim), row = int(threadIdx.x / 32) * 16;
   const int64_t q_at = begin * s.q_ld() + head * dim, kv_at = begin * s.kv_ld() + head / s.group() * dim;
   load_rows<kDim, kRows>(q_tile, q + q_at, s.q_ld(), tile.first, length, dim);
   load_rows<kDim, kRows>(do_tile, dout + q_at, s.q_ld(), tile.first, length, dim);
@@ -285,7 +288,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 ? 2 : kDim > 80 ? 3 : 4) 
 // Rows are keys: scores are made transposed (K Q^T), so that P^T and dS^T are left operands.
 // The sums of wide heads do not fit a thread's registers together: then one launch makes dK and another dV.
 template <int kDim, int kCols, bool kWantK, bool kWantV>
-__global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const uint16_t* dout, const uint16_t* q, const uint16_t* k, const uint16_t* v, const float* lse, const float* delta, const int32_t* cu, uint16_t* dk, uint16_t* dv) {
+__global__ void __launch_bounds__(kThreads, kDim > 80 ? 2 : kDim > 16 ? 3 : 4) dkv_kernel(AttentionShape s, const uint16_t* dout, const uint16_t* q, const uint16_t* k, const uint16_t* v, const float* lse, const float* delta, const int32_t* cu, uint16_t* dk, uint16_t* dv) {
   constexpr int kLd = kDim + 8;
   LATHE_DYNAMIC_SHARED(shared);
   auto* k_tile = reinterpret_cast<uint16_t*>(shared);
@@ -293,11 +296,10 @@ __global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionShape s, const u
   uint16_t* q_tile = v_tile + kRows * kLd;
   uint16_t* do_tile = q_tile + kCols * kLd;
   auto* statistics = reinterpret_cast<float*>(do_tile + kCols * kLd);  // lse, then delta, of the queries of a tile
-  const Tile tile = tile_of(cu, s.documents, s.tokens, blockIdx.x, kRows);
-  const int64_t length = tile.document.length, begin = tile.document.begin, kv_head = blockIdx.y;
+  const Place at(s, cu, blockIdx.x);
+  const auto& [tile, length, begin, kv_head, dim, row] = at;
   if (length == 0) return;
   const Lane l;
-  const int dim = int(s.head_dim), row = int(threadIdx.x / 32) * 16;
   const int64_t kv_at = begin * s.kv_ld() + kv_head * dim;
   load_rows<kDim, kRows>(k_tile, k + kv_at, s.kv_ld(), tile.first, length, dim);
   load_rows<kDim, kRows>(v_tile, v + kv_at, s.kv_ld(), tile.first, length, dim);

@@ -27,10 +27,6 @@ namespace lathe::cuda {
 struct Bf16 { uint16_t bits; };
 struct F16 { uint16_t bits; };
 
-__host__ __device__ inline uint16_t round_bf16(uint32_t u) {
-  if ((u & 0x7fffffffu) > 0x7f800000u) return uint16_t(u >> 16 | 0x40);
-  return uint16_t((u + 0x7fffu + (u >> 16 & 1)) >> 16);
-}
 __device__ __forceinline__ float load(const float& x) { return x; }
 __device__ __forceinline__ float load(const Bf16& x) { return bits_float(uint32_t(x.bits) << 16); }
 __device__ __forceinline__ float load(const F16& x) { return half_float(x.bits); }

@@ -49,6 +49,27 @@ GemmOperand packed(const uint16_t* data, int64_t ld, int transposed) {
   return o;
 }
 
+// Brings one side of every term, `count` rows or columns of M or N from `first`, to where and how the kernels read it: where it is,
+// if it suits; else packed into `place`. With `together`, the K of all terms, terms lie side by side along K.
+Status bring(Stream& stream, GemmCall& call, GemmOperand GemmTerm::*side, int64_t first, int64_t count, int64_t together, uint16_t* place) {
+  int64_t k0 = 0;
+  for (int i = 0; i < call.term_count; i++) {
+    GemmOperand& o = call.terms[i].*side;
+    const bool along = (o.transposed != 0) == (side == &GemmTerm::b);
+    const int64_t k = round_up(call.terms[i].k, 8), across = round_up(count, 8);
+    if (together || !suits(o)) {
+      const int64_t ld = along ? (together ? together : k) : across;
+      uint16_t* to = together ? place : place + k0 * across;
+      LATHE_TRY(pack(stream, o, call.terms[i].k, along, first, count, to, ld, together ? k0 : 0));
+      o = packed(to, ld, o.transposed);
+    } else {
+      o = from(o, first, !along);
+    }
+    k0 += k;
+  }
+  return ok_status();
+}
+
 bool alike(const GemmCall& c) {
   for (int i = 0; i < c.term_count; i++)
     if (c.terms[i].a.transposed != c.terms[0].a.transposed || c.terms[i].b.transposed != c.terms[0].b.transposed) return false;
@@ -94,37 +115,11 @@ Status multiply(Stream& stream, const GemmCall& call, bool bf16_compute, void* s
   for (int64_t n0 = 0; n0 < call.n; n0 += panel) {
     const int64_t n = std::min(panel, call.n - n0);
     GemmCall column = call;
-    int64_t k0 = 0;
-    for (int i = 0; i < call.term_count; i++) {
-      GemmTerm& t = column.terms[i];
-      const bool along = t.b.transposed != 0;
-      const int64_t k = round_up(t.k, 8), ld = along ? (together ? s.k : k) : round_up(n, 8);
-      if (together || !suits(t.b)) {
-        uint16_t* to = together ? b_place : b_place + k0 * round_up(n, 8);
-        LATHE_TRY(pack(stream, t.b, t.k, along, n0, n, to, ld, together ? k0 : 0));
-        t.b = packed(to, ld, t.b.transposed);
-      } else {
-        t.b = from(t.b, n0, !along);
-      }
-      k0 += k;
-    }
+    LATHE_TRY(bring(stream, column, &GemmTerm::b, n0, n, together ? s.k : 0, b_place));
     for (int64_t m0 = 0; m0 < call.m; m0 += chunk) {
       const int64_t m = std::min(chunk, call.m - m0);
       GemmCall tile = part_of(column, m0, m, n0, n);
-      k0 = 0;
-      for (int i = 0; i < call.term_count; i++) {
-        GemmTerm& t = tile.terms[i];
-        const bool along = !t.a.transposed;
-        const int64_t k = round_up(t.k, 8), ld = along ? (together ? s.k : k) : round_up(m, 8);
-        if (together || !suits(t.a)) {
-          uint16_t* to = together ? a_place : a_place + k0 * round_up(m, 8);
-          LATHE_TRY(pack(stream, t.a, t.k, along, m0, m, to, ld, together ? k0 : 0));
-          t.a = packed(to, ld, t.a.transposed);
-        } else {
-          t.a = from(t.a, m0, !along);
-        }
-        k0 += k;
-      }
+      LATHE_TRY(bring(stream, tile, &GemmTerm::a, m0, m, together ? s.k : 0, a_place));
       if (together) {
         tile.term_count = 1;
         tile.terms[0].k = s.k;

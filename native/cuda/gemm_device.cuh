@@ -35,9 +35,6 @@ __device__ __forceinline__ float fetch(const GemmOperand& o, const GemmTables& t
   const float value = t.four_bit[(o.format - kFormatNf4) * 16 + (i % 2 ? byte & 15 : byte >> 4)];
   return mul_rn(value, block_scale(o, t, i / 64));
 }
-__device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
-  return uint32_t(round_bf16(float_bits(low))) | uint32_t(round_bf16(float_bits(high))) << 16;
-}
 // 16 values of one row, from codes in 8 bytes: pairs as bf16.
 __device__ __forceinline__ void decode_16(uint32_t (&out)[8], uint32_t low, uint32_t high, const float* table, float scale) {
 #pragma unroll

@@ -20,22 +20,20 @@ __device__ __forceinline__ void load_tile(const GemmOperand& o, const GemmTables
   }
 }
 
-// bf16: 4 warps of 32 x 32. Shared rows are 40 elements apart, so that a fragment's 8 rows hit different banks.
-__global__ void __launch_bounds__(kThreads) gemm_bf16_kernel(__grid_constant__ const GemmCall g) {
-  constexpr int kDepth = 32, kLd = kDepth + 8;
-  LATHE_SHARED(uint16_t, a_tile, kTile * kLd);
-  LATHE_SHARED(uint16_t, b_tile, kTile * kLd);
-  LATHE_SHARED(float, four_bit, 32);
-  LATHE_SHARED(float, dynamic, 256);
+// The block's 64 x 64 results: where they begin, and the rows that exist.
+struct Tile {
+  GemmTables tables;
+  int64_t m, row, col;
+};
+// Fills the code books; the first barrier of for_each_step makes them visible.
+__device__ __forceinline__ Tile begin_tile(const GemmCall& g, float* four_bit, float* dynamic) {
   fill_tables(four_bit, dynamic);
-  const GemmTables tables{four_bit, dynamic};
-  const int64_t m = limited(g.limit_m, g.m);
   const int64_t tiles_n = (g.n + kTile - 1) / kTile;
-  const int64_t row0 = int64_t(blockIdx.x) / tiles_n * kTile, col0 = int64_t(blockIdx.x) % tiles_n * kTile;
-  if (row0 >= m) return;
-  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), group = lane / 4, pair = lane % 4;
-  const int warp_row = warp / 2 * 32, warp_col = warp % 2 * 32;
-  float sum[2][4][4] = {};
+  return {{four_bit, dynamic}, limited(g.limit_m, g.m), int64_t(blockIdx.x) / tiles_n * kTile, int64_t(blockIdx.x) % tiles_n * kTile};
+}
+// kDepth of K after another, of all terms: put_a and put_b get the operands' elements, then step() multiplies. Returns the K there was.
+template <int kDepth, class PutA, class PutB, class Step>
+__device__ __forceinline__ int64_t for_each_step(const GemmCall& g, const Tile& tile, PutA put_a, PutB put_b, Step step) {
   int64_t total = 0;
   for (int i = 0; i < g.term_count; i++) {
     const GemmTerm& term = g.terms[i];
@@ -43,9 +41,29 @@ __global__ void __launch_bounds__(kThreads) gemm_bf16_kernel(__grid_constant__ c
     total += depth;
     for (int64_t k0 = 0; k0 < depth; k0 += kDepth) {
       block_sync();  // the tiles before have been read; at first, the tables are written
-      load_tile<kDepth>(term.a, tables, row0, m, k0, depth, term.a.transposed != 0, [&](int r, int k, float v) { a_tile[r * kLd + k] = round_bf16(float_bits(v)); });
-      load_tile<kDepth>(term.b, tables, col0, g.n, k0, depth, term.b.transposed == 0, [&](int r, int k, float v) { b_tile[r * kLd + k] = round_bf16(float_bits(v)); });
+      load_tile<kDepth>(term.a, tile.tables, tile.row, tile.m, k0, depth, term.a.transposed != 0, put_a);
+      load_tile<kDepth>(term.b, tile.tables, tile.col, g.n, k0, depth, term.b.transposed == 0, put_b);
       block_sync();
+      step();
+    }
+  }
+  return total;
+}
+
+// bf16: 4 warps of 32 x 32. Shared rows are 40 elements apart, so that a fragment's 8 rows hit different banks.
+__global__ void __launch_bounds__(kThreads) gemm_bf16_kernel(__grid_constant__ const GemmCall g) {
+  constexpr int kDepth = 32, kLd = kDepth + 8;
+  LATHE_SHARED(uint16_t, a_tile, kTile * kLd);
+  LATHE_SHARED(uint16_t, b_tile, kTile * kLd);
+  LATHE_SHARED(float, four_bit, 32);
+  LATHE_SHARED(float, dynamic, 256);
+  const Tile tile = begin_tile(g, four_bit, dynamic);
+  if (tile.row >= tile.m) return;
+  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), group = lane / 4, pair = lane % 4;
+  const int warp_row = warp / 2 * 32, warp_col = warp % 2 * 32;
+  float sum[2][4][4] = {};
+  const int64_t total = for_each_step<kDepth>(
+      g, tile, [&](int r, int k, float v) { a_tile[r * kLd + k] = round_bf16(float_bits(v)); }, [&](int r, int k, float v) { b_tile[r * kLd + k] = round_bf16(float_bits(v)); }, [&] {
 #pragma unroll
       for (int k = 0; k < kDepth; k += 16) {
         uint32_t a[2][4], b[4][2];
@@ -64,8 +82,7 @@ __global__ void __launch_bounds__(kThreads) gemm_bf16_kernel(__grid_constant__ c
 #pragma unroll
           for (int y = 0; y < 4; y++) mma_bf16(sum[x][y], a[x], b[y]);
       }
-    }
-  }
+    });
   if (g.keep_when_empty && total == 0) return;
 #pragma unroll
   for (int x = 0; x < 2; x++)
@@ -73,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) gemm_bf16_kernel(__grid_constant__ c
     for (int y = 0; y < 4; y++)
 #pragma unroll
       for (int j = 0; j < 4; j++)
-        finish(g, row0 + warp_row + x * 16 + group + j / 2 * 8, col0 + warp_col + y * 8 + 2 * pair + j % 2, m, sum[x][y][j]);
+        finish(g, tile.row + warp_row + x * 16 + group + j / 2 * 8, tile.col + warp_col + y * 8 + 2 * pair + j % 2, tile.m, sum[x][y][j]);
 }
 
 // fp32: each thread owns 8 x 4 results, rows 8 apart.
@@ -83,24 +100,12 @@ __global__ void __launch_bounds__(kThreads) gemm_f32_kernel(__grid_constant__ co
   LATHE_SHARED(float, b_tile, kTile * kLd);
   LATHE_SHARED(float, four_bit, 32);
   LATHE_SHARED(float, dynamic, 256);
-  fill_tables(four_bit, dynamic);
-  const GemmTables tables{four_bit, dynamic};
-  const int64_t m = limited(g.limit_m, g.m);
-  const int64_t tiles_n = (g.n + kTile - 1) / kTile;
-  const int64_t row0 = int64_t(blockIdx.x) / tiles_n * kTile, col0 = int64_t(blockIdx.x) % tiles_n * kTile;
-  if (row0 >= m) return;
+  const Tile tile = begin_tile(g, four_bit, dynamic);
+  if (tile.row >= tile.m) return;
   const int tx = int(threadIdx.x % 16), ty = int(threadIdx.x / 16);
   float sum[8][4] = {};
-  int64_t total = 0;
-  for (int i = 0; i < g.term_count; i++) {
-    const GemmTerm& term = g.terms[i];
-    const int64_t depth = limited(g.limit_k, term.k);
-    total += depth;
-    for (int64_t k0 = 0; k0 < depth; k0 += kDepth) {
-      block_sync();
-      load_tile<kDepth>(term.a, tables, row0, m, k0, depth, term.a.transposed != 0, [&](int r, int k, float v) { a_tile[r * kLd + k] = v; });
-      load_tile<kDepth>(term.b, tables, col0, g.n, k0, depth, term.b.transposed == 0, [&](int r, int k, float v) { b_tile[r * kLd + k] = v; });
-      block_sync();
+  const int64_t total = for_each_step<kDepth>(
+      g, tile, [&](int r, int k, float v) { a_tile[r * kLd + k] = v; }, [&](int r, int k, float v) { b_tile[r * kLd + k] = v; }, [&] {
 #pragma unroll
       for (int k = 0; k < kDepth; k++) {
         float b[4];
@@ -113,13 +118,12 @@ __global__ void __launch_bounds__(kThreads) gemm_f32_kernel(__grid_constant__ co
           for (int y = 0; y < 4; y++) sum[x][y] = fma_rn(a, b[y], sum[x][y]);
         }
       }
-    }
-  }
+    });
   if (g.keep_when_empty && total == 0) return;
 #pragma unroll
   for (int x = 0; x < 8; x++)
 #pragma unroll
-    for (int y = 0; y < 4; y++) finish(g, row0 + ty + x * 8, col0 + tx + y * 16, m, sum[x][y]);
+    for (int y = 0; y < 4; y++) finish(g, tile.row + ty + x * 8, tile.col + tx + y * 16, tile.m, sum[x][y]);
 }
 
 }  // namespace

@@ -222,7 +222,9 @@ Status prepare_head(NodeView& node, KernelPlan* plan, bool grad) {
   LATHE_TRY(node.attributes.number("logit_scale", &logit_scale));
   LATHE_TRY(node.attributes.number("softcap", &softcap));
   LATHE_TRY(node.attributes.integer("chunk", &chunk));
+  bool trained = false;
   if (grad) LATHE_TRY(flag(node, "addend", &p->addend));
+  if (grad) LATHE_TRY(flag(node, "trained", &trained));
   LATHE_TRY(expect_arity(node, grad ? 4 + size_t(p->addend) : 3, grad ? 5 : 3));
   const TensorType &x = node.inputs[0], &w = node.inputs[1];
   LATHE_EXPECT(node, is_float(x) && x.rank == 2 && is_float(w) && w.rank == 2 && w.shape[1] == x.shape[1], "expected x [T, D] and w [V, D], f32 or bf16");
@@ -234,6 +236,7 @@ Status prepare_head(NodeView& node, KernelPlan* plan, bool grad) {
     LATHE_EXPECT(node, !p->addend || is(node.inputs[4], DType::F32, w.shape[0], w.shape[1]), "expected the addend to be f32 [V, D]");
     LATHE_EXPECT(node, is(node.outputs[3], x.dtype, t, x.shape[1]), "expected dx to have the type of x");
     LATHE_EXPECT(node, !has_output(node, 4) || is(node.outputs[4], DType::F32, w.shape[0], w.shape[1]), "expected dw to be f32 [V, D]");
+    LATHE_EXPECT(node, !has_output(node, 4) || trained, "expected trained = 1 where dw is wanted");
     if (p->addend) plan->allow_alias(4, 4);
   }
   LATHE_EXPECT(node, chunk >= 1, "expected chunk >= 1, received " + std::to_string(chunk));

@@ -56,6 +56,28 @@ __device__ __forceinline__ float bits_float(uint32_t u) {
 #endif
 }
 
+// The bits of a float rounded to bf16, nearest even. A NaN stays one; its other bits are the machine's business.
+__host__ __device__ inline uint16_t round_bf16(uint32_t u) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint16_t r;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(__uint_as_float(u)));
+  return r;
+#else
+  if ((u & 0x7fffffffu) > 0x7f800000u) return uint16_t(u >> 16 | 0x40);
+  return uint16_t((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+#endif
+}
+// Two of them, the first in the low half: one instruction from sm_80 up.
+__device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+#else
+  return uint32_t(round_bf16(float_bits(low))) | uint32_t(round_bf16(float_bits(high))) << 16;
+#endif
+}
+
 // ---- arithmetic that must not be contracted, or must be
 
 #if defined(LATHE_CUDA_ON_HOST)

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "lathe/backend.h"
@@ -58,8 +59,11 @@ class Run {
     Status status = bind();
     if (status.ok()) status = run_nodes();
     if (status.ok()) status = copy_out();
-    // What is still under way reads memory that this run owns.
-    if (!status.ok() && backend_.separate_memory()) (void)backend_.synchronize(*context_.stream);
+    if (!status.ok() && backend_.separate_memory()) {
+      // What is still under way reads memory that this run owns.
+      if (!backend_.synchronize(*context_.stream).ok()) (void)settle(&status);
+    }
+    if (backend_.separate_memory()) std::move(aligned_.begin(), aligned_.end(), std::back_inserter(context_.spare));
     return status;
   }
 
@@ -101,11 +105,10 @@ class Run {
   // Kernels may assume that a pointer is aligned to its element; file formats do not promise it.
   Status bind_external(uint32_t index, const Binding& binding) {
     if (backend_.separate_memory()) {
-      // One allocation per file range, freed when the run is over: only loading weights does this.
-      std::shared_ptr<Region> copy;
-      LATHE_TRY(Region::allocate_on(context_.device, binding.bytes, "the device's copy of an input", &copy));
-      base_[index] = copy->data();
-      aligned_.push_back(std::move(copy));
+      std::shared_ptr<Region> place;
+      LATHE_TRY(device_place(binding.bytes, &place));
+      base_[index] = place->data();
+      aligned_.push_back(std::move(place));
       return to_device(base_[index], binding.data, binding.bytes);
     }
     const uint64_t element = static_cast<uint64_t>(dtype_bytes(program_.buffers[index].type.dtype));
@@ -119,6 +122,21 @@ class Run {
     base_[index] = copy->data();
     aligned_.push_back(std::move(copy));
     return ok_status();
+  }
+
+  // The smallest spare place that is large enough; where none is, the largest makes room for a new one.
+  Status device_place(uint64_t bytes, std::shared_ptr<Region>* out) {
+    auto& spare = context_.spare;
+    const auto smaller = [](const auto& a, const auto& b) { return a->bytes() < b->bytes(); };
+    std::sort(spare.begin(), spare.end(), smaller);
+    auto it = std::find_if(spare.begin(), spare.end(), [&](const auto& r) { return r->bytes() >= bytes; });
+    if (it != spare.end()) {
+      *out = std::move(*it);
+      spare.erase(it);
+      return ok_status();
+    }
+    if (!spare.empty()) spare.pop_back();
+    return Region::allocate_on(context_.device, bytes, "the device's copy of an input", out);
   }
 
   Status to_device(void* to, const void* from, uint64_t bytes) {
@@ -142,6 +160,7 @@ class Run {
     if (!r.handle && !r.refused) record(r);
     if (!r.handle) return issue_nodes(true);
     marked_ = false;
+    launched_ = true;
     context_.arena_high_water = std::max(context_.arena_high_water, r.arena_end);
     return backend_.launch_recording(*context_.stream, r.handle);
   }
@@ -167,7 +186,8 @@ class Run {
   Status issue_nodes(bool mark) {
     void* scratch = context_.scratch ? context_.scratch->data() : nullptr;
     marked_ = mark && backend_.mark;
-    if (marked_) LATHE_TRY(backend_.mark(*context_.stream, 0));
+    first_mark_ = next_mark();
+    if (marked_) LATHE_TRY(backend_.mark(*context_.stream, first_mark_));
     std::vector<const void*> inputs;
     std::vector<void*> outputs;
     if (context_.profile) timing_.resize(program_.nodes.size());
@@ -201,7 +221,7 @@ class Run {
       timing_[i].calls++;
       timing_[i].ns += static_cast<uint64_t>((Clock::now() - start).count());
     }
-    if (status.ok() && marked_) status = backend_.mark(*context_.stream, static_cast<uint32_t>(i + 1));
+    if (status.ok() && marked_) status = backend_.mark(*context_.stream, first_mark_ + static_cast<uint32_t>(i + 1));
     if (!status.ok()) return blame(status, i);
     return request_.check_finite ? check_finite(i) : ok_status();
   }
@@ -245,22 +265,52 @@ class Run {
 
   // An error that node `i` reports may be an earlier one's, as a device works behind our back. Then waiting fails too, and
   // the last mark tells whose it is.
-  Status blame(const Status& status, size_t i) const {
+  Status blame(Status status, size_t i) const {
     if (marked_ && backend_.last_mark && !backend_.synchronize(*context_.stream).ok()) {
-      const uint32_t done = backend_.last_mark(*context_.stream);
+      if (settle(&status)) return status;
+      const uint32_t done = nodes_done();
       if (done < i) return node_status(loaded_, done, status.code(), status.message());
     }
     return node_status(loaded_, i, status.code(), status.message());
   }
 
+  // Marks go on from those of runs that were left unfinished, so that the last one tells whose it is.
+  uint32_t next_mark() const {
+    if (context_.unfinished->empty()) return 0;
+    const UnfinishedRun& last = context_.unfinished->back();
+    return last.first_mark + static_cast<uint32_t>(last.program->program.nodes.size()) + 1;
+  }
+
+  bool settle(Status* status) const { return settle_unfinished(status, backend_, *context_.stream, context_.unfinished); }
+
+  // How many of this run's nodes the device has noted as done; kNoMark where it does not say, or speaks of an earlier run.
+  uint32_t nodes_done() const {
+    if (!marked_ || !backend_.last_mark) return Backend::kNoMark;
+    const uint32_t last = backend_.last_mark(*context_.stream);
+    return last == Backend::kNoMark || last < first_mark_ ? Backend::kNoMark : last - first_mark_;
+  }
+
+  // A run that reads files and gives nothing back, as loading a weight is, does not wait for the device while another call is
+  // queued: the file of the next one is read meanwhile. The stream keeps the order, and memory it uses is freed in that order too.
+  bool may_leave() const {
+    return program_.outputs.empty() && !aligned_.empty() && context_.pending->load() > 1 && !context_.profile && !request_.check_finite &&
+           !synchronous() && context_.unfinished->size() < kMostUnfinished && marked_ && backend_.last_mark && backend_.last_mark(*context_.stream) != Backend::kNoMark;
+  }
+  static constexpr size_t kMostUnfinished = 32;
+
   Status copy_out() {
     if (backend_.separate_memory()) {
-      const Status status = backend_.synchronize(*context_.stream);
-      const uint32_t done = marked_ && backend_.last_mark ? backend_.last_mark(*context_.stream) : Backend::kNoMark;
+      if (may_leave()) {
+        context_.unfinished->push_back({request_.program, first_mark_});
+        return ok_status();
+      }
+      Status status = backend_.synchronize(*context_.stream);
+      if (settle(&status)) return status;
+      const uint32_t done = nodes_done();
       if (!status.ok() && done < program_.nodes.size()) return node_status(loaded_, done, status.code(), status.message());
       if (!status.ok())
-        return {status.code(), "program '" + loaded_.name + "': " + status.message() +
-                                   ": set LATHE_CUDA_SYNC=1 to learn which node caused it"};
+        return {status.code(), "program '" + loaded_.name + "'" + (launched_ ? ", run as one recorded graph: " : ": ") + status.message() + ": set " +
+                                   (launched_ ? "LATHE_CUDA_GRAPHS=0" : "LATHE_CUDA_SYNC=1") + " and run it again to learn which node caused it"};
     }
     std::lock_guard<std::mutex> lock(request_.gate->mutex);
     if (request_.gate->closed) return ok_status();
@@ -286,6 +336,8 @@ class Run {
   std::vector<std::shared_ptr<Region>> aligned_;
   std::vector<NodeTiming> timing_;
   bool marked_ = false;  // the device notes each node that is done
+  uint32_t first_mark_ = 0;
+  bool launched_ = false;  // as a recording, which does not say which of its nodes are done
 };
 
 }  // namespace
@@ -295,6 +347,20 @@ void Recording::release() {
   handle = nullptr;
   refused = false;
   base.clear();
+}
+
+bool settle_unfinished(Status* status, const Backend& backend, Stream& stream, std::vector<UnfinishedRun>* runs) {
+  const std::vector<UnfinishedRun> earlier = std::move(*runs);
+  runs->clear();
+  if (status->ok() || earlier.empty() || !backend.last_mark) return false;
+  const uint32_t last = backend.last_mark(stream);
+  for (const UnfinishedRun& run : earlier) {
+    const uint32_t done = last - run.first_mark;
+    if (last < run.first_mark || done >= run.program->program.nodes.size()) continue;
+    *status = node_status(*run.program, done, status->code(), status->message());
+    return true;
+  }
+  return false;
 }
 
 Status execute(const RunRequest& request, RunContext& context) { return Run(request, context)(); }

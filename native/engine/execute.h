@@ -82,13 +82,27 @@ struct RunRequest {
   bool check_finite = false;
 };
 
+// A run on a device that ended without waiting, as another call was queued behind it: whoever waits next hears of its errors.
+struct UnfinishedRun {
+  std::shared_ptr<LoadedProgram> program;
+  uint32_t first_mark = 0;  // its nodes note first_mark + 1 ... when they are done
+};
+
+// After waiting: forgets them. True when `status` is an error that belongs to one of them, and then it is in that one's name.
+bool settle_unfinished(Status* status, const Backend& backend, Stream& stream, std::vector<UnfinishedRun>* runs);
+
 // What a run needs from its session.
 struct RunContext {
   std::shared_ptr<Region> arena;    // null when no program needs one
   std::shared_ptr<Region> scratch;
+  // In and out, on a device: places for inputs bound to files, kept from one run to the next while files are open. Loading
+  // weights would wait for the device at every allocation otherwise.
+  std::vector<std::shared_ptr<Region>> spare;
   Stream* stream = nullptr;
   DeviceSpec device;
   const std::atomic<bool>* cancelled = nullptr;
+  const std::atomic<uint64_t>* pending = nullptr;  // calls submitted and not finished, this one among them
+  std::vector<UnfinishedRun>* unfinished = nullptr;
   bool profile = false;
   uint64_t arena_high_water = 0;    // out: one past the last arena byte that was used
 };

@@ -21,6 +21,8 @@ constexpr uint64_t kMapFrom = uint64_t{64} << 10;
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
 
 std::atomic<uint64_t> g_in_use{0};
+constexpr int kDevices = 64;
+std::atomic<uint64_t> g_on_device[kDevices] = {};
 
 uint64_t read_number(const char* path) {
   FILE* file = std::fopen(path, "re");
@@ -63,6 +65,7 @@ Status refuse(uint64_t bytes, const std::string& what) {
 }  // namespace
 
 uint64_t memory_in_use() { return g_in_use.load(); }
+uint64_t device_memory_in_use(int device) { return device >= 0 && device < kDevices ? g_on_device[device].load() : 0; }
 
 uint64_t memory_limit() {
   if (const char* text = std::getenv("LATHE_MEMORY_LIMIT")) {
@@ -138,13 +141,35 @@ Status Region::allocate_on(const DeviceSpec& device, uint64_t bytes, const std::
   region->data_ = static_cast<uint8_t*>(data);
   region->release_ = backend.release;
   region->device_ = device.index;
+  if (device.index < kDevices) g_on_device[device.index].fetch_add(bytes);
   *out = std::move(region);
   return ok_status();
 }
 
+Status Region::allocate_parts(const DeviceSpec& device, const std::vector<uint64_t>& bytes, const std::string& what,
+                              std::vector<std::shared_ptr<Region>>* out) {
+  const auto padded = [](uint64_t n) { return (n + kDeviceAlignment - 1) / kDeviceAlignment * kDeviceAlignment; };
+  uint64_t total = 0;
+  for (uint64_t n : bytes) total += padded(n);
+  std::shared_ptr<Region> whole;
+  LATHE_TRY(allocate_on(device, total, what, &whole));
+  uint64_t offset = 0;
+  for (uint64_t n : bytes) {
+    std::shared_ptr<Region> part(new Region);
+    part->data_ = whole->data_ + offset;
+    part->bytes_ = n;
+    part->whole_ = whole;
+    out->push_back(std::move(part));
+    offset += padded(n);
+  }
+  return ok_status();
+}
+
 Region::~Region() {
+  if (whole_) return;
   if (release_) {
     release_(device_, data_);
+    if (device_ < kDevices) g_on_device[device_].fetch_sub(bytes_);
     return;
   }
   if (mapping_) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "lathe/status.h"
 #include "lathe/types.h"
@@ -20,6 +21,11 @@ class Region {
   // The same in the device's own memory where it has one; `data` is then not the host's to touch.
   static Status allocate_on(const DeviceSpec& device, uint64_t bytes, const std::string& what,
                             std::shared_ptr<Region>* out);
+  // One allocation of the device cut into regions of these sizes, each aligned to kDeviceAlignment; freed with its last part. A
+  // driver rounds every allocation up, by as much as 2 MiB, and takes its time for each.
+  static Status allocate_parts(const DeviceSpec& device, const std::vector<uint64_t>& bytes, const std::string& what,
+                               std::vector<std::shared_ptr<Region>>* out);
+  static constexpr uint64_t kDeviceAlignment = 256;
   ~Region();
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
@@ -35,11 +41,14 @@ class Region {
   uint64_t mapping_bytes_ = 0;
   void (*release_)(int device, void* data) = nullptr;  // device memory
   int device_ = 0;
+  std::shared_ptr<Region> whole_;  // that this is a part of
 };
 
 // What all regions of this process hold together, and the most they may.
 uint64_t memory_in_use();
 uint64_t memory_limit();
+// What this process's regions hold on a CUDA device.
+uint64_t device_memory_in_use(int device);
 
 // "1.42 GiB"
 std::string format_bytes(uint64_t bytes);

@@ -65,6 +65,7 @@ Status Session::define_state(const std::vector<StateSpec>& specs) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (closed_) return closed_error();
   std::map<std::string, std::shared_ptr<StateSlot>> added;
+  std::vector<StateSlot*> fresh;
   for (const StateSpec& spec : specs) {
     auto find = [&](auto& map) { auto it = map.find(spec.name); return it == map.end() ? nullptr : it->second; };
     std::shared_ptr<StateSlot> existing = find(states_);
@@ -76,11 +77,37 @@ Status Session::define_state(const std::vector<StateSpec>& specs) {
     }
     auto slot = std::make_shared<StateSlot>();
     slot->spec = spec;
-    LATHE_TRY(Region::allocate_on(device_, static_cast<uint64_t>(spec.type.bytes()),
-                                  "state '" + spec.name + "' " + describe(spec.type), &slot->region));
+    fresh.push_back(slot.get());
     added.emplace(spec.name, std::move(slot));
   }
+  LATHE_TRY(allocate_states(fresh));
   states_.merge(added);
+  return ok_status();
+}
+
+// On a device, neighbours share allocations of up to kSlab bytes: what is defined together is mostly dropped together.
+Status Session::allocate_states(const std::vector<StateSlot*>& slots) {
+  constexpr uint64_t kSlab = uint64_t{256} << 20;
+  const bool share = Backend::of(device_.kind).separate_memory();
+  for (size_t first = 0, end; first < slots.size(); first = end) {
+    std::vector<uint64_t> bytes;
+    uint64_t total = 0;
+    for (end = first; end < slots.size(); end++) {
+      const uint64_t more = static_cast<uint64_t>(slots[end]->spec.type.bytes());
+      if (end > first && (!share || total + more > kSlab)) break;
+      bytes.push_back(more);
+      total += more;
+    }
+    std::string what = "state '" + slots[first]->spec.name + "' " + describe(slots[first]->spec.type);
+    if (bytes.size() == 1) {
+      LATHE_TRY(Region::allocate_on(device_, total, what, &slots[first]->region));
+      continue;
+    }
+    what += " with " + std::to_string(bytes.size() - 1) + " more after it";
+    std::vector<std::shared_ptr<Region>> parts;
+    LATHE_TRY(Region::allocate_parts(device_, bytes, what, &parts));
+    for (size_t i = 0; i < parts.size(); i++) slots[first + i]->region = std::move(parts[i]);
+  }
   return ok_status();
 }
 
@@ -165,19 +192,20 @@ Status Session::load_program(const uint8_t* data, size_t size, const std::string
 }
 
 // One arena and one scratch region serve all programs, so they grow to the largest need. Nothing in them
-// outlives a run: a run under way keeps the old region, the next one takes the new.
+// outlives a run: a run under way keeps the old region, the next one takes the new. When nothing runs the old one goes
+// first, so that both never stand beside each other and the plan's peak holds; if there is no room for the new one, the next run
+// of another program takes what it needs again.
 Status Session::reserve_working_memory(const LoadedProgram& loaded) {
-  const Program& program = loaded.program;
-  std::shared_ptr<Region> arena = arena_, scratch = scratch_;
-  if (program.arena_bytes > region_bytes(arena)) {
-    LATHE_TRY(Region::allocate_on(device_, program.arena_bytes, "the arena of program '" + loaded.name + "'", &arena));
-  }
-  if (program.scratch_bytes > region_bytes(scratch)) {
-    LATHE_TRY(Region::allocate_on(device_, program.scratch_bytes, "the scratch of program '" + loaded.name + "'", &scratch));
-  }
-  arena_ = std::move(arena);
-  scratch_ = std::move(scratch);
-  return ok_status();
+  const auto grow = [&](std::shared_ptr<Region>& region, uint64_t bytes, const char* what) -> Status {
+    if (bytes <= region_bytes(region)) return ok_status();
+    if (pending_ == 0) region.reset();
+    std::shared_ptr<Region> larger;
+    LATHE_TRY(Region::allocate_on(device_, bytes, what + (" of program '" + loaded.name + "'"), &larger));
+    region = std::move(larger);
+    return ok_status();
+  };
+  LATHE_TRY(grow(arena_, loaded.program.arena_bytes, "the arena"));
+  return grow(scratch_, loaded.program.scratch_bytes, "the scratch");
 }
 
 // Regions that are larger than any loaded program needs are replaced by smaller ones, or kept if that fails.
@@ -230,6 +258,7 @@ Status Session::bind_file(const std::string& path, uint64_t offset, uint64_t len
 void Session::release_files() {
   std::lock_guard<std::mutex> lock(mutex_);
   files_.clear();
+  spare_.clear();
   if (!closed_) trim_working_memory();
 }
 
@@ -260,15 +289,19 @@ Status Session::execute_on_engine(const RunRequest& request) {
     LATHE_TRY(reserve_working_memory(*request.program));
     context.arena = arena_;
     context.scratch = scratch_;
+    context.spare.swap(spare_);
   }
   context.stream = &stream_;
   context.device = device_;
   context.cancelled = &cancelled_;
+  context.pending = &pending_;
+  context.unfinished = &unfinished_;
   context.profile = profiling_;
   Status status = execute(request, context);
   runs_++;
   std::lock_guard<std::mutex> lock(mutex_);
   arena_high_water_ = std::max(arena_high_water_, context.arena_high_water);
+  if (!closed_) spare_.swap(context.spare);
   return status;
 }
 
@@ -335,8 +368,11 @@ Status Session::copy_now(void* to, const void* from, uint64_t bytes, CopyKind ki
   const Backend& backend = Backend::of(device_.kind);
   if (!backend.separate_memory()) return std::memcpy(to, from, bytes), ok_status();
   backend.activate(stream_);
-  LATHE_TRY(backend.copy(stream_, to, from, bytes, kind));
-  return backend.synchronize(stream_);
+  const Status queued = backend.copy(stream_, to, from, bytes, kind);
+  Status done = backend.synchronize(stream_);
+  if (!queued.ok()) done = queued;
+  (void)settle_unfinished(&done, backend, stream_, &unfinished_);
+  return done;
 }
 
 std::vector<ProfileRow> Session::profile() const {
@@ -408,12 +444,14 @@ void Session::abandon() {
 
 void Session::free_everything() {
   std::vector<Done> callbacks;
+  unfinished_.clear();
   {
     std::lock_guard<std::mutex> lock(mutex_);
     programs_.clear();
     states_.clear();
     arena_.reset();
     scratch_.reset();
+    spare_.clear();
     files_.clear();
   }
   Backend::of(device_.kind).close(&stream_);

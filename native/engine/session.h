@@ -99,6 +99,7 @@ class Session : public std::enable_shared_from_this<Session> {
   explicit Session(const DeviceSpec& device) : device_(device) {}
   Status submit(std::function<Status()> work, Done done);
   Status execute_on_engine(const RunRequest& request);
+  Status allocate_states(const std::vector<StateSlot*>& slots);
   Status reserve_working_memory(const LoadedProgram& loaded);
   void trim_working_memory();
   Status copy_now(void* to, const void* from, uint64_t bytes, CopyKind kind);
@@ -121,6 +122,8 @@ class Session : public std::enable_shared_from_this<Session> {
   uint32_t next_program_ = 1;
   std::shared_ptr<Region> arena_;
   std::shared_ptr<Region> scratch_;
+  std::vector<std::shared_ptr<Region>> spare_;  // see RunContext
+  std::vector<UnfinishedRun> unfinished_;       // the engine's thread only
   uint64_t arena_high_water_ = 0;
   FileCache files_;
 };

@@ -503,7 +503,7 @@ void test_scratch_formula() {
         for (int threads : {1, 2, 16}) {
           const int64_t k_a = k + 16 * terms;
           const int64_t rows = std::min(up(m, 6), std::max<int64_t>(96, 6 * ((4 << 20) / (24 * k_a))));
-          const int64_t worker = 256 * std::min<int64_t>(k, 1024) + 256 * std::min<int64_t>(up(m, 6), 1008);
+          const int64_t worker = 256 * std::min<int64_t>(k, 1024) + 256 * std::min<int64_t>(up(m, 6), 1032);
           same = same && gemm_scratch_bytes(m, 77, k, terms, threads) ==
                              4 * rows * k_a + threads * worker + 64 * (2 * threads + 2);
         }

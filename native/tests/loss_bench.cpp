@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
       Value nll(DType::F32, {s.tokens}), correct = nll, entropy = nll, dx = x, dw(DType::F32, {s.vocabulary, s.width});
       Attributes a;
       set_number(a, "logit_scale", 1), set_number(a, "softcap", 0), set_number(a, "chunk", chunk);
-      set_number(a, "addend", 0);
+      set_number(a, "addend", 0), set_number(a, "trained", 1);
       Op op("linear_cross_entropy_grad", a, {&x, &w, &labels, &dnll},
             {&nll, &correct, nullptr, &dx, s.dw ? &dw : nullptr},
             {nll.type(), nll.type(), nll.type(), dx.type(), dw.type()}, threads);

@@ -91,7 +91,7 @@ Reference reference(const Case& c, const Data& x, const Data& w, const std::vect
 Attributes attributes_of(const Case& c, int addend) {
   Attributes a;
   set_number(a, "logit_scale", c.logit_scale), set_number(a, "softcap", c.softcap), set_number(a, "chunk", c.chunk);
-  if (addend >= 0) set_number(a, "addend", addend);
+  if (addend >= 0) set_number(a, "addend", addend), set_number(a, "trained", 1);
   return a;
 }
 

@@ -10,7 +10,8 @@ import { createReadStream, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { loadNative } from '../../src/runtime/binding';
-import { trainNewFromIterator, type NativeTokenizerTraining } from '../../src/tokenizers/train';
+import type { NativeTokenizerTraining } from '../../src/tokenizers/native-training';
+import { trainNewFromIterator } from '../../src/tokenizers/train';
 
 const data = join(__dirname, '../../data');
 const SPECIAL_TOKENS = ['<|endoftext|>', '<|pad|>', '<|im_start|>', '<|im_end|>', '<|reserved_0|>', '<|reserved_1|>'];

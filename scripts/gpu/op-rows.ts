@@ -12,7 +12,7 @@ async function main(): Promise<void> {
   const device = process.argv[2] ?? 'cuda';
   const family = process.argv[3] === '--family' ? process.argv[4] : undefined;
   const folder = mkdtempSync(path.join(tmpdir(), 'lathe-rows-'));
-  const session = Session.create({ device });
+  const session = Session.create({ device, threads: 1 });
   const failed: { name: string; problems: string[] }[] = [];
   let passed = 0;
   const part = /^(\d+)\/(\d+)$/.exec(process.argv[process.argv.indexOf('--part') + 1] ?? '');

@@ -36,18 +36,12 @@ export function gradients(loss: Tensor, wanted: readonly Tensor[]): Tensor[] {
 
 /** Tensors that depend on a wanted one, and the nodes between them and the loss in reverse order. */
 function nodesOnPath(root: Node, wanted: ReadonlySet<Tensor>): { order: Node[]; dependent: Set<Tensor> } {
-  const nodes = new Map<number, Node>();
-  const stack = [root];
-  while (stack.length) {
-    const node = stack.pop()!;
-    if (nodes.has(node.id)) continue;
-    nodes.set(node.id, node);
-    for (const t of node.inputs) stack.push(t.node);
-  }
-  const sorted = [...nodes.values()].sort((a, b) => a.id - b.id);
+  const reached = new Set<Node>([root]);
+  // A set's loop also visits what is added to it meanwhile.
+  for (const { inputs } of reached) for (let i = 0; i < inputs.length; i++) reached.add(inputs[i].node);
   const dependent = new Set<Tensor>(wanted);
   const order: Node[] = [];
-  for (const node of sorted) {
+  for (const node of [...reached].sort((a, b) => a.id - b.id)) {
     if (node.kind !== 'op' || !node.inputs.some((t) => dependent.has(t))) continue;
     for (const t of node.outputs) dependent.add(t);
     order.push(node);
@@ -56,30 +50,34 @@ function nodesOnPath(root: Node, wanted: ReadonlySet<Tensor>): { order: Node[]; 
 }
 
 function visit(node: Node, cotangents: Map<Tensor, Tensor[]>, wanted: ReadonlySet<Tensor>, dependent: ReadonlySet<Tensor>): void {
-  const parts = node.outputs.map((t) => cotangents.get(t));
-  if (parts.every((p) => !p?.length)) return;
+  const { inputs, outputs, attributes } = node;
+  if (!outputs.some((t) => cotangents.has(t))) return;
   const vjp = node.op!.vjp;
   if (!vjp) throw new LatheError('ERR_UNSUPPORTED', `op '${node.op!.name}' has no gradient`, { at: node.where });
   const grads = atNode(node, () =>
     vjp({
-      inputs: node.inputs,
-      outputs: node.outputs,
-      attributes: node.attributes,
-      cotangents: parts.map((p) => (p?.length ? total(p) : null)),
-      needs: (i) => dependent.has(node.inputs[i]),
+      inputs,
+      outputs,
+      attributes,
+      cotangents: outputs.map((t) => {
+        const parts = cotangents.get(t);
+        return parts ? total(parts) : null;
+      }),
+      needs: (i) => dependent.has(inputs[i]),
     }),
   );
   // A cotangent is used up here, unless the caller asked for it.
-  for (const t of node.outputs) if (!wanted.has(t)) cotangents.delete(t);
-  grads.forEach((g, i) => {
-    const x = node.inputs[i];
-    if (!g || !dependent.has(x)) return;
+  for (const t of outputs) if (!wanted.has(t)) cotangents.delete(t);
+  for (let i = 0; i < grads.length; i++) {
+    const g = grads[i];
+    const x = inputs[i];
+    if (!g || !dependent.has(x)) continue;
     const list = cotangents.get(x);
     if (list) list.push(g);
     else cotangents.set(x, [g]);
-  });
+  }
 }
 
-function total(parts: Tensor[]): Tensor {
-  return parts.reduce((a, b) => add(a, b));
+function total(parts: readonly Tensor[]): Tensor {
+  return parts.length === 1 ? parts[0] : parts.reduce((a, b) => add(a, b));
 }

@@ -7,6 +7,7 @@ import { PeftModel } from '../pretrained/peft-model';
 import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import { openTokenizerAt } from '../train/setup';
+import { describeDevice, warn } from './output';
 
 /** Flags as commander gives them. */
 export type Flags = Readonly<Record<string, unknown>>;
@@ -21,6 +22,8 @@ export async function openFromFlags(o: Flags): Promise<{ model: PreTrainedModel;
     threads: numberFlag(o, 'threads'),
     quantizationConfig: o.loadIn4bit ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true }) : undefined,
   });
+  // Answers go to standard output, this beside them. The CPU is what anybody expects.
+  if (o.device === 'auto' && model.device !== 'cpu') warn(`device: ${describeDevice(model.device)}`);
   if (adapter) await PeftModel.fromPretrained(model, adapter);
   return { model, tokenizer: await openTokenizerAt(path, adapter) };
 }

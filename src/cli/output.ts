@@ -1,5 +1,8 @@
 /** How commands talk to people: one place for colours, tables and errors. */
 import { formatBytes } from '../errors';
+import { toIoError } from '../io/io-error';
+import { hasNative, loadNative } from '../runtime/binding';
+import { sameDevice } from '../runtime/device';
 
 const colored = (stream: NodeJS.WriteStream): boolean => stream.isTTY === true && !process.env.NO_COLOR;
 
@@ -28,7 +31,10 @@ export function warn(message: string): void {
 }
 
 /** One line for people; the stack only when asked for with LATHE_DEBUG. */
-export function reportError(error: unknown): void {
+export function reportError(thrown: unknown): void {
+  const { path, syscall } = thrown as NodeJS.ErrnoException;
+  // A system error that nobody has put into words.
+  const error = path && syscall ? toIoError(thrown, syscall === 'mkdir' ? 'create' : syscall, path) : thrown;
   const e = error as { code?: string; message?: string; stack?: string };
   const code = typeof e.code === 'string' ? `[${e.code}]` : '';
   process.stderr.write(`${style.red(`error${code}`)}: ${e.message ?? String(error)}\n`);
@@ -36,6 +42,13 @@ export function reportError(error: unknown): void {
 }
 
 export const gib = formatBytes;
+
+/** `cpu`, or `cuda:0 (NVIDIA H200)`: a GPU with what its driver calls it. */
+export function describeDevice(device: string): string {
+  if (device === 'cpu' || !hasNative()) return device;
+  const found = loadNative().devices().find((d) => sameDevice(d.device, device));
+  return found ? `${device} (${found.name})` : device;
+}
 
 /** `1 h 02 m`, `3 m 04 s`, `12 s` */
 export function duration(seconds: number): string {

@@ -5,7 +5,7 @@
  * programs says so at once. Completions go to --output as they are made, verdicts to <that file>_results.jsonl, both in
  * HumanEval's format.
  */
-import { appendFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { LatheError } from '../errors';
 import { judgeCompletions, OUTCOMES, scorePassAtK, usableKs, type Judged, type PasskResult } from '../eval/passk';
@@ -13,6 +13,7 @@ import { BUNDLED_PROBLEMS, readCompletions, readProblems, type Completion, type 
 import { checkSampling, sampleCompletions } from '../eval/passk-samples';
 import { Sandbox } from '../eval/sandbox';
 import { writeFileAtomic } from '../io/atomic-file';
+import { makeFolder } from '../io/io-error';
 import { countFlag, endTokens, numberFlag, openFromFlags, type Flags } from './model-flags';
 import { duration, say, style, warn } from './output';
 
@@ -114,7 +115,7 @@ async function sampled(o: Flags, problems: readonly Problem[], numSamples: numbe
       eosTokenId: endTokens(model, tokenizer),
     };
     if (output) {
-      mkdirSync(dirname(output), { recursive: true });
+      makeFolder(dirname(output));
       writeFileSync(output, '');
     }
     for await (const { completions, note } of sampleCompletions(model, tokenizer, problems, { numSamples, batchSize: countFlag(o, 'batchSize'), seed: countFlag(o, 'seed', 0), generation })) {

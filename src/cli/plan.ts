@@ -2,6 +2,7 @@
 import { printPlan } from '../compile/plan';
 import type { LiveTensor } from '../compile/program';
 import { formatBytes, formatShape } from '../errors';
+import { resolveDevice } from '../runtime/device';
 import { loadConfig } from '../train/arguments';
 import { planRun, planToJson } from '../train/plan-run';
 import { say, warn } from './output';
@@ -9,7 +10,7 @@ import { say, warn } from './output';
 export async function planCommand(path: string, overrides: readonly string[], options: { device?: string; json?: boolean }): Promise<void> {
   const config = loadConfig(path, overrides);
   if (!options.json) for (const note of config.notes) warn(note);
-  const device = options.device ?? (config.device === 'auto' ? 'cpu' : config.device);
+  const device = resolveDevice(options.device ?? config.device);
   const result = await planRun(config, device);
   if (options.json) {
     say(JSON.stringify(planToJson(result), null, 2));

@@ -7,16 +7,19 @@ import { releaseGeneration } from '../generation/lane';
 import type { PreTrainedModel } from '../pretrained/model';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import { alpacaPrompt } from '../data';
-import { currentWorld } from '../runtime/world';
+import { currentWorld, leaveWorld } from '../runtime/world';
 import { loadConfig, type ResolvedConfig } from '../train/arguments';
 import type { TrainEvent } from '../train/events';
 import { setupSft, type RunParts } from '../train/setup';
 import type { LogEntry } from '../train/state';
-import { duration, say, silence, style, warn } from './output';
+import { describeDevice, duration, say, silence, style, warn } from './output';
 import { Progress } from './progress';
 
 /** Where the package's own configurations lie. */
 export const CONFIG_DIR = join(__dirname, '..', '..', 'configs');
+
+/** As a shell tells of a process that SIGTERM ended. */
+const kTerminated = 143;
 
 export async function trainCommand(path: string | undefined, overrides: readonly string[]): Promise<void> {
   const quickstart = path === undefined;
@@ -38,6 +41,7 @@ export async function trainCommand(path: string | undefined, overrides: readonly
       const step = end.state.globalStep;
       const again = ['lathe train', ...(path ? [path] : []), ...overrides.filter((o) => !o.startsWith('resume_from_checkpoint=')), 'resume_from_checkpoint=true'];
       say(step === 0 ? 'stopped before the first step' : `stopped at step ${step}; continue with: ${again.join(' ')}`);
+      if (interrupt.terminated) process.exitCode = kTerminated;
       return;
     }
     await trainer.saveModel();
@@ -45,6 +49,8 @@ export async function trainCommand(path: string | undefined, overrides: readonly
   } finally {
     interrupt.release();
     await model.close();
+    // Ends MPI also where the exit code says that the run is not finished: the ranks stopped together, nobody is to be ended.
+    if (process.exitCode === kTerminated) leaveWorld();
   }
 }
 
@@ -79,21 +85,34 @@ async function follow(config: ResolvedConfig, { trainer, model, tokenizer }: Pic
 function announce(event: Extract<TrainEvent, { type: 'plan' }>, config: ResolvedConfig, model: PreTrainedModel): void {
   say(style.bold(`${config.modelNameOrPath} on ${config.datasetName}`));
   if (model.peft && currentWorld().rank === 0) model.printTrainableParameters();
+  say(`device: ${describeDevice(event.plan.device.name)}`);
   say(printPlan(event.plan, event.remedies));
   say(`  recomputation: ${event.policy}`);
 }
 
-/** First Ctrl-C: save and stop after this step. Second: stop now. */
+/** First Ctrl-C, or SIGTERM as schedulers send it: save and stop after this step. Second Ctrl-C: stop now. */
 class Interrupt {
   private readonly controller = new AbortController();
-  private readonly listener = (): void => {
+  /** Whoever asked with SIGTERM learns from the exit code that the run is not finished, and may start it again. */
+  terminated = false;
+  private readonly onInterrupt = (): void => {
     if (this.controller.signal.aborted) process.exit(130);
-    if (currentWorld().rank === 0) process.stderr.write('\nstopping after this step and saving a checkpoint; press Ctrl-C again to stop now\n');
-    this.controller.abort();
+    this.stop('; press Ctrl-C again to stop now');
+  };
+  private readonly onTerminate = (): void => {
+    // Launchers send it to the group and to the process: a second one asks for nothing new.
+    this.terminated = true;
+    if (!this.controller.signal.aborted) this.stop('');
   };
 
   constructor() {
-    process.on('SIGINT', this.listener);
+    process.on('SIGINT', this.onInterrupt);
+    process.on('SIGTERM', this.onTerminate);
+  }
+
+  private stop(more: string): void {
+    if (currentWorld().rank === 0) process.stderr.write(`\nstopping after this step and saving a checkpoint${more}\n`);
+    this.controller.abort();
   }
 
   get signal(): AbortSignal {
@@ -101,7 +120,8 @@ class Interrupt {
   }
 
   release(): void {
-    process.off('SIGINT', this.listener);
+    process.off('SIGINT', this.onInterrupt);
+    process.off('SIGTERM', this.onTerminate);
   }
 }
 

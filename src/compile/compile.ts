@@ -1,15 +1,14 @@
 /**
  * compile: Graph -> Program, the whole pipeline in the order that DESIGN.md 4 draws.
  *
- * fuse -> checkpoint -> cse -> dce (part of every rewrite) -> schedule (order) -> inplace -> offsets -> verify -> encode.
+ * dce, fuse -> checkpoint -> cse -> schedule (order) -> inplace -> offsets -> verify -> encode.
  * Fusion of forward nodes comes before checkpointing, so a recomputed node is the same op on the same bits.
  */
 import { checkpoint, type CheckpointPolicy } from '../autodiff/checkpoint';
 import type { DeviceSpec } from '../graph/device';
 import type { Graph } from '../graph/trace';
-import type { Node, StateSlot } from '../graph/tensor';
+import { typesOf, type StateSlot } from '../graph/tensor';
 import { cse } from '../passes/cse';
-import { dce } from '../passes/dce';
 import { fuse } from '../passes/fuse';
 import { inplace, type Placed, type Storage } from '../passes/inplace';
 import { verify } from '../passes/verify';
@@ -24,29 +23,30 @@ export interface CompileOptions {
 
 /** The graph after all transforms, before memory is assigned. */
 export function optimize(graph: Graph, policy: CheckpointPolicy = 'none'): Graph {
-  return cse(checkpoint(fuse(dce(graph)), policy));
+  return cse(checkpoint(fuse(graph), policy));
 }
 
 export function compile(graph: Graph, options: CompileOptions): Program {
   const placed = inplace(optimize(graph, options.checkpoint ?? 'none'));
   const arena = assignOffsets(new Set(placed.storage.values()));
   verify(placed, arena.offsets);
-  const scratch = new Map<Node, number>();
+  const scratch: number[] = [];
   let scratchBytes = 0;
   let logitsBytes = 0;
   let flops = 0;
   let attentionFlops = 0;
-  for (const node of placed.schedule) {
-    const types = node.inputs.map((t) => t.type);
-    const bytes = node.op!.scratchBytes?.(types, node.attributes, options.device) ?? 0;
-    scratch.set(node, bytes);
+  for (const { op: def, inputs, attributes } of placed.schedule) {
+    const op = def!;
+    const types = typesOf(inputs);
+    const bytes = op.scratchBytes?.(types, attributes, options.device) ?? 0;
+    scratch.push(bytes);
     scratchBytes = Math.max(scratchBytes, bytes);
-    if (node.op!.memoryClass === 'logits') logitsBytes = Math.max(logitsBytes, bytes);
-    const cost = node.op!.cost(types, node.attributes).flops;
+    if (op.memoryClass === 'logits') logitsBytes = Math.max(logitsBytes, bytes);
+    const cost = op.cost(types, attributes).flops;
     flops += cost;
-    if (node.op!.name === 'attention' || node.op!.name === 'attention_grad') attentionFlops += cost;
+    if (op.name === 'attention' || op.name === 'attention_grad') attentionFlops += cost;
   }
-  const layout = { offsets: arena.offsets, arenaBytes: arena.bytes, scratchBytes, scratchOf: (n: Node): number => scratch.get(n)! };
+  const layout = { offsets: arena.offsets, arenaBytes: arena.bytes, scratchBytes, scratch };
   return {
     name: graph.name,
     bytes: encode(graph.name, placed, layout),
@@ -65,7 +65,7 @@ export function compile(graph: Graph, options: CompileOptions): Program {
 
 function statesOf(placed: Placed): StateSlot[] {
   const slots = new Map<string, StateSlot>();
-  for (const s of placed.storage.values()) if (s.slot) slots.set(s.slot.name, s.slot);
+  placed.storage.forEach((s) => s.slot && slots.set(s.slot.name, s.slot));
   return [...slots.values()];
 }
 

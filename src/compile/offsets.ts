@@ -3,8 +3,12 @@
  *
  * Greedy by size (largest first, lowest gap that fits), which stays within a few percent of the live-bytes bound on
  * training graphs. Source: Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020.
+ *
+ * Nearly every storage lives for a few nodes, so only what lies near it in time is looked at: the schedule is covered by
+ * windows that overlap by half, a short life lies within one of them, and each window lists what is alive in it.
  */
 import type { Storage } from '../passes/inplace';
+import { countBefore } from '../passes/verify';
 
 export const ALIGNMENT = 64;
 
@@ -15,35 +19,53 @@ export interface Arena {
   readonly bytes: number;
 }
 
+/** What lies where, and between which positions of the schedule. */
+interface Place {
+  readonly from: number;
+  readonly to: number;
+  readonly first: number;
+  readonly last: number;
+}
+
+/** Half a window, in positions of the schedule: a life of at most so many lies within one window. */
+const STRIDE = 32;
+
 /** Places storages of kind 'arena'; offsets are multiples of 64. */
 export function assignOffsets(storages: Iterable<Storage>): Arena {
-  const items = [...storages].filter((s) => s.kind === 'arena');
+  const items: Storage[] = [];
+  for (const s of storages) if (s.kind === 'arena') items.push(s);
   items.sort((a, b) => b.bytes - a.bytes || a.first - b.first || a.last - b.last);
   const offsets = new Map<Storage, number>();
-  const placed: { from: number; to: number; first: number; last: number }[] = []; // sorted by `from`
+  const all: Place[] = [];
+  const windows: Place[][] = [];
   let total = 0;
   for (const s of items) {
     const size = align(s.bytes);
-    let at = 0;
-    for (const p of placed) {
-      if (p.first > s.last || p.last < s.first) continue;
-      if (p.from >= at + size) break;
-      at = Math.max(at, p.to);
-    }
-    const entry = { from: at, to: at + size, first: s.first, last: s.last };
-    placed.splice(lowerBound(placed, at), 0, entry);
-    offsets.set(s, at);
-    total = Math.max(total, at + size);
+    const near = s.last - s.first < STRIDE ? windows[windowOf(s.first)] ?? [] : all;
+    const from = lowestGap(near, s, size);
+    const place = { from, to: from + size, first: s.first, last: s.last };
+    insert(all, place);
+    for (let w = Math.max(0, windowOf(s.first) - 1); w <= windowOf(s.last); w++) insert((windows[w] ??= []), place);
+    offsets.set(s, from);
+    total = Math.max(total, place.to);
   }
   return { offsets, bytes: total };
 }
 
-function lowerBound(list: readonly { from: number }[], from: number): number {
-  let [low, high] = [0, list.length];
-  while (low < high) {
-    const mid = (low + high) >> 1;
-    if (list[mid].from < from) low = mid + 1;
-    else high = mid;
+/** The later of the two windows that a position lies in; window w begins at w * STRIDE - 1, as the schedule does at -1. */
+const windowOf = (position: number): number => Math.floor((position + 1) / STRIDE);
+
+/** The lowest offset where `size` bytes are free as long as `s` lives. `places` are sorted by `from`. */
+function lowestGap(places: readonly Place[], s: Storage, size: number): number {
+  let at = 0;
+  for (let i = 0; i < places.length; i++) {
+    const p = places[i];
+    if (p.from >= at + size) break;
+    if (p.to > at && p.first <= s.last && p.last >= s.first) at = p.to;
   }
-  return low;
+  return at;
+}
+
+function insert(places: Place[], place: Place): void {
+  places.splice(countBefore(places, place.from), 0, place);
 }

@@ -38,6 +38,19 @@ export interface Pass {
   readonly epoch: number;
   /** Set below a shuffle: sources visit their files in an order drawn from it. */
   readonly shardSeed: number | null;
+  /** Only the part of the files that is dealt to this lane; null: all of them. */
+  readonly lane: Lane | null;
+}
+
+/** One of several parts of a stream that are read each for itself: every `count`-th file from the `index`-th on. */
+export interface Lane {
+  readonly index: number;
+  readonly count: number;
+}
+
+/** What tells the draws of a pass from those of others; lanes of an epoch never share them. */
+export function drawsOf({ epoch, lane }: Pass): number {
+  return (epoch + 65537 * (lane?.index ?? 0)) >>> 0;
 }
 
 export type OpenCursor = (pass: Pass, from: CursorState | null) => Cursor;

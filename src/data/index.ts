@@ -45,9 +45,9 @@ export {
 } from './preview';
 export { type SamplingStrategy } from './sampler';
 export { type StepBatches, type StepSource, type StepSourceState } from './step-source';
-export { StreamLoader, type StreamLoaderOptions, type StreamLoaderState } from './stream-loader';
+export { StreamLoader, type StreamLoaderOptions, type StreamLoaderState, type StreamPeers } from './stream-loader';
 export { interleave, IterableDataset, type InterleaveOptions, type StreamState } from './stream';
-export { TokenFile, TokenFileWriter } from './token-file';
+export { provideFileMapping, TokenFile, TokenFileWriter } from './token-file';
 export { RowEncoder, tokenizeDataset, tokenizeStream, type TokenizedDataset, type TokenizeOptions } from './tokenize';
 export { describeTruncation, emptyReport, truncateExample, type TruncationPolicy, type TruncationReport } from './truncate';
 export {

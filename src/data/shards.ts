@@ -5,7 +5,8 @@
  * group follows from the row in Parquet) and the last row used. A plain file is opened there; one inside a gzip or zstd
  * shard decompresses up to it, because those formats have no way in; shards before it are not opened.
  *
- * Invariants: below a shuffle the order of the shards is a function of (seed, epoch); a shard that is gone, or has not
+ * Invariants: below a shuffle the order of the shards is a function of (seed, epoch); the lanes of a pass share its shards out
+ * in that order, each to one lane; a shard that is gone, or has not
  * the size it had when the stream was made, is an error that names it.
  */
 import { createHash } from 'node:crypto';
@@ -62,10 +63,12 @@ class ShardCursor implements Cursor {
     from: CursorState | null,
   ) {
     const { shards } = source;
-    this.order =
+    const { lane } = pass;
+    const order =
       pass.shardSeed === null
         ? shards.map((_, i) => i)
         : permutation(shards.length, new PhiloxStream(pass.shardSeed, RANDOM_DOMAIN.shards, pass.epoch));
+    this.order = lane ? order.filter((_, place) => place % lane.count === lane.index) : order;
     this.fingerprint = fingerprintOf(shards);
     if (from) this.restore(from);
   }
@@ -133,7 +136,7 @@ class ShardCursor implements Cursor {
   }
 
   private async checkShard({ path, bytes }: Shard): Promise<void> {
-    const remedy = 'put the file back as it was and resume from the last checkpoint, which is intact';
+    const remedy = 'put the file back as it was and resume from the last checkpoint';
     const info = await stat(path).catch((cause: Error) => {
       throw new LatheError('ERR_DATA', `expected a file that was there when the stream was opened, received ${cause.message}`, { at: path, remedy, cause });
     });

@@ -6,7 +6,7 @@
  *
  * Invariants: see cursor.ts. A stage opens the one below when it is opened, or, where it has several, when it comes to it.
  */
-import { countIn, innerState, skipByReading, StoredRows, type Cursor, type CursorState, type OpenCursor, type Pass, type StreamRow } from './cursor';
+import { countIn, drawsOf, innerState, skipByReading, StoredRows, type Cursor, type CursorState, type OpenCursor, type Pass, type StreamRow } from './cursor';
 import { PhiloxStream, RANDOM_DOMAIN } from './philox';
 import type { Row } from './types';
 
@@ -198,8 +198,9 @@ export class ShuffleCursor implements Cursor {
   private readonly buffer: StreamRow[];
 
   constructor(open: OpenCursor, pass: Pass, options: { bufferSize: number; seed: number }, from: CursorState | null) {
-    this.bufferSize = options.bufferSize;
-    this.random = new PhiloxStream(options.seed, RANDOM_DOMAIN.buffer, pass.epoch);
+    // The rows held do not grow with the number of lanes.
+    this.bufferSize = Math.ceil(options.bufferSize / (pass.lane?.count ?? 1));
+    this.random = new PhiloxStream(options.seed, RANDOM_DOMAIN.buffer, drawsOf(pass));
     if (from) this.random.position = countIn(from, 'drawn');
     this.buffer = from ? StoredRows.read(from.buffer) : [];
     this.below = open(pass, innerState(from));
@@ -296,7 +297,7 @@ export class InterleaveCursor implements Cursor {
     private readonly settings: InterleaveSettings,
     from: CursorState | null,
   ) {
-    this.random = new PhiloxStream(settings.seed, RANDOM_DOMAIN.interleave, pass.epoch);
+    this.random = new PhiloxStream(settings.seed, RANDOM_DOMAIN.interleave, drawsOf(pass));
     this.turn = from ? countIn(from, 'turn') : 0;
     if (from) this.random.position = countIn(from, 'drawn');
     this.ended = new Set((from?.ended as number[] | undefined) ?? []);

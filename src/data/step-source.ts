@@ -26,6 +26,8 @@ export interface StepSource {
   next(): StepBatches | Promise<StepBatches>;
   /** Plain JSON (once stringified): what `seek` needs to go on after the last step handed out. */
   state(): StepSourceState;
+  /** `state()` of the whole job, where ranks hold parts of it; all ranks call it together. */
+  jobState?(): Promise<StepSourceState>;
   /** @throws ERR_CHECKPOINT for a state of other data or options */
   seek(state: StepSourceState): void;
   /** Gives files back; `next` opens them again. */

@@ -1,26 +1,29 @@
 /**
- * The loader for data that does not fit in memory: windows of a stream, packed one after another.
+ * The loader for data that does not fit in memory: steps from a stream that is read, tokenised and packed on the way.
  *
- * The idea: read rows until a window's worth of tokens is there, tokenise, pack, hand out whole steps; documents that do
- * not fill a step go into the next window, so no step is short before the stream ends. The next window is read and
- * tokenised while the steps of this one run. A position is where the stream stood at the window's beginning (a state of
- * its cursor, down to a byte in a shard), the documents that were left over then, and the steps taken since.
+ * The idea: the files are dealt to lanes; each lane is read, shuffled and packed by itself (lane-reader.ts) and has its own
+ * exact position, so a rank need only read its own. Micro-batch n of a run comes from lane n mod L, and rank r of W takes
+ * the micro-batches n = r mod W: with L a multiple of W these are of its lanes. So the data of a step is a function of L alone, and
+ * one process with L lanes trains what W ranks with L lanes do. The idea of MosaicML streaming's num_canonical_nodes.
  *
- * Invariants: memory is bounded by two windows; every document appears once per pass; every batch has one of `shapes`;
- * the last step of a pass may be short, and nothing is dropped.
+ * Invariants: with one lane every rank reads everything and takes its part, and only the last step of a pass may be short. With
+ * more, every step is full but for the end of a lane, which goes on with its next pass; an epoch ends when the last lane has
+ * ended it. Nothing is dropped. A step that a rank cannot read moves nobody on.
  */
 import { LatheError } from '../errors';
-import { bucketFor } from './buckets';
-import { collate } from './collate';
-import type { Cursor, CursorState, StreamRow } from './cursor';
-import { countTrained } from './masks';
-import { packBestFit, splitLong, wrapStream, type PackingStrategy } from './pack';
-import { permutation, PhiloxStream, RANDOM_DOMAIN } from './philox';
-import type { StepBatches, StepSource, StepSourceState } from './step-source';
+import { LaneReader, type LanePosition, type LaneReaderOptions, type LaneState } from './lane-reader';
+import type { PackingStrategy } from './pack';
+import type { StepBatches, StepSource } from './step-source';
 import type { IterableDataset } from './stream';
-import { limits, RowEncoder, type TokenizeOptions } from './tokenize';
-import { emptyReport, truncateExample, type TruncationReport } from './truncate';
-import type { Batch, TextTokenizer, TokenizedExample } from './types';
+import type { TokenizeOptions } from './tokenize';
+import { emptyReport, type TruncationReport } from './truncate';
+import type { TextTokenizer } from './types';
+
+/** The ranks of a job as the loader needs them; all of them make the same calls. */
+export interface StreamPeers {
+  /** What each rank gave, in rank order; of any length. */
+  gather(bytes: Uint8Array): Promise<readonly Uint8Array[]>;
+}
 
 export interface StreamLoaderOptions extends Omit<TokenizeOptions, 'maxLength' | 'batchSize'> {
   /** Rows (packed rows when packing) per micro-batch and rank. */
@@ -30,9 +33,9 @@ export interface StreamLoaderOptions extends Omit<TokenizeOptions, 'maxLength' |
   packing?: PackingStrategy | false;
   /** Tokens of a packed row; longest row without packing. */
   maxLength: number;
-  /** Most rows of the stream that are packed together (2048). */
+  /** Most rows of the stream that are packed together, over all lanes (2048). */
   windowRows?: number;
-  /** A window ends sooner when it holds this many new tokens (64 steps). */
+  /** A window ends sooner when it holds this many new tokens (64 steps), over all lanes. */
   windowTokens?: number;
   /** Visit the rows of a window in random order (true): neighbours in a file would else share a batch. */
   shuffleWindows?: boolean;
@@ -42,303 +45,228 @@ export interface StreamLoaderOptions extends Omit<TokenizeOptions, 'maxLength' |
   padId?: number;
   rank?: number;
   worldSize?: number;
+  /**
+   * Parts of the stream that are read each for itself, a multiple of the ranks; 1: every rank reads all of it. Default: as many as
+   * ranks where the stream has as many files. The data of a step depends on it, and not on how lanes are dealt to ranks.
+   */
+  lanes?: number | null;
+  /** The other ranks; needed where each reads lanes of its own. */
+  peers?: StreamPeers;
 }
 
-/** Plain JSON once stringified. Without `stream`: the beginning of the epoch. */
-export interface StreamLoaderState extends StepSourceState {
-  fingerprint?: string;
-  stream?: {
-    window: number;
-    /** Steps of the epoch before the window, and rows of the stream. */
-    firstStep: number;
-    row: number;
-    cursor: CursorState | null;
-    /** Documents left over from the window before. */
-    carried: { row: number; inputIds: number[]; labels: number[] }[];
-  };
+
+
+/** Plain JSON once stringified. Of one lane: its state. Without `stream` and `lanes`: the beginning of the epoch. */
+export interface StreamLoaderState extends LaneState {
+  /** Of several lanes, each one's; null: another rank's, which `jobState` collects. */
+  lanes?: (LaneState | null)[];
+  /** The lane that the next step begins with. */
+  turn?: number;
 }
 
-/** Where a window begins. */
-interface WindowStart {
-  epoch: number;
-  window: number;
-  firstStep: number;
-  row: number;
-  cursor: CursorState | null;
-  carried: TokenizedExample[];
-}
-
-interface Window {
-  start: WindowStart;
-  /** By step, its rows, each a list of documents. */
-  steps: TokenizedExample[][][];
-  /** Where the next window of the epoch begins; null when the stream has ended. */
-  following: WindowStart | null;
-}
-
-const kChunkRows = 64;
-/** Encodings are several times the size of their text, and native: a chunk bounds how many there are at a time. */
-const kChunkCharacters = 1 << 18;
 const kBuckets = 4;
 const kWindowSteps = 64;
+const kWindowRows = 2048;
 
 export class StreamLoader implements StepSource {
   readonly stepsPerEpoch = null;
   readonly shapes: readonly { tokens: number; documents: number }[];
   /** What truncation has cut so far in this process. */
   readonly truncation: TruncationReport;
-  private readonly packing: PackingStrategy | false;
-  private readonly perStep: number;
-  private readonly documentsPerRow: number;
-  private start: WindowStart = firstWindow(0);
+  private readonly rank: number;
+  private readonly worldSize: number;
+  /** Of a step, over all ranks. */
+  private readonly microBatches: number;
+  /** By lane; null where another rank reads it. */
+  private lanes: (LaneReader | null)[];
+  private turn = 0;
+  private epoch = 0;
   private stepInEpoch = 0;
-  private window: Window | null = null;
-  /** The window after this one, being read. */
-  private ahead: Promise<Window> | null = null;
-  private cursor: Cursor | null = null;
-  private encoder: RowEncoder | null = null;
+  /** Passes that each of this rank's lanes has ended. */
+  private passes: number[];
 
+  /** @throws LatheError ERR_CONFIG for lanes that do not fit the files or the ranks */
   constructor(
     private readonly source: IterableDataset,
     private readonly tokenizer: TextTokenizer,
     private readonly options: StreamLoaderOptions,
   ) {
-    this.packing = options.packing ?? 'bfd';
-    this.perStep = options.batchSize * (options.gradientAccumulationSteps ?? 1) * (options.worldSize ?? 1);
-    this.documentsPerRow = this.packing === false || this.packing === 'wrapped' ? 1 : (options.maxDocumentsPerRow ?? 64);
-    this.shapes = this.makeShapes();
-    this.truncation = emptyReport(options.truncation ?? 'keep_start', options.maxLength);
+    const { batchSize, gradientAccumulationSteps = 1, worldSize = 1, rank = 0, maxLength } = options;
+    this.rank = rank;
+    this.worldSize = worldSize;
+    this.microBatches = gradientAccumulationSteps * worldSize;
+    this.shapes = shapesOf(batchSize, maxLength, options.packing ?? 'bfd', this.documentsPerRow());
+    this.truncation = emptyReport(options.truncation ?? 'keep_start', maxLength);
+    if (options.lanes != null) requireLanes(options.lanes, source.numShards, worldSize);
+    this.lanes = this.makeLanes(options.lanes ?? (source.numShards >= worldSize ? worldSize : 1));
+    this.passes = this.lanes.map(() => 0);
   }
 
-  private makeShapes(): { tokens: number; documents: number }[] {
-    const { batchSize, maxLength } = this.options;
-    const most = batchSize * maxLength;
-    const documents = batchSize * this.documentsPerRow;
-    // Rows as they come are of any length: a few sizes keep the padding bounded.
-    const parts = this.packing === false ? Array.from({ length: kBuckets }, (_, i) => (i + 1) / kBuckets) : [1];
-    return [...new Set(parts.map((part) => Math.ceil(most * part)))].map((tokens) => ({ tokens, documents }));
+  /** How the files are shared among the ranks, when it is not as one would wish; else null. */
+  get note(): string | null {
+    const { worldSize, options, source } = this;
+    if (worldSize === 1 || options.lanes != null || this.lanes.length > 1) return null;
+    const what = source.numShards === 1 ? 'one file (or rows that are counted over all files: test_split_size, max_train_samples)' : `${source.numShards} files`;
+    return `the stream has ${what} for ${worldSize} ranks: every rank reads all of it and takes its part. With ${worldSize} files or more each reads its own`;
+  }
+
+  private documentsPerRow(): number {
+    const { packing = 'bfd', maxDocumentsPerRow = 64 } = this.options;
+    return packing === false || packing === 'wrapped' ? 1 : maxDocumentsPerRow;
+  }
+
+  private makeLanes(count: number): (LaneReader | null)[] {
+    const { options, truncation, shapes, microBatches } = this;
+    const { windowRows = kWindowRows, windowTokens = microBatches * kWindowSteps * options.batchSize * options.maxLength } = options;
+    const common: LaneReaderOptions = { ...options, packing: options.packing ?? 'bfd', documentsPerRow: this.documentsPerRow(), shapes, report: truncation, windowRows, windowTokens, lane: null };
+    if (count === 1) return [new LaneReader(this.source, this.tokenizer, common)];
+    // A step of a lane is one micro-batch; all windows together hold what one lane's would.
+    const each = { ...common, gradientAccumulationSteps: 1, rank: 0, worldSize: 1, windowRows: Math.ceil(windowRows / count), windowTokens: Math.ceil(windowTokens / count) };
+    return Array.from({ length: count }, (_, index) => (index % this.worldSize === this.rank ? new LaneReader(this.source, this.tokenizer, { ...each, lane: { index, count } }) : null));
   }
 
   async next(): Promise<StepBatches> {
-    const window = await this.windowAtPosition();
-    const { epoch, firstStep } = window.start;
-    const { stepInEpoch } = this;
-    const rows = window.steps[stepInEpoch - firstStep];
-    const isLastOfWindow = stepInEpoch - firstStep === window.steps.length - 1;
-    // A window that follows may turn out to hold no step: the epoch then ends here.
-    const endsEpoch = isLastOfWindow && (window.following === null || (await this.following(window)).steps.length === 0);
-    const step = { epoch, stepInEpoch, endsEpoch, ...this.makeStep(rows) };
-    if (endsEpoch) this.moveTo(firstWindow(epoch + 1), 0, null);
-    else this.stepInEpoch++;
-    return step;
+    const { lanes } = this;
+    if (lanes.length === 1) return lanes[0]!.next();
+    const before = lanes.map((lane) => lane?.position());
+    const own = await this.ownSteps();
+    const { numLabels, passes } = await this.overRanks(own, before);
+    this.passes = own.passes;
+    const { epoch, stepInEpoch } = this;
+    const endsEpoch = passes > epoch;
+    this.turn = (this.turn + this.microBatches) % lanes.length;
+    this.epoch = endsEpoch ? passes : epoch;
+    this.stepInEpoch = endsEpoch ? 0 : stepInEpoch + 1;
+    return { epoch, stepInEpoch, endsEpoch, microBatches: own.steps.flatMap((step) => step.microBatches), numLabels };
+  }
+
+  /** This rank's micro-batches of the step in order; lanes are read side by side. */
+  private async ownSteps(): Promise<OwnSteps> {
+    const { lanes, worldSize } = this;
+    const passes = [...this.passes];
+    const steps: StepBatches[] = [];
+    const slotsOf = new Map<number, number[]>();
+    for (let slot = 0, n = this.rank; n < this.microBatches; slot++, n += worldSize) {
+      const lane = (this.turn + n) % lanes.length;
+      slotsOf.set(lane, [...(slotsOf.get(lane) ?? []), slot]);
+    }
+    const results = await Promise.allSettled(
+      Array.from(slotsOf, async ([lane, slots]) => {
+        for (const slot of slots) {
+          const step = (steps[slot] = await lanes[lane]!.next());
+          if (step.endsEpoch) passes[lane] = step.epoch + 1;
+        }
+      }),
+    );
+    const failed = results.find((result) => result.status === 'rejected');
+    return { steps, passes, failure: failed ? { cause: failed.reason as unknown } : null };
+  }
+
+  /** Sums over the ranks, unless one of them failed: then all go back. */
+  private async overRanks({ steps, passes, failure }: OwnSteps, before: (LanePosition | undefined)[]): Promise<{ numLabels: number; passes: number }> {
+    const labels = steps.reduce((sum, step) => sum + step.numLabels, 0);
+    const slowest = passes.filter((_, lane) => this.lanes[lane]).reduce((a, b) => Math.min(a, b));
+    const all = await this.gathered(Float64Array.of(failure ? 1 : 0, labels, slowest));
+    if (all.some(([hasFailed]) => hasFailed === 1)) {
+      this.lanes.forEach((lane, i) => lane?.rewind(before[i]!));
+      if (failure) throw failure.cause;
+      throw new LatheError('ERR_DATA', 'another rank could not read its part of the step', { remedy: 'see its message' });
+    }
+    return { numLabels: all.reduce((sum, rank) => sum + rank[1], 0), passes: all.reduce((least, rank) => Math.min(least, rank[2]), Infinity) };
+  }
+
+  private async gathered(values: Float64Array): Promise<readonly Float64Array[]> {
+    if (this.worldSize === 1) return [values];
+    const all = await this.peers().gather(new Uint8Array(values.buffer));
+    return all.map((bytes) => new Float64Array(bytes.slice().buffer));
+  }
+
+  private peers(): StreamPeers {
+    const { peers } = this.options;
+    if (peers) return peers;
+    throw new LatheError('ERR_CONFIG', `stream loader: expected peers for ${this.worldSize} ranks with lanes of their own, received none`, { remedy: 'give peers, or lanes: 1' });
   }
 
   state(): StreamLoaderState {
-    const { epoch, window, firstStep, row, cursor, carried } = this.start;
-    return {
-      epoch,
-      stepInEpoch: this.stepInEpoch,
-      fingerprint: this.fingerprint(),
-      stream: { window, firstStep, row, cursor, carried: carried.map(store) },
-    };
+    const { lanes, epoch, stepInEpoch, turn } = this;
+    if (lanes.length === 1) return lanes[0]!.state();
+    const begun = stepInEpoch > 0 || epoch > 0;
+    return { epoch, stepInEpoch, fingerprint: this.fingerprint(), ...(begun ? { turn, lanes: lanes.map((lane) => lane?.state() ?? null) } : {}) };
+  }
+
+  async jobState(): Promise<StreamLoaderState> {
+    const own = this.state();
+    if (!own.lanes || this.worldSize === 1) return own;
+    const parts = await this.peers().gather(Buffer.from(JSON.stringify(own.lanes)));
+    const lanesOf = parts.map((part) => JSON.parse(Buffer.from(part).toString()) as (LaneState | null)[]);
+    return { ...own, lanes: own.lanes.map((_, lane) => lanesOf[lane % this.worldSize][lane]) };
   }
 
   seek(state: StreamLoaderState): void {
-    const { epoch, stepInEpoch, fingerprint, stream } = state;
-    const counts = [epoch, stepInEpoch, ...(stream ? [stream.window, stream.firstStep, stream.row, stepInEpoch - stream.firstStep] : [])];
-    if (!counts.every((count) => Number.isSafeInteger(count) && count >= 0) || (stream ? !Array.isArray(stream.carried) : stepInEpoch !== 0)) {
-      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected what state() returned, received ${JSON.stringify(state).slice(0, 80)}`, {
-        remedy: 'resume from the checkpoint of a run on a stream, or set ignore_data_skip: true',
+    const { epoch, stepInEpoch, lanes: states, turn = 0, fingerprint } = state;
+    const isBeginning = !states && !state.stream && stepInEpoch === 0;
+    const count = isBeginning ? this.lanes.length : (states?.length ?? 1);
+    if (count !== this.lanes.length) this.adopt(count);
+    if (count === 1) return this.lanes[0]!.seek(state);
+    if (!isBeginning && fingerprint !== this.fingerprint()) {
+      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected the options ${this.fingerprint()}, received ${fingerprint ?? 'none'}`, {
+        remedy: 'resume with the same seed, batch size, packing, max_length and product of accumulation and ranks; to go on with others, set ignore_data_skip: true',
       });
     }
-    if (fingerprint !== undefined && fingerprint !== this.fingerprint()) {
-      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected the options ${this.fingerprint()}, received ${fingerprint}`, {
-        remedy: 'resume with the same seed, batch size, accumulation, packing, max_length and world size; to go on with others, set ignore_data_skip: true',
-      });
+    this.lanes.forEach((lane, i) => {
+      const from = states ? states[i] : { epoch, stepInEpoch: 0 };
+      if (!from) throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected a position for each of ${count} lanes, received none for lane ${i}`, { remedy: 'resume from an earlier checkpoint' });
+      lane?.seek(from);
+      this.passes[i] = from.epoch;
+    });
+    Object.assign(this, { epoch, stepInEpoch, turn });
+  }
+
+  /** Goes over to the lanes of a checkpoint: they decide what a step holds. @throws LatheError ERR_CHECKPOINT where they cannot be had */
+  private adopt(count: number): void {
+    const { worldSize, options, source } = this;
+    if (options.lanes != null) {
+      throw new LatheError('ERR_CHECKPOINT', `the checkpoint's stream has ${count} lanes, this run ${options.lanes}`, { remedy: `leave out stream_lanes or set it to ${count}, or begin the data anew with ignore_data_skip: true` });
     }
-    this.moveTo(stream ? { epoch, ...stream, carried: stream.carried.map(restore) } : firstWindow(epoch), stepInEpoch, null);
-    // Now rather than at the first step: a state that does not fit these files is refused here.
-    this.cursor = this.source.open(epoch, this.start.cursor);
+    if (count > 1 && count % worldSize !== 0) {
+      const fitting = Array.from({ length: count }, (_, i) => i + 1).filter((ranks) => count % ranks === 0);
+      throw new LatheError('ERR_CHECKPOINT', `the checkpoint's stream has ${count} lanes, which ${worldSize} ranks cannot share evenly`, { remedy: `start ${fitting.join(', ').replace(/, (\d+)$/, ' or $1')} ranks, or begin the data anew with ignore_data_skip: true` });
+    }
+    if (count > source.numShards && count > 1) {
+      throw new LatheError('ERR_CHECKPOINT', `the checkpoint's stream has ${count} lanes, and the data ${source.numShards} files`, { remedy: 'put the same files back, or set ignore_data_skip: true to begin them anew' });
+    }
+    this.lanes = this.makeLanes(count);
+    this.passes = this.lanes.map(() => 0);
+  }
+
+  private fingerprint(): string {
+    const { batchSize, packing = 'bfd', maxLength, seed = 42 } = this.options;
+    return [batchSize, this.microBatches, packing, maxLength, seed, this.lanes.length].join(',');
   }
 
   async close(): Promise<void> {
-    const { cursor, ahead } = this;
-    this.window = this.ahead = this.cursor = null;
-    await ahead?.catch(() => undefined);
-    await cursor?.close();
-  }
-
-  /** Options that decide what a step holds. */
-  private fingerprint(): string {
-    const { batchSize, gradientAccumulationSteps = 1, worldSize = 1, maxLength, seed = 42, windowRows, windowTokens, maxDocumentsPerRow } = this.options;
-    return [batchSize, gradientAccumulationSteps * worldSize, this.packing, maxLength, seed, windowRows, windowTokens, maxDocumentsPerRow].join(',');
-  }
-
-  private moveTo(start: WindowStart, stepInEpoch: number, window: Window | null): void {
-    if (window === null && this.cursor) {
-      const { cursor, ahead } = this;
-      this.cursor = null;
-      void Promise.allSettled([ahead]).then(() => cursor.close());
-    }
-    this.start = start;
-    this.stepInEpoch = stepInEpoch;
-    this.window = window;
-    this.ahead = null;
-  }
-
-  /** The window that holds the step at the position, read if need be; the one after it is on its way when this returns. */
-  private async windowAtPosition(): Promise<Window> {
-    for (;;) {
-      this.window ??= await this.read(this.start);
-      const { window } = this;
-      if (this.stepInEpoch - window.start.firstStep < window.steps.length) {
-        void this.following(window);
-        return window;
-      }
-      if (window.following === null) {
-        if (window.start.firstStep + window.steps.length > 0) this.moveTo(firstWindow(window.start.epoch + 1), 0, null);
-        else throw new LatheError('ERR_DATA', 'expected rows in the stream, received none', { remedy: 'check the files and filters' });
-      } else {
-        const next = await this.following(window);
-        this.moveTo(next.start, this.stepInEpoch, next);
-      }
-    }
-  }
-
-  private following(window: Window): Promise<Window> {
-    if (window.following === null) return Promise.resolve(window);
-    if (this.ahead === null) {
-      this.ahead = this.read(window.following);
-      // A failure is the caller's when it comes to that window.
-      this.ahead.catch(() => undefined);
-    }
-    return this.ahead;
-  }
-
-  private async read(start: WindowStart): Promise<Window> {
-    this.cursor ??= this.source.open(start.epoch, start.cursor);
-    const { cursor } = this;
-    // Also of the first window: a state names the files that it is a position in.
-    start.cursor ??= cursor.state();
-    const documents = [...start.carried];
-    const { windowRows = 2048, maxLength } = this.options;
-    const windowTokens = this.options.windowTokens ?? this.perStep * maxLength * kWindowSteps;
-    let rows = 0;
-    let hasEnded = false;
-    let { packed, rest } = { packed: [] as TokenizedExample[][][], rest: [] as TokenizedExample[] };
-    // A window holds at least one step unless the stream ends: what follows it can then be told from its end.
-    while (!hasEnded && packed.length === 0) {
-      const mostRows = rows + windowRows;
-      // Only new tokens count, so that reading goes on however much was left over.
-      let tokens = 0;
-      while (!hasEnded && rows < mostRows && tokens < windowTokens) {
-        const chunk = await readChunk(cursor, Math.min(kChunkRows, mostRows - rows));
-        hasEnded = chunk.hasEnded;
-        for (const example of await this.tokenise(chunk.rows, start.row + rows)) {
-          documents.push(example);
-          tokens += example.inputIds.length;
-        }
-        rows += chunk.rows.length;
-      }
-      ({ packed, rest } = this.arrange(documents, start, hasEnded));
-    }
-    if (hasEnded) return { start, steps: packed, following: null };
-    const following: WindowStart = {
-      epoch: start.epoch,
-      window: start.window + 1,
-      firstStep: start.firstStep + packed.length,
-      row: start.row + rows,
-      cursor: cursor.state(),
-      carried: rest,
-    };
-    return { start, steps: packed, following };
-  }
-
-  private async tokenise(chunk: readonly StreamRow[], firstRow: number): Promise<TokenizedExample[]> {
-    if (chunk.length === 0) return [];
-    const { options, truncation } = this;
-    const cuts = this.packing === 'bfd_split' || this.packing === 'wrapped';
-    const { maxLength, policy } = limits(options);
-    this.encoder ??= await RowEncoder.create(this.tokenizer, options);
-    const describe = (row: number): string => chunk[row - firstRow].at ?? `row ${row}`;
-    const examples = await this.encoder.encode(chunk.map(({ row }) => row), firstRow, describe);
-    const kept: TokenizedExample[] = [];
-    for (const example of examples) {
-      const cut = truncateExample(example, cuts ? null : maxLength, policy, truncation, describe(example.row));
-      if (cut && cut.inputIds.length > 0) kept.push(cut);
-    }
-    return kept;
-  }
-
-  /** Packed rows grouped into whole steps, and the documents of what is left over unless the stream has ended. */
-  private arrange(documents: readonly TokenizedExample[], start: WindowStart, isLast: boolean): { packed: TokenizedExample[][][]; rest: TokenizedExample[] } {
-    const rows = this.pack(documents);
-    // The end of a cut stream stays last, so that what follows joins it.
-    const last = rows[rows.length - 1];
-    const tail = this.packing === 'wrapped' && last !== undefined && last[0].inputIds.length < this.options.maxLength ? [last] : [];
-    const { seed = 42, shuffleWindows = true } = this.options;
-    const bodyRows = rows.length - tail.length;
-    // Two windows of a run never share a stream of numbers before the 65,537th window of an epoch.
-    const random = new PhiloxStream(seed, RANDOM_DOMAIN.epoch, (start.window + start.epoch * 65537) >>> 0);
-    const order: Iterable<number> = shuffleWindows ? permutation(bodyRows, random) : Array(bodyRows).keys();
-    const ordered = [...Array.from(order, (i) => rows[i]), ...tail];
-    const whole = isLast ? rows.length : bodyRows - (bodyRows % this.perStep);
-    const packed: TokenizedExample[][][] = [];
-    for (let from = 0; from < whole; from += this.perStep) packed.push(ordered.slice(from, Math.min(from + this.perStep, whole)));
-    return { packed, rest: ordered.slice(whole).flat().map(detached) };
-  }
-
-  private pack(documents: readonly TokenizedExample[]): TokenizedExample[][] {
-    const { maxLength } = this.options;
-    if (this.packing === 'wrapped') return wrapStream(documents, maxLength).map((piece) => [piece]);
-    if (this.packing === false) return documents.map((document) => [document]);
-    const pieces = this.packing === 'bfd_split' ? splitLong(documents, maxLength) : documents;
-    const lengths = pieces.map(({ inputIds }) => inputIds.length);
-    return packBestFit(lengths, maxLength, this.documentsPerRow).rows.map((row) => row.map((i) => pieces[i]));
-  }
-
-  private makeStep(rows: TokenizedExample[][]): { microBatches: Batch[]; numLabels: number } {
-    const { batchSize, worldSize = 1, rank = 0, padId } = this.options;
-    const sizes = this.shapes.map(({ tokens }) => tokens);
-    const microBatches: Batch[] = [];
-    let numLabels = 0;
-    for (let start = 0, i = 0; start < rows.length; start += batchSize, i++) {
-      const documents = rows.slice(start, start + batchSize).flat();
-      let total = 0;
-      for (const { labels } of documents) {
-        numLabels += countTrained(labels);
-        total += labels.length;
-      }
-      if (i % worldSize === rank) microBatches.push(collate(documents, { tokens: bucketFor(total, sizes), documents: this.shapes[0].documents, padId }));
-    }
-    return { microBatches, numLabels };
+    for (const lane of this.lanes) await lane?.close();
   }
 }
 
-const firstWindow = (epoch: number): WindowStart => ({ epoch, window: 0, firstStep: 0, row: 0, cursor: null, carried: [] });
+interface OwnSteps {
+  readonly steps: StepBatches[];
+  readonly passes: number[];
+  readonly failure: { readonly cause: unknown } | null;
+}
 
-/** Up to `most` rows, fewer when they are long: a bound on the text that is held at a time. */
-async function readChunk(cursor: Cursor, most: number): Promise<{ rows: StreamRow[]; hasEnded: boolean }> {
-  const rows: StreamRow[] = [];
-  for (let characters = 0; rows.length < most && characters < kChunkCharacters; ) {
-    const item = await cursor.next();
-    if (item === null) return { rows, hasEnded: true };
-    rows.push(item);
-    for (const value of Object.values(item.row)) if (typeof value === 'string') characters += value.length;
+function requireLanes(lanes: number, shards: number, ranks: number): void {
+  if (!Number.isInteger(lanes) || lanes < 1) throw new LatheError('ERR_CONFIG', `stream_lanes: expected a whole number from 1 on, received ${lanes}`, { remedy: 'leave it out, or give a multiple of the ranks' });
+  if (lanes > 1 && lanes % ranks !== 0) throw new LatheError('ERR_CONFIG', `stream_lanes: expected 1 or a multiple of the ${ranks} ranks, received ${lanes}`, { remedy: 'leave it out, or give such a number' });
+  if (lanes > 1 && lanes > shards) {
+    throw new LatheError('ERR_CONFIG', `stream_lanes: expected at most ${shards}, the files that can be dealt out, received ${lanes}`, {
+      remedy: 'write the data to more files; test_split_size and max_train_samples count rows over all files, so leave them out or set stream_lanes: 1',
+    });
   }
-  return { rows, hasEnded: false };
 }
 
-/** A copy that does not keep the window it was cut from in memory. */
-function detached(example: TokenizedExample): TokenizedExample {
-  const inputIds = example.inputIds.slice();
-  return { row: example.row, inputIds, labels: example.labels === example.inputIds ? inputIds : example.labels.slice() };
-}
-
-function store({ row, inputIds, labels }: TokenizedExample): { row: number; inputIds: number[]; labels: number[] } {
-  return { row, inputIds: Array.from(inputIds), labels: Array.from(labels) };
-}
-
-function restore({ row, inputIds, labels }: { row: number; inputIds: number[]; labels: number[] }): TokenizedExample {
-  return { row, inputIds: Int32Array.from(inputIds), labels: Int32Array.from(labels) };
+function shapesOf(batchSize: number, maxLength: number, packing: PackingStrategy | false, documentsPerRow: number): { tokens: number; documents: number }[] {
+  // Rows as they come are of any length: a few sizes keep the padding bounded.
+  const parts = packing === false ? Array.from({ length: kBuckets }, (_, i) => (i + 1) / kBuckets) : [1];
+  return [...new Set(parts.map((part) => Math.ceil(batchSize * maxLength * part)))].map((tokens) => ({ tokens, documents: batchSize * documentsPerRow }));
 }

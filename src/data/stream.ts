@@ -8,7 +8,7 @@
  * Invariants: memory is bounded by buffer sizes; iterating twice in one epoch gives the same rows; state is plain JSON.
  */
 import { LatheError } from '../errors';
-import { countIn, skipByReading, type Cursor, type CursorState, type OpenCursor, type Pass } from './cursor';
+import { countIn, skipByReading, type Cursor, type CursorState, type Lane, type OpenCursor, type Pass } from './cursor';
 import type { Dataset } from './dataset';
 import { openShards, type ShardSource } from './shards';
 import { BatchMapCursor, ConcatenateCursor, FilterCursor, InterleaveCursor, MapCursor, ShuffleCursor, SkipCursor, TakeCursor, type StoppingStrategy } from './stages';
@@ -44,25 +44,29 @@ export class IterableDataset {
   private startAt: StreamState | null = null;
   private cursor: Cursor | null = null;
 
-  private constructor(private readonly openCursor: OpenCursor) {}
+  private constructor(
+    private readonly openCursor: OpenCursor,
+    /** Files that can be dealt to lanes; 1 where rows cannot be told apart by file (rows in memory, a function's, after `take` or `skip`). */
+    readonly numShards: number,
+  ) {}
 
   /** Rows from anything that can begin at a row number. */
   static fromSource(open: OpenRows): IterableDataset {
-    return new IterableDataset((_pass, from) => new SourceCursor(open, from));
+    return new IterableDataset((_pass, from) => new SourceCursor(open, from), 1);
   }
 
   static fromDataset(dataset: Dataset): IterableDataset {
-    return new IterableDataset((_pass, from) => new TableCursor(dataset, from));
+    return new IterableDataset((_pass, from) => new TableCursor(dataset, from), 1);
   }
 
   /** @internal */
   static fromShards(source: ShardSource): IterableDataset {
-    return new IterableDataset((pass, from) => openShards(source, pass, from));
+    return new IterableDataset((pass, from) => openShards(source, pass, from), source.shards.length);
   }
 
-  /** A cursor over one pass. @throws ERR_CHECKPOINT for a state of another stream */
-  open(epoch = 0, from: CursorState | null = null): Cursor {
-    return this.openCursor({ epoch, shardSeed: null }, from);
+  /** A cursor over one pass, or over a lane of it (of at most `numShards`). @throws ERR_CHECKPOINT for a state of another stream */
+  open(epoch = 0, from: CursorState | null = null, lane: Lane | null = null): Cursor {
+    return this.openCursor({ epoch, shardSeed: null, lane }, from);
   }
 
   /** Later iterations shuffle as in this epoch, counted from 0. */
@@ -131,12 +135,12 @@ export class IterableDataset {
 
   /** The first n rows; a shuffle above it does not change which files they come from. */
   take(n: number): IterableDataset {
-    return this.stage((open, from) => new TakeCursor(open, n, from), { keepsShardOrder: true });
+    return this.stage((open, from) => new TakeCursor(open, n, from), { countsRows: true });
   }
 
   /** All but the first n rows; a shuffle above it does not change which files those come from. */
   skip(n: number): IterableDataset {
-    return this.stage((open, from) => new SkipCursor(open, n, from), { keepsShardOrder: true });
+    return this.stage((open, from) => new SkipCursor(open, n, from), { countsRows: true });
   }
 
   selectColumns(names: string | string[]): IterableDataset {
@@ -162,30 +166,33 @@ export class IterableDataset {
     if (!Number.isInteger(bufferSize) || bufferSize < 1) {
       throw new LatheError('ERR_CONFIG', `shuffle: expected a bufferSize from 1 on, received ${bufferSize}`, { remedy: 'give the number of rows to draw from' });
     }
-    return new IterableDataset((pass, from) => new ShuffleCursor((below, state) => this.openCursor({ ...below, shardSeed: seed }, state), pass, { bufferSize, seed }, from));
+    return new IterableDataset((pass, from) => new ShuffleCursor((below, state) => this.openCursor({ ...below, shardSeed: seed }, state), pass, { bufferSize, seed }, from), this.numShards);
   }
 
   /** The rows of this stream, then those of the others. */
   concatenate(...others: IterableDataset[]): IterableDataset {
-    const parts = [this, ...others].map((part) => part.openCursor);
-    return new IterableDataset((pass, from) => new ConcatenateCursor(parts, pass, from));
+    const parts = [this, ...others];
+    const opens = parts.map((part) => part.openCursor);
+    return new IterableDataset((pass, from) => new ConcatenateCursor(opens, pass, from), fewestShards(parts));
   }
 
-  private stage(make: (open: (from: CursorState | null) => Cursor, from: CursorState | null) => Cursor, options: { keepsShardOrder?: boolean } = {}): IterableDataset {
+  private stage(make: (open: (from: CursorState | null) => Cursor, from: CursorState | null) => Cursor, options: { countsRows?: boolean } = {}): IterableDataset {
     const below = this.openCursor;
     return new IterableDataset((pass, from) => {
-      const inner: Pass = options.keepsShardOrder ? { ...pass, shardSeed: null } : pass;
+      const inner: Pass = options.countsRows ? { ...pass, shardSeed: null } : pass;
       return make((state) => below(inner, state), from);
-    });
+    }, options.countsRows ? 1 : this.numShards);
   }
 
   /** @internal */
   static interleaved(sources: IterableDataset[], options: InterleaveOptions): IterableDataset {
     const opens = sources.map((source) => source.openCursor);
     const settings = { probabilities: options.probabilities, seed: options.seed ?? 42, stoppingStrategy: options.stoppingStrategy ?? 'first_exhausted' };
-    return new IterableDataset((pass, from) => new InterleaveCursor(opens, pass, settings, from));
+    return new IterableDataset((pass, from) => new InterleaveCursor(opens, pass, settings, from), fewestShards(sources));
   }
 }
+
+const fewestShards = (parts: readonly IterableDataset[]): number => Math.min(...parts.map((part) => part.numShards));
 
 /**
  * One stream that draws from several, by turns or by weights; which source is drawn depends on the seed and the epoch only.

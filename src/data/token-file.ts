@@ -2,12 +2,13 @@
  * Tokenised rows in a file, read as they are needed: what a table of examples is when it need not fit in memory.
  *
  * The idea: ids of all rows lie end to end, so a row is a range of tokens, a piece of a row is a shorter range, and a block cut
- * across rows is a longer one. Examples are these ranges; their ids are read when they are asked for, by positional
- * reads that the system's page cache serves (a mapping would do the same, and end the process when the file is cut short).
+ * across rows is a longer one. Examples are these ranges; their ids are copied out of a mapping of the file when they are asked
+ * for, so memory holds what the system keeps in its page cache. Without a mapping, positional reads do the same, more slowly.
  *
  * Layout, little endian: "LTHTOKS1", ids of 2 or 4 bytes, padding to 8; u32 lengths [examples], u32 rows [examples], u32 begin and
  * end of each run of tokens that is not trained [2 runs]; header (JSON), u32 its length, "LTHTOKS1".
- * Invariants: labels are the id or -100; rows keep their order; a file that was cut short is recognised.
+ * Invariants: labels are the id or -100; rows keep their order; a file that was cut short is recognised when it is opened. A
+ * mapped file must not be cut short in place afterwards: files of tokens are written under another name and only ever replaced.
  */
 import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { LatheError } from '../errors';
@@ -91,6 +92,16 @@ export class TokenFileWriter {
 
 const idsEnd = ({ idBytes, tokens }: TokenFileHeader): number => Math.ceil((MAGIC.length + idBytes * tokens) / 8) * 8;
 
+/** A file's bytes without reading them, or null where that cannot be had. */
+export type MapFile = (path: string, bytes: number) => ArrayBuffer | null;
+
+let mapFile: MapFile | null = null;
+
+/** Mapping needs the addon, which may not be known here: a layer above provides it (src/train/token-cache.ts). */
+export function provideFileMapping(map: MapFile): void {
+  mapFile = map;
+}
+
 /** An open file of tokens; closed when nothing refers to it any more. */
 export class TokenFile {
   readonly header: TokenFileHeader;
@@ -98,6 +109,8 @@ export class TokenFile {
   private readonly file: number;
   /** Begins and ends of what is not trained. */
   private readonly runs: Uint32Array;
+  /** Never handed out: what is read from it is copied. */
+  private readonly mapping: ArrayBuffer | null;
 
   /** @throws LatheError ERR_FORMAT for a file that is none, or is cut short */
   constructor(readonly path: string) {
@@ -114,6 +127,11 @@ export class TokenFile {
     if (end !== size) throw this.damaged(`it should have ${end} bytes and has ${size}`);
     this.runs = this.words(idsEnd(this.header) + 8 * examples, 2 * runs);
     this.examples = this.makeExamples();
+    this.mapping = mapFile?.(path, size) ?? null;
+  }
+
+  get isMapped(): boolean {
+    return this.mapping !== null;
   }
 
   private makeExamples(): FileExample[] {
@@ -131,7 +149,9 @@ export class TokenFile {
   /** Ids of the tokens from `start` to `end` (exclusive), counted over the whole file. */
   ids(start: number, end: number): Int32Array {
     const { idBytes } = this.header;
-    const bytes = this.bytes(MAGIC.length + start * idBytes, (end - start) * idBytes);
+    const at = MAGIC.length + start * idBytes;
+    if (this.mapping) return new Int32Array(idBytes === 4 ? new Int32Array(this.mapping, at, end - start) : new Uint16Array(this.mapping, at, end - start));
+    const bytes = this.bytes(at, (end - start) * idBytes);
     if (idBytes === 4) return new Int32Array(bytes.buffer, bytes.byteOffset, end - start);
     return Int32Array.from(new Uint16Array(bytes.buffer, bytes.byteOffset, end - start));
   }

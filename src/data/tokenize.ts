@@ -161,8 +161,11 @@ class EncodeQueue {
     return this.texts.push(text) - 1;
   }
 
-  async run(tokenizer: TextTokenizer, addSpecialTokens: boolean): Promise<void> {
-    if (this.texts.length > 0) this.encoded = await tokenizer.encodeBatch(this.texts, { addSpecialTokens });
+  async run(tokenizer: TextTokenizer, addSpecialTokens: boolean, needsOffsets: boolean): Promise<void> {
+    const { texts } = this;
+    if (texts.length === 0) return;
+    if (needsOffsets || !tokenizer.encodeIds) this.encoded = await tokenizer.encodeBatch(texts, { addSpecialTokens });
+    else this.encoded = (await tokenizer.encodeIds(texts, { addSpecialTokens })).map((ids) => ({ ids, offsets: [] }));
   }
 
   get(i: number): { text: string; encoded: EncodedText } {
@@ -233,8 +236,10 @@ export class RowEncoder {
     const plain = new EncodeQueue();
     const chat = new EncodeQueue();
     const pending = batch.map((row, i) => this.enqueueOr(row, plain, chat, describeRow(first + i)));
-    await plain.run(this.tokenizer, this.options.addSpecialTokens ?? true);
-    await chat.run(this.tokenizer, false);
+    // Only the report of a template that was not found tells where tokens lie.
+    const needsOffsets = this.responseIds !== undefined;
+    await plain.run(this.tokenizer, this.options.addSpecialTokens ?? true, needsOffsets);
+    await chat.run(this.tokenizer, false, needsOffsets);
     const examples: TokenizedExample[] = [];
     for (let i = 0; i < pending.length; i++) {
       const collect = pending[i];
@@ -349,7 +354,7 @@ export class RowEncoder {
   }
 
   private finish(encoded: EncodedRow, row: number): TokenizedExample {
-    const inputIds = Int32Array.from(encoded.ids);
+    const inputIds = encoded.ids instanceof Int32Array ? encoded.ids : Int32Array.from(encoded.ids);
     const labels = encoded.labels ? Int32Array.from(encoded.labels) : inputIds.slice();
     const note: ExampleNote = {};
     if (encoded.promptIds) {
@@ -362,7 +367,7 @@ export class RowEncoder {
       const result = maskByTemplate(labels, this.responseIds, this.instructionIds);
       if (!result.found) note.templateMissing = this.missing(result.which, encoded);
     }
-    const allTrained = labels.every((label, i) => label === inputIds[i]);
+    const allTrained = isEqual(labels, inputIds);
     const example: TokenizedExample = { inputIds, labels: allTrained ? inputIds : labels, row };
     if (encoded.hasAnswer) example.hasAnswer = true;
     if (Object.keys(note).length > 0) example.note = note;
@@ -382,6 +387,10 @@ export class RowEncoder {
     );
     return { ...found, contextIds };
   }
+}
+
+function isEqual(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && Buffer.compare(new Uint8Array(a.buffer, a.byteOffset, a.byteLength), new Uint8Array(b.buffer, b.byteOffset, b.byteLength)) === 0;
 }
 
 const kShownTokens = 3;

@@ -48,6 +48,8 @@ export interface TextTokenizer {
   readonly padTokenId: number | undefined;
   readonly eosToken: string | undefined;
   encodeBatch(texts: readonly string[], options?: { addSpecialTokens?: boolean }): Promise<EncodedText[]>;
+  /** The ids alone, where that is quicker. */
+  encodeIds?(texts: readonly string[], options?: { addSpecialTokens?: boolean }): Promise<ArrayLike<number>[]>;
   decode(ids: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string;
   /** The rendered conversation. */
   applyChatTemplate(

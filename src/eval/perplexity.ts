@@ -21,6 +21,8 @@ export interface EvalResult {
   eval_tokens: number;
   eval_labels: number;
   eval_runtime: number;
+  /** Where it ran. */
+  device: string;
 }
 
 /** Evaluates the configured model on its test rows (or, without any, its training rows). */
@@ -36,7 +38,7 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
   const data = await tokenizeDataset(rows, tokenizer, tokenizeOptions(config));
   const loader = createLoader(data.examples, { batchSize: config.perDeviceEvalBatchSize, samplingStrategy: 'sequential' });
   const model = await openModelFor(config, tokenizer);
-  const device = deviceSpec('cpu', config.threads ?? undefined);
+  const device = deviceSpec(model.device, config.threads ?? undefined);
   const started = performance.now();
   try {
     const session = await model.ready();
@@ -67,6 +69,7 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
       eval_tokens: tokens,
       eval_labels: labels,
       eval_runtime: (performance.now() - started) / 1000,
+      device: device.name,
     };
   } finally {
     await model.close();

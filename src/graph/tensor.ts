@@ -30,6 +30,7 @@ export interface StateSlot extends TensorType {
 }
 
 export interface Node {
+  /** Rises with the age of nodes; output i has the id `id + i`. */
   readonly id: number;
   /** Where the schedule would like this node; replacements inherit it from what they replace. */
   readonly order: number;
@@ -52,11 +53,16 @@ export interface Node {
 }
 
 export class Tensor {
+  /** Dense over the tensors of a graph, so that passes keep what they know about tensors in arrays. */
+  readonly id: number;
+
   constructor(
     readonly node: Node,
     readonly index: number,
     readonly type: TensorType,
-  ) {}
+  ) {
+    this.id = node.id + index;
+  }
   get shape(): readonly number[] {
     return this.type.shape;
   }
@@ -71,7 +77,7 @@ export function tensorType(shape: readonly number[], dtype: DType): TensorType {
 
 export function elementCount(shape: readonly number[]): number {
   let count = 1;
-  for (const dim of shape) count *= dim;
+  for (let i = 0; i < shape.length; i++) count *= shape[i];
   return count;
 }
 
@@ -80,9 +86,18 @@ export function typeBytes(type: TensorType): number {
 }
 
 export function sameShape(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((dim, i) => dim === b[i]);
+  if (a === b) return true;
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 export function sameType(a: TensorType, b: TensorType): boolean {
   return a.dtype === b.dtype && sameShape(a.shape, b.shape);
+}
+
+export function typesOf(tensors: readonly Tensor[]): TensorType[] {
+  const types = new Array<TensorType>(tensors.length);
+  for (let i = 0; i < tensors.length; i++) types[i] = tensors[i].type;
+  return types;
 }

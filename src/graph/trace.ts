@@ -7,7 +7,7 @@
 import { LatheError } from '../errors';
 import type { DType } from './dtype';
 import type { OpDef } from './op-def';
-import { sameType, Tensor, type Attributes, type Node, type Phase, type StateSlot, type TensorType } from './tensor';
+import { sameType, Tensor, typesOf, type Attributes, type Node, type Phase, type StateSlot, type TensorType } from './tensor';
 
 export interface Update {
   readonly slot: StateSlot;
@@ -22,56 +22,85 @@ export interface Graph {
   readonly updates: readonly Update[];
 }
 
-interface NodeFields {
-  kind: Node['kind'];
-  op: OpDef | null;
-  inputs: readonly Tensor[];
-  attributes: Attributes;
-  types: readonly TensorType[];
-  where: string;
-  phase: Phase;
-  block: string;
-  input?: Node['input'];
-  slot?: StateSlot;
-  constant?: Uint8Array;
-  recompute?: string;
-  order?: number;
+/** What the node of an op is made of. */
+interface OpFields {
+  readonly op: OpDef;
+  readonly inputs: readonly Tensor[];
+  readonly attributes: Attributes;
+  readonly types: readonly TensorType[];
+  readonly where: string;
+  readonly phase: Phase;
+  readonly block: string;
+  /** Default: after all nodes made so far. */
+  readonly order?: number;
+  readonly recompute?: string;
 }
+
+/** The `order` of a node that comes as late as it can. A small integer as any other's, so that nodes keep one layout in V8. */
+export const LATEST = 2 ** 31 - 1;
 
 let nextId = 0;
 
+/** The id of the next node: tables over all tensors made so far end before it. */
+export const idsSoFar = (): number => nextId;
+
 /**
- * A table over nodes that exist now, by id. Ids are dense within a graph, and an array is several times faster than a Map
- * of objects, above all in the first graph that a process compiles.
+ * A table over tensors by id; an array is several times faster than a Map of objects, above all in the first graph that a
+ * process compiles. A node has the entry of its first output.
  */
-export class NodeTable<T> {
+export class TensorTable<T> {
   private readonly base: number;
   private readonly items: (T | undefined)[];
 
   /** @param nodes those (at least) that the table is about, and the ones made after the oldest of them */
   constructor(nodes: readonly Node[]) {
-    let base = nextId;
-    for (const node of nodes) if (node.id < base) base = node.id;
-    this.base = base;
-    this.items = new Array<T | undefined>(nextId - base).fill(undefined);
+    this.base = oldestId(nodes);
+    this.items = new Array<T | undefined>(nextId - this.base).fill(undefined);
   }
 
-  get(node: Node): T | undefined {
-    return this.items[node.id - this.base];
+  get(t: { readonly id: number }): T | undefined {
+    return this.items[t.id - this.base];
   }
 
-  set(node: Node, value: T): void {
-    this.items[node.id - this.base] = value;
+  set(t: { readonly id: number }, value: T): void {
+    const i = t.id - this.base;
+    // Far beyond its end an array would become a hash table.
+    while (this.items.length < i) this.items.push(undefined);
+    this.items[i] = value;
   }
 }
 
-/** Makes a node and its output tensors; passes use it to build replacements. */
-export function makeNode(fields: NodeFields): Node {
-  const outputs: Tensor[] = [];
+export function oldestId(nodes: readonly Node[]): number {
+  let oldest = nextId;
+  for (let i = 0; i < nodes.length; i++) if (nodes[i].id < oldest) oldest = nodes[i].id;
+  return oldest;
+}
+
+/** Makes the node of an op and its output tensors; passes use it to build replacements. */
+export function makeNode({ op, inputs, attributes, types, where, phase, block, order, recompute }: OpFields): Node {
+  const id = nextId;
+  nextId += Math.max(1, types.length);
+  // Of the right size at once: an empty array that grows reserves room for seventeen.
+  const outputs = new Array<Tensor>(types.length);
+  // Leaves and ops name the same fields in the same order: one layout for all code that reads nodes.
+  const node: Node = {
+    id, order: order ?? id, kind: 'op', op, inputs, attributes, outputs, where, phase, block, input: undefined, slot: undefined, constant: undefined, recompute,
+  };
+  for (let i = 0; i < types.length; i++) outputs[i] = new Tensor(node, i, types[i]);
+  return node;
+}
+
+const NO_INPUTS: readonly Tensor[] = [];
+const NO_ATTRIBUTES: Attributes = {};
+
+/** Makes a node without inputs that stands for a value from outside. */
+function makeLeaf(kind: 'input' | 'state' | 'constant', type: TensorType, where: string, phase: Phase, value: Pick<Node, 'input' | 'slot' | 'constant'>): Node {
   const id = nextId++;
-  const { kind, op, inputs, attributes, where, phase, block, input: given, slot, constant: bytes, recompute } = fields;
-  const node: Node = { id, order: fields.order ?? id, kind, op, inputs, attributes, outputs, where, phase, block, input: given, slot, constant: bytes, recompute };
-  for (let i = 0; i < fields.types.length; i++) outputs.push(new Tensor(node, i, fields.types[i]));
+  const outputs = new Array<Tensor>(1);
+  const node: Node = {
+    id, order: id, kind, op: null, inputs: NO_INPUTS, attributes: NO_ATTRIBUTES, outputs, where, phase, block: '', input: value.input, slot: value.slot, constant: value.constant, recompute: undefined,
+  };
+  outputs[0] = new Tensor(node, 0, type);
   return node;
 }
 
@@ -82,22 +111,15 @@ class Builder {
   readonly outputs = new Map<string, Tensor>();
   readonly updates: Update[] = [];
   readonly updated = new Set<string>();
+  readonly attributes = new Map<string, Attributes>();
   where = '';
   block = '';
   phase: Phase = 'forward';
 
-  add(fields: Partial<NodeFields> & { types: readonly TensorType[]; kind: Node['kind'] }): Node {
-    const node = makeNode({
-      op: null,
-      inputs: [],
-      attributes: {},
-      where: this.where,
-      phase: this.phase,
-      block: this.block,
-      ...fields,
-    });
+  /** Adds a node; its first output. */
+  add(node: Node): Tensor {
     this.nodes.push(node);
-    return node;
+    return node.outputs[0];
   }
 }
 
@@ -125,14 +147,12 @@ export function trace(name: string, fn: () => void): Graph {
 }
 
 /** Applies an op: checks shapes now, adds one node, returns its outputs. */
-export function apply(op: OpDef, inputs: readonly Tensor[], attributes: Attributes = {}): readonly Tensor[] {
+export function apply(op: OpDef, inputs: readonly Tensor[], attributes: Attributes = NO_ATTRIBUTES): readonly Tensor[] {
   const b = builder();
+  const given = typesOf(inputs);
   let types: TensorType[];
   try {
-    types = op.infer(
-      inputs.map((t) => t.type),
-      attributes,
-    );
+    types = op.infer(given, attributes);
   } catch (error) {
     const { where } = b;
     if (where && error instanceof LatheError && !error.at) {
@@ -140,7 +160,20 @@ export function apply(op: OpDef, inputs: readonly Tensor[], attributes: Attribut
     }
     throw error;
   }
-  return b.add({ kind: 'op', op, inputs, attributes, types }).outputs;
+  const node = makeNode({ op, inputs, attributes, types, where: b.where, phase: b.phase, block: b.block });
+  b.nodes.push(node);
+  return node.outputs;
+}
+
+/**
+ * Attributes by a key that says all of them: the nodes of a kind in every layer share one object, so what is derived from
+ * attributes (a layout, encoded bytes) is derived once.
+ */
+export function sharedAttributes(key: string, make: () => Attributes): Attributes {
+  const { attributes } = builder();
+  let known = attributes.get(key);
+  if (!known) attributes.set(key, (known = make()));
+  return known;
 }
 
 /** A run-time input. `external` inputs are bound to a file's bytes instead of being copied in. */
@@ -148,9 +181,9 @@ export function input(name: string, shape: readonly number[], dtype: DType, exte
   const b = builder();
   const known = b.inputs.get(name);
   if (known) return known;
-  const node = b.add({ kind: 'input', types: [{ shape, dtype }], input: { name, external }, where: name, phase: 'forward', block: '' });
-  b.inputs.set(name, node.outputs[0]);
-  return node.outputs[0];
+  const made = b.add(makeLeaf('input', { shape, dtype }, name, 'forward', { input: { name, external } }));
+  b.inputs.set(name, made);
+  return made;
 }
 
 /** The value a state slot has when the program starts. */
@@ -158,15 +191,15 @@ export function readState(slot: StateSlot): Tensor {
   const b = builder();
   const known = b.states.get(slot.name);
   if (known) return known;
-  const type = { shape: slot.shape, dtype: slot.dtype };
-  const node = b.add({ kind: 'state', types: [type], slot, where: slot.name, phase: 'forward', block: '' });
-  b.states.set(slot.name, node.outputs[0]);
-  return node.outputs[0];
+  const made = b.add(makeLeaf('state', { shape: slot.shape, dtype: slot.dtype }, slot.name, 'forward', { slot }));
+  b.states.set(slot.name, made);
+  return made;
 }
 
 /** A small literal baked into the program. */
 export function constant(bytes: Uint8Array, shape: readonly number[], dtype: DType): Tensor {
-  return builder().add({ kind: 'constant', types: [{ shape, dtype }], constant: bytes, block: '' }).outputs[0];
+  const b = builder();
+  return b.add(makeLeaf('constant', { shape, dtype }, b.where, b.phase, { constant: bytes }));
 }
 
 /** Declares that `slot` holds `value` after the program. One update per slot. */

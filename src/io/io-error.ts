@@ -2,6 +2,7 @@
  * System errors (ENOENT, ENOSPC, ...) into LatheErrors that name the file and a remedy.
  * Errors that are already ours pass through, so a wrapper can be put around a whole operation.
  */
+import { mkdirSync } from 'node:fs';
 import { LatheError, type ErrorCode } from '../errors';
 
 const REASONS: Record<string, [reason: string, remedy: string]> = {
@@ -27,6 +28,7 @@ const REASONS: Record<string, [reason: string, remedy: string]> = {
   EEXIST: ['it exists already', 'choose another path'],
   ENOTEMPTY: ['the folder is not empty', 'choose another path'],
 };
+const FILE_IN_THE_WAY = ['a file stands where a folder should', 'choose another folder, or move the file away'] as const;
 
 export function systemCode(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined;
@@ -41,10 +43,20 @@ export function systemCode(error: unknown): string | undefined {
 export function toIoError(error: unknown, action: string, path: string, code: ErrorCode = 'ERR_CHECKPOINT'): unknown {
   const system = systemCode(error);
   if (system === undefined || system.startsWith('ERR_')) return error;
-  const [reason, remedy] = REASONS[system] ?? [system, undefined];
+  const isFolder = (error as NodeJS.ErrnoException).syscall === 'mkdir';
+  const [reason, remedy] = isFolder && (system === 'EEXIST' || system === 'ENOTDIR') ? FILE_IN_THE_WAY : REASONS[system] ?? [system, undefined];
   return new LatheError(code, `expected to ${action} ${path}, received ${system} (${reason})`, {
     at: path,
     remedy,
     cause: error,
   });
+}
+
+/** Creates a folder with those above it, if it is missing. @throws LatheError ERR_CHECKPOINT when it cannot be had */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw toIoError(error, 'create', path);
+  }
 }

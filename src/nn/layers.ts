@@ -2,6 +2,7 @@
 import type { DType } from '../graph/dtype';
 import type { Tensor } from '../graph/tensor';
 import { readState, scope } from '../graph/trace';
+import { cast } from '../ops/elementwise';
 import { embedding } from '../ops/embedding';
 import { computeOf, matmul } from '../ops/matmul';
 import { layerNorm, rmsNorm } from '../ops/norm';
@@ -122,6 +123,11 @@ export class LayerNorm extends Module {
   }
 
   forward(x_TD: Tensor): Tensor {
-    return scope(this.path, () => layerNorm(x_TD, this.weight.read(x_TD.dtype), this.bias.read(x_TD.dtype), this.eps));
+    return scope(this.path, () => {
+      const [weight, bias] = [this.weight.read(x_TD.dtype), this.bias.read(x_TD.dtype)];
+      // Where only one of them is trained (LoRA with `bias: all`), that one is kept in fp32.
+      const dtype = weight.dtype === bias.dtype ? weight.dtype : 'f32';
+      return layerNorm(x_TD, cast(weight, dtype), cast(bias, dtype), this.eps);
+    });
   }
 }

@@ -71,7 +71,8 @@ export class Module {
   /** Direct sub-modules by checkpoint name; arrays give `name.index`. */
   children(): [string, Module][] {
     const found: [string, Module][] = [];
-    for (const [key, value] of Object.entries(this)) {
+    for (const key in this) {
+      const value: unknown = this[key];
       if (value instanceof Module) found.push([key, value]);
       else if (Array.isArray(value)) value.forEach((item, i) => item instanceof Module && found.push([`${key}.${i}`, item]));
     }
@@ -80,7 +81,12 @@ export class Module {
 
   /** Direct parameters by name. */
   ownParameters(): [string, Parameter][] {
-    return Object.entries(this).filter((entry): entry is [string, Parameter] => entry[1] instanceof Parameter);
+    const found: [string, Parameter][] = [];
+    for (const key in this) {
+      const value: unknown = this[key];
+      if (value instanceof Parameter) found.push([key, value]);
+    }
+    return found;
   }
 
   /** Names every module and parameter below; a parameter shared by two modules keeps its first name. Idempotent. */
@@ -93,9 +99,14 @@ export class Module {
   }
 
   /** This module and all below it, depth first. */
-  *modules(): Generator<Module> {
-    yield this;
-    for (const [, child] of this.children()) yield* child.modules();
+  modules(): Module[] {
+    const all: Module[] = [];
+    const visit = (module: Module): void => {
+      all.push(module);
+      module.children().forEach((entry) => visit(entry[1]));
+    };
+    visit(this);
+    return all;
   }
 
   /** Every distinct parameter by name, in checkpoint order. */

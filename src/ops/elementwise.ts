@@ -3,7 +3,7 @@
  *
  * Sources: GELU (arXiv 1606.08415), SwiGLU / GEGLU (arXiv 2002.05202).
  */
-import { apply } from '../graph/trace';
+import { apply, sharedAttributes } from '../graph/trace';
 import type { OpDef } from '../graph/op-def';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import type { DType } from '../graph/dtype';
@@ -293,7 +293,8 @@ export const stopGradient = (a: Tensor): Tensor => apply(stopGradientDef, [a])[0
 /** A scalar repeated n times. Not differentiable. */
 export const expand = (s: Tensor, n: number): Tensor => apply(expandDef, [s], { n })[0];
 /** A tensor of one value. */
-export const fill = (type: TensorType, value: number): Tensor => apply(fillDef, [], { value, shape: [...type.shape], dtype: type.dtype })[0];
+export const fill = ({ shape, dtype }: TensorType, value: number): Tensor =>
+  apply(fillDef, [], sharedAttributes(`fill ${value} ${dtype} ${shape.join()}`, () => ({ value, shape: [...shape], dtype })))[0];
 export const activation = (x: Tensor, kind: ActivationKind): Tensor => apply(activationDef, [x], { kind })[0];
 /** act(gate) * up. */
 export const glu = (gate: Tensor, up: Tensor, kind: ActivationKind): Tensor => apply(gluDef, [gate, up], { kind })[0];

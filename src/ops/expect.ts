@@ -84,8 +84,8 @@ export function stringOf(op: string, a: Attributes, key: string): string {
 /** Cost of an op that touches every element once, `flopsPerElement` each. */
 export function streamCost(x: readonly TensorType[], outputs: readonly TensorType[], flopsPerElement: number): Cost {
   let bytes = 0;
-  for (const t of x) bytes += typeBytes(t);
-  for (const t of outputs) bytes += typeBytes(t);
+  for (let i = 0; i < x.length; i++) bytes += typeBytes(x[i]);
+  for (let i = 0; i < outputs.length; i++) bytes += typeBytes(outputs[i]);
   return { flops: flopsPerElement * elementCount((outputs[0] ?? x[0]).shape), bytes };
 }
 

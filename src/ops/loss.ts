@@ -53,7 +53,7 @@ const linearCrossEntropyDef: OpDef = {
     const dnll = onlyFirst('linear_cross_entropy', cotangents);
     const chunk = attributes.chunk as number;
     const grown = needs(1) ? trainedChunk(chunk, x.shape[0], w.shape[0]) : chunk;
-    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll], { ...attributes, chunk: grown, addend: 0 });
+    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll], { ...attributes, chunk: grown, addend: 0, trained: needs(1) ? 1 : 0 });
     return [dx, dw, null];
   },
   reference: ([x, w, labels], a) => headReference(x, w, labels, a).slice(0, 3),
@@ -73,7 +73,8 @@ const linearCrossEntropyGradDef: OpDef = {
     return [t, t, t, x[0], { shape: x[1].shape, dtype: 'f32' }];
   },
   reference: ([x, w, labels, dnll, addend], a) => headReference(x, w, labels, a, dnll, addend),
-  cost: (x) => ({ flops: 4 * x[0].shape[0] * x[1].shape[0] * x[1].shape[1], bytes: 4 * x[1].shape[0] * x[1].shape[1] }),
+  // `trained`: dw is made as well, a third product.
+  cost: (x, a) => ({ flops: (a.trained ? 6 : 4) * x[0].shape[0] * x[1].shape[0] * x[1].shape[1], bytes: (a.trained ? 12 : 4) * x[1].shape[0] * x[1].shape[1] }),
   scratchBytes: (x, a, d) => lossScratchBytes(x, a, d, true),
   mayAlias: (a) => (a.addend ? [[4, 4]] : []),
   memoryClass: 'logits',

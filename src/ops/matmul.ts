@@ -9,8 +9,8 @@
  * (arXiv 2305.14314), BLIS (Van Zee and van de Geijn, 2015) for the packing idea.
  */
 import { LatheError } from '../errors';
-import { dtypeBytes, type DType } from '../graph/dtype';
-import { apply } from '../graph/trace';
+import { dtypeBytes, isFloat, type DType } from '../graph/dtype';
+import { apply, sharedAttributes } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
 import { expectCount, expectDtype, expectFloat, expectLike, expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
@@ -68,12 +68,12 @@ export function matmulLayout(a: Attributes): MatmulLayout {
 }
 
 function termSize(x: readonly TensorType[], t: MatmulTerm): { m: number; k: number; n: number } {
-  const [ar, ac] = x[t.a].shape;
-  const m = t.transA ? ac : ar;
-  const k = t.transA ? ar : ac;
-  const [kb, n] = t.transB ? [t.cols, t.rows] : [t.rows, t.cols];
-  if (k !== kb) throw shapeError('matmul', `inner dimensions to agree`, `op(a) [${m}, ${k}] and op(b) [${kb}, ${n}]`);
-  return { m, k, n };
+  const { shape } = x[t.a];
+  const m = shape[t.transA ? 1 : 0];
+  const k = shape[t.transA ? 0 : 1];
+  const kb = t.transB ? t.cols : t.rows;
+  if (k !== kb) throw shapeError('matmul', `inner dimensions to agree`, `op(a) [${m}, ${k}] and op(b) [${kb}, ${t.transB ? t.rows : t.cols}]`);
+  return { m, k, n: t.transB ? t.rows : t.cols };
 }
 
 function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
@@ -83,17 +83,20 @@ function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
   expectCount('matmul', x, layout.inputs);
   let m = -1;
   let n = -1;
-  for (const t of terms) {
+  for (let i = 0; i < terms.length; i++) {
+    const t = terms[i];
     expectRank('matmul', 'a', x[t.a], 2);
-    expectDtype('matmul', 'a', x[t.a], 'f32', 'bf16', 'f16');
-    if (t.quant !== 0) expectParts('matmul', x.slice(t.b), t.rows * t.cols, QUANT_PARTS[t.quant] === 4);
+    expectOperand('a', x[t.a]);
+    if (t.quant !== 0) expectParts('matmul', x.slice(t.b, t.b + QUANT_PARTS[t.quant]), t.rows * t.cols, QUANT_PARTS[t.quant] === 4);
     else {
-      expectDtype('matmul', 'b', x[t.b], 'f32', 'bf16', 'f16');
-      expectShape('matmul', 'b', x[t.b], [t.rows, t.cols]);
+      expectOperand('b', x[t.b]);
+      const { shape } = x[t.b];
+      if (shape.length !== 2 || shape[0] !== t.rows || shape[1] !== t.cols) expectShape('matmul', 'b', x[t.b], [t.rows, t.cols]);
     }
     const size = termSize(x, t);
     if (m >= 0 && (m !== size.m || n !== size.n)) throw shapeError('matmul', `every term to give [${m}, ${n}]`, `[${size.m}, ${size.n}]`);
-    ({ m, n } = size);
+    m = size.m;
+    n = size.n;
   }
   const type: TensorType = { shape: [m, n], dtype: a.dtype as DType };
   expectFloat('matmul', 'the result', type);
@@ -103,6 +106,10 @@ function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
   }
   if (layout.addend >= 0) expectLike('matmul', 'addend', x[layout.addend], type);
   return [type];
+}
+
+function expectOperand(name: string, t: TensorType): void {
+  if (!isFloat(t.dtype)) expectDtype('matmul', name, t, 'f32', 'bf16', 'f16');
 }
 
 /** b of a term as one tensor: itself, or the dequantised parts (taken apart again by `matmul`). */
@@ -122,7 +129,8 @@ const matmulDef: OpDef = {
     const grads: (Tensor | null)[] = inputs.map(() => null);
     const g = cotangents[0]!;
     const scaled = scale(g, numberOf('matmul', attributes, 'alpha'));
-    for (const t of layout.terms) {
+    for (let i = 0; i < layout.terms.length; i++) {
+      const t = layout.terms[i];
       if (needs(t.a)) {
         const b = operandB(inputs, t, inputs[t.a].dtype);
         const dtype = gradientDtype(inputs[t.a]);
@@ -164,12 +172,13 @@ const matmulDef: OpDef = {
     let flops = 0;
     let bytes = 0;
     let result = 0;
-    for (const t of matmulLayout(a).terms) {
-      const { m, k, n } = termSize(x, t);
+    const { terms } = matmulLayout(a);
+    for (let i = 0; i < terms.length; i++) {
+      const { m, k, n } = termSize(x, terms[i]);
       flops += 2 * m * k * n;
       result = m * n * dtypeBytes(a.dtype as DType);
     }
-    for (const t of x) bytes += typeBytes(t);
+    for (let i = 0; i < x.length; i++) bytes += typeBytes(x[i]);
     return { flops, bytes: bytes + result };
   },
   // The formulas of native/cpu/gemm/gemm.h and native/cuda/gemm.cu.
@@ -185,7 +194,7 @@ const matmulDef: OpDef = {
       return cudaGemmScratchBytes(m, n, operands, a.compute === 'bf16');
     }
     let totalK = 0;
-    for (const t of terms) totalK += termSize(x, t).k;
+    for (let i = 0; i < terms.length; i++) totalK += termSize(x, terms[i]).k;
     return gemmScratchBytes(m, n, totalK, terms.length, device.threads);
   },
   mayAlias: (a, n) => (a.addend === 1 ? [[0, n - 1]] : []),
@@ -213,7 +222,7 @@ export function gemmScratchBytes(m: number, n: number, totalK: number, terms: nu
   void n;
   const kA = totalK + 16 * terms;
   const rowsA = Math.min(up(m, 6), Math.max(96, 6 * Math.floor(2 ** 22 / (24 * kA))));
-  const worker = 256 * Math.min(totalK, 1024) + 256 * Math.min(up(m, 6), 1008);
+  const worker = 256 * Math.min(totalK, 1024) + 256 * Math.min(up(m, 6), 1032);
   return 4 * rowsA * kA + threads * worker + 64 * (2 * threads + 2);
 }
 
@@ -235,30 +244,44 @@ export interface MatmulOptions {
 
 /** op(a) op(b) (+ extra terms) times alpha, plus bias and addend. */
 export function matmul(a: Tensor, b: Tensor, o: MatmulOptions): Tensor {
-  const terms = [{ a, b, transA: o.transA, transB: o.transB }, ...(o.extra ?? [])];
-  const operands = terms.map((t) => packedParts(t.b));
-  const inputs = terms.flatMap((t, i) => [t.a, ...operands[i].parts]);
+  const terms: NonNullable<MatmulOptions['extra']> = [{ a, b, transA: o.transA, transB: o.transB }, ...(o.extra ?? [])];
+  const inputs: Tensor[] = [];
+  const { alpha = 1, compute, dtype } = o;
+  let key = `matmul ${alpha} ${o.bias ? 1 : 0}${o.addend ? 1 : 0} ${compute} ${dtype}`;
+  const quant: number[] = [];
+  for (const t of terms) {
+    const code = packedCode(t.b);
+    quant.push(code);
+    inputs.push(t.a);
+    // What is read for a dequantised weight are its parts, so that it never exists in full.
+    if (code === 0) inputs.push(t.b);
+    else inputs.push(...t.b.node.inputs);
+    const rows = t.b.shape[0];
+    const cols = t.b.shape[1];
+    key += ` ${t.transA ? 1 : 0}${t.transB ? 1 : 0}${code} ${rows} ${cols}`;
+  }
   if (o.bias) inputs.push(o.bias);
   if (o.addend) inputs.push(o.addend);
-  return apply(matmulDef, inputs, {
+  const attributes = sharedAttributes(key, () => ({
     trans_a: terms.map((t) => (t.transA ? 1 : 0)),
     trans_b: terms.map((t) => (t.transB ? 1 : 0)),
-    quant: operands.map((p) => p.quant),
+    quant,
     rows: terms.map((t) => t.b.shape[0]),
     cols: terms.map((t) => t.b.shape[1]),
-    alpha: o.alpha ?? 1,
+    alpha,
     bias: o.bias ? 1 : 0,
     addend: o.addend ? 1 : 0,
-    compute: o.compute,
-    dtype: o.dtype,
-  })[0];
+    compute,
+    dtype,
+  }));
+  return apply(matmulDef, inputs, attributes)[0];
 }
 
-/** What a matmul reads for b: the tensor, or the parts behind a dequantised weight, so that it never exists in full. */
-function packedParts(b: Tensor): { parts: readonly Tensor[]; quant: number } {
-  if (b.node.op?.name !== 'dequantize_4bit') return { parts: [b], quant: 0 };
+/** How a matmul reads b: 0 as it is, else the code of the 4-bit form that b is the dequantisation of. */
+function packedCode(b: Tensor): number {
+  if (b.node.op?.name !== 'dequantize_4bit') return 0;
   const { type, nested } = b.node.attributes;
-  return { parts: b.node.inputs, quant: quantCode(type as QuantType, nested === 1) };
+  return quantCode(type as QuantType, nested === 1);
 }
 
 /** x `[T, in]` times a weight `[out, in]` transposed: `[T, out]` in x's dtype. */

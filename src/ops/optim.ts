@@ -2,10 +2,11 @@
  * Optimizer steps as ops over many tensors at once, so that a backend can do them in one launch.
  *
  * AdamW: arXiv 1711.05101 in torch's order (decay, moments, update). 8-bit: arXiv 2110.02861 with bitsandbytes'
- * block-wise codes (blocks of 256, signed and unsigned dynamic maps). Learning rate and step are inputs.
+ * block-wise codes (blocks of 256, signed and unsigned dynamic maps). Learning rate and step are inputs. A step clears the
+ * gradients it has read: they are in the cache then, and another pass over them would cost as much memory traffic again.
  */
 import { apply } from '../graph/trace';
-import type { NdArray, OpDef } from '../graph/op-def';
+import type { Cost, NdArray, OpDef } from '../graph/op-def';
 import { elementCount, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
 import { expectCount, expectFloat, expectType, ndArray, numberOf, streamCost } from './expect';
 import { DYNAMIC_MAP_SIGNED, DYNAMIC_MAP_UNSIGNED } from './quant-tables';
@@ -19,19 +20,35 @@ function checkGroup(op: string, x: readonly TensorType[], a: Attributes, perPara
   expectType(op, 'step', x[1], 'i32', [1]);
   expectType(op, 'grad_scale', x[2], 'f32', [1]);
   for (let i = 0; i < count; i++) {
-    const [p, g] = x.slice(3 + i * perParameter);
+    const p = x[3 + i * perParameter];
     expectFloat(op, `parameter ${i}`, p);
-    expectType(op, `gradient ${i}`, g, 'f32', p.shape);
+    expectType(op, `gradient ${i}`, x[4 + i * perParameter], 'f32', p.shape);
   }
   return count;
+}
+
+/** Output i of a step may lie where input 3 + i lies: a group's tensors come back in the order they were given. */
+const inPlace = (a: Attributes, perParameter: number): (readonly [number, number])[] =>
+  Array.from({ length: (a.count as number) * perParameter }, (_, i) => [i, 3 + i] as const);
+
+/** Everything is read and written once. */
+function stepCost(x: readonly TensorType[], a: Attributes, perParameter: number, flopsPerElement: number): Cost {
+  let elements = 0;
+  for (let i = 0; i < (a.count as number); i++) elements += elementCount(x[3 + i * perParameter].shape);
+  return { flops: flopsPerElement * elements, bytes: 2 * streamCost(x, [], 0).bytes };
 }
 
 const adamwDef: OpDef = {
   name: 'adamw',
   infer(x, a) {
     const count = checkGroup('adamw', x, a, 4);
-    for (let i = 0; i < count; i++) for (const moment of x.slice(5 + 4 * i, 7 + 4 * i)) expectType('adamw', `a moment of parameter ${i}`, moment, 'f32', x[3 + 4 * i].shape);
-    return Array.from({ length: count }, (_, i) => [x[3 + 4 * i], x[5 + 4 * i], x[6 + 4 * i]]).flat();
+    const out: TensorType[] = [];
+    for (let i = 0; i < count; i++) {
+      const [p, g, first, second] = [x[3 + 4 * i], x[4 + 4 * i], x[5 + 4 * i], x[6 + 4 * i]];
+      for (const moment of [first, second]) expectType('adamw', `a moment of parameter ${i}`, moment, 'f32', p.shape);
+      out.push(p, g, first, second);
+    }
+    return out;
   },
   reference(x, a) {
     const out: NdArray[] = [];
@@ -42,17 +59,12 @@ const adamwDef: OpDef = {
         const s = adamStep(p.data[j], g.data[j] * x[2].data[0], m.data[j], v.data[j], x[0].data[0], x[1].data[0], a);
         [np.data[j], nm.data[j], nv.data[j]] = [s.p, s.m, s.v];
       }
-      out.push(np, nm, nv);
+      out.push(np, ndArray(g.shape), nm, nv);
     }
     return out;
   },
-  cost: (x) => streamCost(x, [], 14),
-  mayAlias: (a) =>
-    Array.from({ length: a.count as number }, (_, i) => [
-      [3 * i, 3 + 4 * i] as const,
-      [3 * i + 1, 5 + 4 * i] as const,
-      [3 * i + 2, 6 + 4 * i] as const,
-    ]).flat(),
+  cost: (x, a) => stepCost(x, a, 4, 14),
+  mayAlias: (a) => inPlace(a, 4),
 };
 
 function adamStep(p: number, g: number, m: number, v: number, lr: number, step: number, a: Attributes): { p: number; m: number; v: number } {
@@ -70,11 +82,11 @@ const adamw8bitDef: OpDef = {
     const count = checkGroup('adamw_8bit', x, a, 6);
     const out: TensorType[] = [];
     for (let i = 0; i < count; i++) {
-      const [p, , c1, c2, a1, a2] = x.slice(3 + 6 * i, 9 + 6 * i);
+      const [p, g, c1, c2, a1, a2] = x.slice(3 + 6 * i, 9 + 6 * i);
       const n = elementCount(p.shape);
       for (const c of [c1, c2]) expectType('adamw_8bit', `codes of parameter ${i}`, c, 'u8', [n]);
       for (const s of [a1, a2]) expectType('adamw_8bit', `absmax of parameter ${i}`, s, 'f32', [Math.ceil(n / OPTIMIZER_BLOCK)]);
-      out.push(p, c1, c2, a1, a2);
+      out.push(p, g, c1, c2, a1, a2);
     }
     return out;
   },
@@ -83,19 +95,12 @@ const adamw8bitDef: OpDef = {
     for (let i = 0; i < (a.count as number); i++) out.push(...adam8Reference(x, x.slice(3 + 6 * i, 9 + 6 * i), a));
     return out;
   },
-  cost: (x) => streamCost(x, [], 30),
-  mayAlias: (a) =>
-    Array.from({ length: a.count as number }, (_, i) => [
-      [5 * i, 3 + 6 * i] as const,
-      [5 * i + 1, 5 + 6 * i] as const,
-      [5 * i + 2, 6 + 6 * i] as const,
-      [5 * i + 3, 7 + 6 * i] as const,
-      [5 * i + 4, 8 + 6 * i] as const,
-    ]).flat(),
+  cost: (x, a) => stepCost(x, a, 6, 30),
+  mayAlias: (a) => inPlace(a, 6),
 };
 
 function adam8Reference(x: readonly NdArray[], [p, g, c1, c2, a1, a2]: readonly NdArray[], a: Attributes): NdArray[] {
-  const out = [p, c1, c2, a1, a2].map((t) => ndArray(t.shape));
+  const [np, cleared, nc1, nc2, na1, na2] = [p, g, c1, c2, a1, a2].map((t) => ndArray(t.shape));
   const n = p.data.length;
   for (let b = 0; b * OPTIMIZER_BLOCK < n; b++) {
     const end = Math.min(n, (b + 1) * OPTIMIZER_BLOCK);
@@ -106,30 +111,30 @@ function adam8Reference(x: readonly NdArray[], [p, g, c1, c2, a1, a2]: readonly 
       if (!Number.isFinite(grad)) {
         ms.push(0);
         vs.push(0);
-        out[0].data[j] = p.data[j];
+        np.data[j] = p.data[j];
         continue;
       }
       const m = DYNAMIC_MAP_SIGNED[c1.data[j]] * a1.data[b];
       const v = DYNAMIC_MAP_UNSIGNED[c2.data[j]] * a2.data[b];
       const s = adamStep(p.data[j], grad, m, v, x[0].data[0], x[1].data[0], a);
-      out[0].data[j] = s.p;
+      np.data[j] = s.p;
       ms.push(s.m);
       vs.push(s.v);
     }
     const maxM = ms.reduce((s, m) => Math.max(s, Math.abs(m)), 0);
     const maxV = vs.reduce((s, v) => Math.max(s, Math.abs(v)), 0);
-    out[3].data[b] = maxM;
-    out[4].data[b] = maxV;
+    na1.data[b] = maxM;
+    na2.data[b] = maxV;
     ms.forEach((m, j) => {
       let code = maxM > 0 ? nearestCode(DYNAMIC_MAP_SIGNED, m / maxM) : 127;
       // The code keeps the sign of the moment.
       if (m < 0 && DYNAMIC_MAP_SIGNED[code] >= 0) code--;
       else if (m > 0 && DYNAMIC_MAP_SIGNED[code] < 0) code++;
-      out[1].data[b * OPTIMIZER_BLOCK + j] = code;
-      out[2].data[b * OPTIMIZER_BLOCK + j] = maxV > 0 ? nearestCode(DYNAMIC_MAP_UNSIGNED, vs[j] / maxV) : 0;
+      nc1.data[b * OPTIMIZER_BLOCK + j] = code;
+      nc2.data[b * OPTIMIZER_BLOCK + j] = maxV > 0 ? nearestCode(DYNAMIC_MAP_UNSIGNED, vs[j] / maxV) : 0;
     });
   }
-  return out;
+  return [np, cleared, nc1, nc2, na1, na2];
 }
 
 /** Index of the nearest entry of a sorted map; a tie takes the lower one. */
@@ -163,14 +168,14 @@ export interface StepInputs {
 
 const adamAttributes = (count: number, o: AdamOptions): Attributes => ({ count, beta1: o.beta1, beta2: o.beta2, eps: o.eps, weight_decay: o.weightDecay });
 
-/** One AdamW step over groups [p, g, m, v]; returns [p, m, v] for each. */
+/** One AdamW step over groups [p, g, m, v]; returns the same four for each, the gradient cleared. */
 export function adamw(inputs: StepInputs, groups: readonly (readonly Tensor[])[], o: AdamOptions): Tensor[][] {
   const out = apply(adamwDef, [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()], adamAttributes(groups.length, o));
-  return groups.map((_, i) => out.slice(3 * i, 3 * i + 3));
+  return groups.map((_, i) => out.slice(4 * i, 4 * i + 4));
 }
 
-/** One 8-bit AdamW step over groups [p, g, code1, code2, absmax1, absmax2]; returns [p, code1, code2, absmax1, absmax2] for each. */
+/** One 8-bit AdamW step over groups [p, g, code1, code2, absmax1, absmax2]; returns the same six for each, the gradient cleared. */
 export function adamw8bit(inputs: StepInputs, groups: readonly (readonly Tensor[])[], o: AdamOptions): Tensor[][] {
   const out = apply(adamw8bitDef, [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()], adamAttributes(groups.length, o));
-  return groups.map((_, i) => out.slice(5 * i, 5 * i + 5));
+  return groups.map((_, i) => out.slice(6 * i, 6 * i + 6));
 }

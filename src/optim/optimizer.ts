@@ -51,18 +51,21 @@ export function optimizerSlots(kind: OptimizerKind, p: OptimizedParameter): Stat
   ];
 }
 
-/** Traces one step over all parameters: one op per (format, weight decay) group. */
+/** Traces one step over all parameters, which clears their gradients: one op per (format, weight decay) group. */
 export function traceOptimizerStep(kind: OptimizerKind, parameters: readonly OptimizedParameter[], inputs: StepInputs, o: Omit<AdamOptions, 'weightDecay'>): void {
   const groups = new Map<string, OptimizedParameter[]>();
   for (const p of parameters) {
     const key = `${uses8bit(kind, p)}|${p.weightDecay}`;
-    groups.set(key, [...(groups.get(key) ?? []), p]);
+    const group = groups.get(key);
+    if (group) group.push(p);
+    else groups.set(key, [p]);
   }
   for (const group of groups.values()) {
-    const tensors = group.map((p) => [readState(p.slot), readState(p.gradient), ...optimizerSlots(kind, p).map(readState)]);
+    const slots = group.map((p) => optimizerSlots(kind, p));
+    const tensors = group.map((p, i) => [readState(p.slot), readState(p.gradient), ...slots[i].map(readState)]);
     const options = { ...o, weightDecay: group[0].weightDecay };
     const step = uses8bit(kind, group[0]) ? adamw8bit : adamw;
-    step(inputs, tensors, options).forEach((updated, i) => assign(updated, [group[i].slot, ...optimizerSlots(kind, group[i])]));
+    step(inputs, tensors, options).forEach((updated, i) => assign(updated, [group[i].slot, group[i].gradient, ...slots[i]]));
   }
 }
 

@@ -1,22 +1,29 @@
 /** Dead code elimination: keeps what outputs and updates need. */
-import { NodeTable, type Graph } from '../graph/trace';
+import { idsSoFar, oldestId, type Graph } from '../graph/trace';
 import type { Node } from '../graph/tensor';
 
 export function dce(graph: Graph): Graph {
-  const live = new NodeTable<true>(graph.nodes);
+  const { nodes } = graph;
+  const base = oldestId(nodes);
+  const live = new Uint8Array(idsSoFar() - base);
   const stack: Node[] = [];
   const visit = (node: Node): void => {
-    if (live.get(node)) return;
-    live.set(node, true);
+    if (live[node.id - base]) return;
+    live[node.id - base] = 1;
     stack.push(node);
   };
   for (const t of graph.outputs.values()) visit(t.node);
   for (const u of graph.updates) visit(u.value.node);
-  let count = stack.length;
+  let count = 0;
   for (let node = stack.pop(); node; node = stack.pop()) {
-    const before = stack.length;
-    for (const t of node.inputs) visit(t.node);
-    count += stack.length - before;
+    count++;
+    const { inputs } = node;
+    for (let i = 0; i < inputs.length; i++) {
+      const needed = inputs[i].node;
+      if (live[needed.id - base]) continue;
+      live[needed.id - base] = 1;
+      stack.push(needed);
+    }
   }
-  return count === graph.nodes.length ? graph : { ...graph, nodes: graph.nodes.filter((n) => live.get(n)) };
+  return count === nodes.length ? graph : { ...graph, nodes: nodes.filter((n) => live[n.id - base]) };
 }

@@ -10,19 +10,25 @@
  * | terms | add(matmul, matmul) | matmul with more terms |
  * | addend | add(f(...), t), f has an `addend` attribute | f(..., t) |
  */
-import type { Graph } from '../graph/trace';
-import { sameType, type Node, type Tensor } from '../graph/tensor';
-import { MAX_TERMS } from '../ops/matmul';
+import type { Graph, TensorTable } from '../graph/trace';
+import { sameType, typesOf, type Attributes, type Node, type Tensor } from '../graph/tensor';
+import { elementwiseOps } from '../ops/elementwise';
+import { matmulOps, MAX_TERMS } from '../ops/matmul';
+import { dce } from './dce';
 import { countUses, nodeLike, Rewriter } from './rewrite';
 
-export function fuse(graph: Graph): Graph {
-  const rewriter = new Rewriter();
+const { add: ADD, scale: SCALE } = elementwiseOps;
+const MATMUL = matmulOps.matmul;
+
+export function fuse(traced: Graph): Graph {
+  // A dead node would count as a user.
+  const graph = dce(traced);
+  const rewriter = new Rewriter(graph);
   fuseLoss(graph, rewriter);
-  const uses = countUses(graph);
-  // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend.
-  fuseSums(graph, intoTerms, rewriter, uses);
-  fuseSums(graph, intoAddend, rewriter, uses);
-  return rewriter.finish(graph);
+  // Both rules are about sums in the backward pass; scale_by and the others stay.
+  const sums = graph.nodes.filter((n) => (n.op === ADD || n.op === SCALE) && (n.phase === 'backward' || n.phase === 'update'));
+  if (sums.length) new SumFusion(graph, rewriter).run(sums);
+  return rewriter.finish();
 }
 
 /** Where a loss and its gradient are both computed, the gradient op gives the loss too. */
@@ -49,34 +55,12 @@ function dependsOn(node: Node, target: Node, resolve: Resolve): boolean {
     if (n === target) return true;
     if (n.id < oldest || seen.has(n)) continue;
     seen.add(n);
-    for (const t of n.inputs) stack.push(resolve(t).node);
+    for (let i = 0; i < n.inputs.length; i++) stack.push(resolve(n.inputs[i]).node);
   }
   return false;
 }
 
 type Resolve = (t: Tensor) => Tensor;
-type SumRule = (node: Node, inputs: readonly Tensor[], uses: ReadonlyMap<Tensor, number>, resolve: Resolve) => Rewrite | null;
-
-/** Applies a rule to every backward and update node in order; inputs are seen as rewritten so far, so chains collapse. */
-function fuseSums(graph: Graph, rule: SumRule, rewriter: Rewriter, uses: Map<Tensor, number>): void {
-  const resolve: Resolve = (t) => rewriter.resolve(t);
-  for (const node of graph.nodes) {
-    // Both rules are about sums; scale_by and the others stay.
-    if ((node.phase !== 'backward' && node.phase !== 'update') || (node.op?.name !== 'add' && node.op?.name !== 'scale')) continue;
-    if (rewriter.resolve(node.outputs[0]) !== node.outputs[0]) continue;
-    const rewrite = rule(node, node.inputs.map(resolve), uses, resolve);
-    if (!rewrite) continue;
-    const result = rewrite.node.outputs[rewrite.output];
-    uses.set(result, uses.get(node.outputs[0]) ?? 0);
-    rewriter.replace(node.outputs[0], result);
-    // The other outputs of a node that took an addend live on in its replacement.
-    rewrite.absorbed?.outputs.forEach((t, i) => {
-      if (i === rewrite.output) return;
-      uses.set(rewrite.node.outputs[i], uses.get(t) ?? 0);
-      rewriter.replace(t, rewrite.node.outputs[i]);
-    });
-  }
-}
 
 interface Rewrite {
   node: Node;
@@ -86,50 +70,90 @@ interface Rewrite {
   absorbed?: Node;
 }
 
-function isSingle(t: Tensor, uses: ReadonlyMap<Tensor, number>): boolean {
-  return uses.get(t) === 1 && t.node.phase === 'backward';
-}
+class SumFusion {
+  private readonly uses: TensorTable<number>;
+  private readonly resolve: Resolve = (t) => this.rewriter.resolve(t);
+  /** Attributes derived from others. Layers share theirs, and so do the nodes that are made of them here. */
+  private readonly withAddendOf = new Map<Attributes, Attributes>();
+  private readonly merged = new Map<Attributes, Map<Attributes, Attributes>>();
 
-function scaleIntoMatmul(node: Node, x: Tensor, uses: ReadonlyMap<Tensor, number>): Rewrite | null {
-  const inner = x.node;
-  if (!isSingle(x, uses) || inner.op?.name !== 'matmul' || inner.attributes.bias || inner.attributes.addend) return null;
-  const alpha = (inner.attributes.alpha as number) * (node.attributes.factor as number);
-  return { node: nodeLike(inner, inner.op, inner.inputs, { ...inner.attributes, alpha }), output: 0 };
-}
+  constructor(
+    graph: Graph,
+    private readonly rewriter: Rewriter,
+  ) {
+    this.uses = countUses(graph);
+  }
 
-const intoTerms: SumRule = (node, [a, b], uses) => {
-  if (node.op?.name === 'scale') return scaleIntoMatmul(node, a, uses);
-  if (node.op?.name !== 'add' || a === b || !isSingle(a, uses) || !isSingle(b, uses)) return null;
-  const merged = mergeTerms(a, b);
-  return merged && { node: merged, output: 0 };
-};
+  run(sums: readonly Node[]): void {
+    // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend.
+    for (const node of sums) this.replace(node, (a, b) => (node.op === SCALE ? this.scaled(node, a) : this.terms(a, b)));
+    for (const node of sums) if (node.op === ADD) this.replace(node, (a, b) => this.addend(a, b) ?? this.addend(b, a));
+  }
 
-const intoAddend: SumRule = (node, [a, b], uses, resolve) => {
-  if (node.op?.name !== 'add' || a === b) return null;
-  return withAddend(a, b, uses, resolve) ?? withAddend(b, a, uses, resolve);
-};
+  /** Applies a rule to a node; its inputs are seen as rewritten so far, so chains collapse. */
+  private replace(node: Node, rule: (a: Tensor, b: Tensor) => Rewrite | null): void {
+    const { rewriter, uses } = this;
+    const [sum] = node.outputs;
+    if (rewriter.resolve(sum) !== sum) return;
+    const [a, b = a] = node.inputs;
+    const rewrite = rule(rewriter.resolve(a), rewriter.resolve(b));
+    if (!rewrite) return;
+    const { outputs } = rewrite.node;
+    uses.set(outputs[rewrite.output], uses.get(sum) ?? 0);
+    rewriter.replace(sum, outputs[rewrite.output]);
+    // The other outputs of a node that took an addend live on in its replacement.
+    rewrite.absorbed?.outputs.forEach((t, i) => {
+      if (i === rewrite.output) return;
+      uses.set(outputs[i], uses.get(t) ?? 0);
+      rewriter.replace(t, outputs[i]);
+    });
+  }
 
-function mergeTerms(a: Tensor, b: Tensor): Node | null {
-  const [x, y] = [a.node, b.node];
-  if (x.op?.name !== 'matmul' || y.op?.name !== 'matmul' || !sameType(a.type, b.type)) return null;
-  const [p, q] = [x.attributes, y.attributes];
-  if (p.alpha !== 1 || q.alpha !== 1 || p.bias || q.bias || p.addend || q.addend || p.compute !== q.compute) return null;
-  if ((p.quant as number[]).length + (q.quant as number[]).length > MAX_TERMS) return null;
-  const lists = Object.fromEntries(['trans_a', 'trans_b', 'quant', 'rows', 'cols'].map((key) => [key, [...(p[key] as number[]), ...(q[key] as number[])]]));
-  const later = x.order > y.order ? x : y;
-  return nodeLike(later, later.op!, [...x.inputs, ...y.inputs], { ...p, ...lists });
+  private isSingle(t: Tensor): boolean {
+    return t.node.phase === 'backward' && this.uses.get(t) === 1;
+  }
+
+  private scaled(node: Node, x: Tensor): Rewrite | null {
+    const inner = x.node;
+    if (inner.op !== MATMUL || !this.isSingle(x) || inner.attributes.bias || inner.attributes.addend) return null;
+    const alpha = (inner.attributes.alpha as number) * (node.attributes.factor as number);
+    return { node: nodeLike(inner, inner.inputs, { ...inner.attributes, alpha }, [x.type]), output: 0 };
+  }
+
+  private terms(a: Tensor, b: Tensor): Rewrite | null {
+    const [x, y] = [a.node, b.node];
+    if (a === b || x.op !== MATMUL || y.op !== MATMUL || !this.isSingle(a) || !this.isSingle(b) || !sameType(a.type, b.type)) return null;
+    const attributes = this.mergedAttributes(x.attributes, y.attributes);
+    if (!attributes) return null;
+    const later = x.order > y.order ? x : y;
+    return { node: nodeLike(later, [...x.inputs, ...y.inputs], attributes, [a.type]), output: 0 };
+  }
+
+  private mergedAttributes(p: Attributes, q: Attributes): Attributes | null {
+    if (p.alpha !== 1 || q.alpha !== 1 || p.bias || q.bias || p.addend || q.addend || p.compute !== q.compute) return null;
+    if ((p.quant as number[]).length + (q.quant as number[]).length > MAX_TERMS) return null;
+    let byOther = this.merged.get(p);
+    if (!byOther) this.merged.set(p, (byOther = new Map<Attributes, Attributes>()));
+    let made = byOther.get(q);
+    if (!made) {
+      const lists = Object.fromEntries(['trans_a', 'trans_b', 'quant', 'rows', 'cols'].map((key) => [key, [...(p[key] as number[]), ...(q[key] as number[])]]));
+      byOther.set(q, (made = { ...p, ...lists }));
+    }
+    return made;
+  }
+
+  private addend(x: Tensor, addend: Tensor): Rewrite | null {
+    const { node } = x;
+    if (addend.node === node || addendOutput(node) !== x.index || !this.isSingle(x) || !sameType(x.type, addend.type)) return null;
+    if (dependsOn(addend.node, node, this.resolve)) return null;
+    let attributes = this.withAddendOf.get(node.attributes);
+    if (!attributes) this.withAddendOf.set(node.attributes, (attributes = { ...node.attributes, addend: 1 }));
+    return { node: nodeLike(node, [...node.inputs, addend], attributes, typesOf(node.outputs)), output: x.index, absorbed: node };
+  }
 }
 
 /** The output that an op's addend is added to; -1 when it takes none. */
 function addendOutput(node: Node): number {
   if (node.attributes.addend !== 0) return -1;
   return node.op!.name === 'linear_cross_entropy_grad' ? 4 : 0;
-}
-
-function withAddend(x: Tensor, addend: Tensor, uses: ReadonlyMap<Tensor, number>, resolve: Resolve): Rewrite | null {
-  if (!isSingle(x, uses) || addendOutput(x.node) !== x.index || !sameType(x.type, addend.type)) return null;
-  if (addend.node !== x.node && dependsOn(addend.node, x.node, resolve)) return null;
-  if (addend.node === x.node) return null;
-  const node = nodeLike(x.node, x.node.op!, [...x.node.inputs, addend], { ...x.node.attributes, addend: 1 });
-  return { node, output: x.index, absorbed: x.node };
 }

@@ -6,7 +6,7 @@
  * no reader of the old value comes later, otherwise a copy is appended. `verify` replays the result and proves it.
  */
 import { elementwiseOps } from '../ops/elementwise';
-import { makeNode, type Graph } from '../graph/trace';
+import { makeNode, TensorTable, type Graph } from '../graph/trace';
 import { typeBytes, type Node, type StateSlot, type Tensor } from '../graph/tensor';
 
 export interface Storage {
@@ -39,14 +39,15 @@ export function inplace(graph: Graph): Placed {
 class Placer {
   private readonly schedule: Node[];
   private readonly storage = new Map<Tensor, Storage>();
-  private readonly lastUse = new Map<Tensor, number>();
+  private readonly lastUse: TensorTable<number>;
   private readonly absent = new Set<Tensor>();
   /** The value each storage holds now; its last use decides when the storage may be overwritten. */
   private readonly content = new Map<Storage, Tensor>();
   private readonly slots = new Map<string, Storage>();
   private readonly target = new Map<Tensor, StateSlot>();
   private readonly copies: { slot: StateSlot; value: Tensor }[] = [];
-  private readonly aliases = new Map<Node, Map<number, Tensor[]>>();
+  /** By node and output: the inputs that may be written over. */
+  private readonly aliases = new Map<Node, Tensor[][]>();
   private readonly reads = new Map<Node, Map<string, number>>();
 
   private readonly graph: Graph;
@@ -54,42 +55,43 @@ class Placer {
   constructor(graph: Graph) {
     this.graph = keepOldState(graph);
     this.schedule = this.graph.nodes.filter((n) => n.kind === 'op' && !n.op!.view);
+    this.lastUse = new TensorTable(this.graph.nodes);
   }
 
   place(): Placed {
     this.planCopies();
     this.findLastUses();
     this.placeLeaves();
-    this.schedule.forEach((node, i) => this.placeOutputs(node, i));
-    return { schedule: this.schedule, storage: this.storage, absent: this.absent, graph: this.graph };
-  }
-
-  private base(t: Tensor): Tensor {
-    return viewed(t);
+    const { schedule } = this;
+    for (let i = 0; i < schedule.length; i++) this.placeOutputs(schedule[i], i);
+    return { schedule, storage: this.storage, absent: this.absent, graph: this.graph };
   }
 
   /** Decides which updates can be written in place; the rest become copies at the end of the schedule. */
   private planCopies(): void {
-    const position = new Map(this.schedule.map((n, i) => [n, i]));
+    const { schedule } = this;
+    const position = new TensorTable<number>(this.graph.nodes);
     const lastRead = new Map<string, number>();
-    this.schedule.forEach((node, i) => {
-      for (const t of node.inputs) {
-        const slot = this.base(t).node.slot;
+    for (let i = 0; i < schedule.length; i++) {
+      const node = schedule[i];
+      position.set(node, i);
+      for (let j = 0; j < node.inputs.length; j++) {
+        const { slot } = viewed(node.inputs[j]).node;
         if (slot) lastRead.set(slot.name, i);
       }
-    });
+    }
     for (const { slot, value } of this.graph.updates) {
-      const base = this.base(value);
+      const base = viewed(value);
       const at = base === value ? position.get(value.node) : undefined;
       const read = lastRead.get(slot.name) ?? -1;
-      const alias = at !== undefined && at === read && this.aliasInputs(value).some((t) => this.base(t).node.slot?.name === slot.name);
+      const alias = at !== undefined && at === read && this.aliasInputs(value).some((t) => viewed(t).node.slot?.name === slot.name);
       const direct = at !== undefined && !this.target.has(value) && (read < at || (alias && this.slotReads(value.node).get(slot.name) === 1));
       if (direct) this.target.set(value, slot);
       else if (base.node.slot?.name !== slot.name) this.copies.push({ slot, value });
     }
     for (const { slot, value } of this.copies) {
       const node = copyOf(value, slot.name);
-      this.schedule.push(node);
+      schedule.push(node);
       this.target.set(node.outputs[0], slot);
     }
   }
@@ -100,7 +102,7 @@ class Placer {
     if (!counts) {
       this.reads.set(node, (counts = new Map<string, number>()));
       for (const t of node.inputs) {
-        const name = this.base(t).node.slot?.name;
+        const name = viewed(t).node.slot?.name;
         if (name !== undefined) counts.set(name, (counts.get(name) ?? 0) + 1);
       }
     }
@@ -113,21 +115,26 @@ class Placer {
     if (!node.op?.mayAlias) return NO_TENSORS;
     let byOutput = this.aliases.get(node);
     if (!byOutput) {
-      this.aliases.set(node, (byOutput = new Map<number, Tensor[]>()));
-      for (const [out, i] of node.op.mayAlias(node.attributes, node.inputs.length)) {
-        const known = byOutput.get(out);
-        if (known) known.push(node.inputs[i]);
-        else byOutput.set(out, [node.inputs[i]]);
+      this.aliases.set(node, (byOutput = []));
+      const pairs = node.op.mayAlias(node.attributes, node.inputs.length);
+      for (let i = 0; i < pairs.length; i++) {
+        const pair = pairs[i];
+        const input = node.inputs[pair[1]];
+        const known = byOutput[pair[0]];
+        if (known) known.push(input);
+        else byOutput[pair[0]] = [input];
       }
     }
-    return byOutput.get(t.index) ?? NO_TENSORS;
+    return byOutput[t.index] ?? NO_TENSORS;
   }
 
   private findLastUses(): void {
-    this.schedule.forEach((node, i) => {
-      for (const t of node.inputs) this.lastUse.set(this.base(t), i);
-    });
-    for (const t of this.graph.outputs.values()) this.lastUse.set(this.base(t), this.schedule.length);
+    const { schedule, lastUse } = this;
+    for (let i = 0; i < schedule.length; i++) {
+      const { inputs } = schedule[i];
+      for (let j = 0; j < inputs.length; j++) lastUse.set(viewed(inputs[j]), i);
+    }
+    for (const t of this.graph.outputs.values()) lastUse.set(viewed(t), schedule.length);
   }
 
   private placeLeaves(): void {
@@ -135,16 +142,16 @@ class Placer {
     for (const node of leaves) {
       const t = node.outputs[0];
       if (node.kind === 'state') this.hold(t, this.slotStorage(node.slot!, t));
-      else if (node.kind === 'constant') this.hold(t, { kind: 'constant', bytes: typeBytes(t.type), constant: node.constant, first: -1, last: this.schedule.length, owner: t });
-      else if (node.input!.external) this.hold(t, { kind: 'external', bytes: typeBytes(t.type), first: -1, last: this.schedule.length, owner: t });
-      else this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), first: -1, last: this.lastUse.get(t) ?? -1, owner: t });
+      else if (node.kind === 'constant') this.hold(t, { kind: 'constant', bytes: typeBytes(t.type), slot: undefined, constant: node.constant, first: -1, last: this.schedule.length, owner: t });
+      else if (node.input!.external) this.hold(t, { kind: 'external', bytes: typeBytes(t.type), slot: undefined, constant: undefined, first: -1, last: this.schedule.length, owner: t });
+      else this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), slot: undefined, constant: undefined, first: -1, last: this.lastUse.get(t) ?? -1, owner: t });
     }
   }
 
   private slotStorage(slot: StateSlot, owner: Tensor): Storage {
     let s = this.slots.get(slot.name);
     if (!s) {
-      s = { kind: 'state', bytes: typeBytes(slot), slot, first: -1, last: this.schedule.length, owner };
+      s = { kind: 'state', bytes: typeBytes(slot), slot, constant: undefined, first: -1, last: this.schedule.length, owner };
       this.slots.set(slot.name, s);
     }
     return s;
@@ -156,16 +163,22 @@ class Placer {
   }
 
   private placeOutputs(node: Node, i: number): void {
-    const taken = new Set<Storage>();
-    for (const t of node.outputs) {
+    // Storages that hold an output of this node already.
+    const taken: Storage[] = [];
+    const { outputs } = node;
+    for (let j = 0; j < outputs.length; j++) {
+      const t = outputs[j];
       const slot = this.target.get(t);
       if (slot) {
         const s = this.slotStorage(slot, t);
-        taken.add(s);
+        taken.push(s);
         this.hold(t, s);
       }
     }
-    for (const t of node.outputs) {
+    // All of an optimizer's outputs are slots.
+    if (taken.length === outputs.length) return;
+    for (let j = 0; j < outputs.length; j++) {
+      const t = outputs[j];
       if (this.target.has(t)) continue;
       const last = this.lastUse.get(t);
       if (last === undefined && node.op!.optionalOutputs?.includes(t.index)) {
@@ -174,24 +187,26 @@ class Placer {
       }
       const reuse = this.reusable(t, i, taken);
       if (reuse) {
-        taken.add(reuse);
+        taken.push(reuse);
         reuse.last = Math.max(reuse.last, last ?? i);
         this.hold(t, reuse);
       } else {
-        this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), first: i, last: last ?? i, owner: t });
+        this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), slot: undefined, constant: undefined, first: i, last: last ?? i, owner: t });
       }
     }
   }
 
   /** The storage of an input that dies at node `i` and may be overwritten by `t`. */
-  private reusable(t: Tensor, i: number, taken: ReadonlySet<Storage>): Storage | undefined {
-    for (const x of this.aliasInputs(t)) {
-      const base = this.base(x);
+  private reusable(t: Tensor, i: number, taken: readonly Storage[]): Storage | undefined {
+    const candidates = this.aliasInputs(t);
+    for (let j = 0; j < candidates.length; j++) {
+      const base = viewed(candidates[j]);
+      if (this.lastUse.get(base) !== i) continue;
       const s = this.storage.get(base)!;
-      if (s.kind !== 'arena' || taken.has(s) || s.bytes !== typeBytes(t.type)) continue;
-      if (this.content.get(s) !== base || this.lastUse.get(base) !== i) continue;
+      if (s.kind !== 'arena' || taken.includes(s) || s.bytes !== typeBytes(t.type) || this.content.get(s) !== base) continue;
       let reads = 0;
-      for (const y of t.node.inputs) if (this.storage.get(this.base(y)) === s) reads++;
+      const { inputs } = t.node;
+      for (let k = 0; k < inputs.length; k++) if (this.storage.get(viewed(inputs[k])) === s) reads++;
       if (reads === 1) return s;
     }
     return undefined;
@@ -199,7 +214,7 @@ class Placer {
 }
 
 function copyOf(value: Tensor, where: string): Node {
-  return makeNode({ kind: 'op', op: elementwiseOps.copy, inputs: [value], attributes: {}, types: [value.type], where, phase: 'update', block: '' });
+  return makeNode({ op: elementwiseOps.copy, inputs: [value], attributes: {}, types: [value.type], where, phase: 'update', block: '' });
 }
 
 /**
@@ -223,7 +238,7 @@ function keepOldState(graph: Graph): Graph {
 /** The tensor whose bytes a view shows; a tensor that is no view is its own. */
 export function viewed(t: Tensor): Tensor {
   let current = t;
-  while (current.node.kind === 'op' && current.node.op!.view) current = current.node.inputs[0];
+  while (current.node.op?.view) current = current.node.inputs[0];
   return current;
 }
 

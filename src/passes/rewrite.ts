@@ -3,64 +3,79 @@
  *
  * Nodes whose inputs did not change are kept as they are. Replacements inherit `order`, so the schedule does not
  * depend on how often a node was rebuilt.
+ *
+ * A compiler runs once: most of its time it is interpreted, and there every step of a `for (... of ...)` and every array
+ * taken apart allocates. So loops over what a node reads and makes count by index, here and in the other passes.
  */
-import { makeNode, NodeTable, type Graph } from '../graph/trace';
-import type { Attributes, Node, Tensor } from '../graph/tensor';
-import type { OpDef } from '../graph/op-def';
-import { dce } from './dce';
+import { idsSoFar, LATEST, makeNode, oldestId, TensorTable, type Graph } from '../graph/trace';
+import { typesOf, type Attributes, type Node, type Tensor, type TensorType } from '../graph/tensor';
 
 export class Rewriter {
-  private readonly replaced = new Map<Tensor, Tensor>();
+  private readonly replaced: TensorTable<Tensor>;
+  private anything = false;
+
+  /** @param graph without dead nodes (`dce`) */
+  constructor(private readonly graph: Graph) {
+    this.replaced = new TensorTable(graph.nodes);
+  }
 
   replace(from: Tensor, to: Tensor): void {
-    if (from !== to) this.replaced.set(from, to);
+    if (from === to) return;
+    this.replaced.set(from, to);
+    this.anything = true;
   }
 
   replaceAll(from: Node, to: Node): void {
-    from.outputs.forEach((t, i) => this.replace(t, to.outputs[i]));
+    for (let i = 0; i < from.outputs.length; i++) this.replace(from.outputs[i], to.outputs[i]);
   }
 
   /** What stands for `t` so far. */
   resolve(t: Tensor): Tensor {
+    const { replaced } = this;
     let current = t;
-    for (let next = this.replaced.get(current); next; next = this.replaced.get(current)) current = next;
+    for (let next = replaced.get(current); next; next = replaced.get(current)) current = next;
     return current;
   }
 
   /** The graph after all replacements, without dead nodes, in topological order. */
-  finish(graph: Graph): Graph {
-    if (this.replaced.size === 0) return dce(graph);
-    const done = new NodeTable<Node>(graph.nodes);
+  finish(): Graph {
+    const { graph } = this;
+    if (!this.anything) return graph;
+    // By id of the old node: what it became.
+    const base = oldestId(graph.nodes);
+    const done = new Array<Node | undefined>(idsSoFar() - base).fill(undefined);
+    // Stacks: written over rather than popped, because V8 gives an emptied array's memory back each time.
     const path: Node[] = [];
     const next: number[] = [];
     const reached: Node[] = [];
-    const visit = (t: Tensor): void => {
-      const { node } = this.resolve(t);
-      if (done.get(node)) return;
-      path.push(node);
-      next.push(0);
-    };
-    for (const t of rootsOf(graph)) {
-      visit(t);
-      while (path.length) {
-        const top = path.length - 1;
+    for (const root of rootsOf(graph)) {
+      const { node: start } = this.resolve(root);
+      if (done[start.id - base]) continue;
+      let top = 0;
+      path[0] = start;
+      next[0] = 0;
+      while (top >= 0) {
         const node = path[top];
-        if (next[top] < node.inputs.length) {
-          visit(node.inputs[next[top]++]);
+        const { inputs } = node;
+        let i = next[top];
+        let pending: Node | null = null;
+        while (i < inputs.length && !pending) {
+          const needed = this.resolve(inputs[i++]).node;
+          if (!done[needed.id - base]) pending = needed;
+        }
+        next[top] = i;
+        if (pending) {
+          path[++top] = pending;
+          next[top] = 0;
           continue;
         }
-        if (!done.get(node)) {
-          const made = this.rebuild(node, done);
-          done.set(node, made);
-          reached.push(made);
-        }
-        path.pop();
-        next.pop();
+        reached.push((done[node.id - base] = this.rebuild(node, done, base)));
+        top--;
       }
     }
     const final = (t: Tensor): Tensor => {
       const r = this.resolve(t);
-      return done.get(r.node)!.outputs[r.index];
+      return done[r.node.id - base]!.outputs[r.index];
     };
     return {
       name: graph.name,
@@ -70,14 +85,15 @@ export class Rewriter {
     };
   }
 
-  private rebuild(node: Node, done: NodeTable<Node>): Node {
+  private rebuild(node: Node, done: readonly (Node | undefined)[], base: number): Node {
+    const old = node.inputs;
     let inputs: Tensor[] | null = null;
-    for (let i = 0; i < node.inputs.length; i++) {
-      const r = this.resolve(node.inputs[i]);
-      const t = done.get(r.node)!.outputs[r.index];
-      if (t !== node.inputs[i]) (inputs ??= [...node.inputs])[i] = t;
+    for (let i = 0; i < old.length; i++) {
+      const r = this.resolve(old[i]);
+      const t = done[r.node.id - base]!.outputs[r.index];
+      if (t !== old[i]) (inputs ??= [...old])[i] = t;
     }
-    return inputs ? cloneNode(node, { inputs }) : node;
+    return inputs ? cloneNode(node, inputs) : node;
   }
 }
 
@@ -86,56 +102,37 @@ export function rootsOf(graph: Graph): Tensor[] {
   return [...graph.outputs.values(), ...graph.updates.map((u) => u.value)];
 }
 
-/** A new node like `node` with some fields changed. */
-export function cloneNode(
-  node: Node,
-  change: Partial<Pick<Node, 'inputs' | 'phase' | 'recompute' | 'order'>>,
-): Node {
-  return makeNode({
-    kind: node.kind,
-    op: node.op,
-    inputs: change.inputs ?? node.inputs,
-    attributes: node.attributes,
-    types: node.outputs.map((t) => t.type),
-    where: node.where,
-    phase: change.phase ?? node.phase,
-    block: node.block,
-    input: node.input,
-    slot: node.slot,
-    constant: node.constant,
-    recompute: change.recompute ?? node.recompute,
-    order: change.order ?? node.order,
-  });
+/** A copy of an op's node over other inputs of the same types. */
+export function cloneNode(node: Node, inputs: readonly Tensor[]): Node {
+  return nodeLike(node, inputs, node.attributes, typesOf(node.outputs));
 }
 
-/** A node of some op that takes the place of `like`. */
-export function nodeLike(like: Node, op: OpDef, inputs: readonly Tensor[], attributes: Attributes): Node {
-  const types = op.infer(
-    inputs.map((t) => t.type),
-    attributes,
-  );
-  const { where, phase, block, recompute, order } = like;
-  return makeNode({ kind: 'op', op, inputs, attributes, types, where, phase, block, recompute, order });
+/** A node of the same op that takes the place of `like`. */
+export function nodeLike(like: Node, inputs: readonly Tensor[], attributes: Attributes, types: readonly TensorType[]): Node {
+  const { where, phase, block, order, recompute } = like;
+  return makeNode({ op: like.op!, inputs, attributes, types, where, phase, block, order, recompute });
 }
 
 /** How often each tensor is read, counting outputs and updates. */
-export function countUses(graph: Graph): Map<Tensor, number> {
-  const uses = new Map<Tensor, number>();
-  const count = (t: Tensor): void => void uses.set(t, (uses.get(t) ?? 0) + 1);
-  for (const node of graph.nodes) node.inputs.forEach(count);
+export function countUses(graph: Graph): TensorTable<number> {
+  const uses = new TensorTable<number>(graph.nodes);
+  const count = (t: Tensor): void => uses.set(t, (uses.get(t) ?? 0) + 1);
+  for (const { inputs } of graph.nodes) for (let i = 0; i < inputs.length; i++) count(inputs[i]);
   for (const t of graph.outputs.values()) count(t);
   for (const u of graph.updates) count(u.value);
   return uses;
 }
 
 /** Nodes sorted so that inputs come before users, otherwise by `order`. */
-export function topological(nodes: Iterable<Node>): Node[] {
-  const list = sorted([...nodes]);
-  const position = new NodeTable<number>(list);
-  list.forEach((node, i) => position.set(node, i));
+export function topological(nodes: readonly Node[]): Node[] {
+  const list = sorted(nodes);
+  const base = oldestId(list);
+  // 1 + position by id; an input outside of the list counts as there from the start.
+  const position = new Int32Array(idsSoFar() - base);
+  for (let i = 0; i < list.length; i++) position[list[i].id - base] = i + 1;
   for (let i = 0; i < list.length; i++) {
-    // An input outside of the list counts as there from the start.
-    for (const t of list[i].inputs) if ((position.get(t.node) ?? -1) >= i) return sortByNeed(list, position);
+    const { inputs } = list[i];
+    for (let j = 0; j < inputs.length; j++) if (position[inputs[j].node.id - base] > i) return sortByNeed(list, base, position);
   }
   return list;
 }
@@ -143,54 +140,52 @@ export function topological(nodes: Iterable<Node>): Node[] {
 const comesBefore = (a: Node, b: Node): number => a.order - b.order || a.id - b.id;
 
 /** By order, then by age. In numbers, because a comparison in JavaScript of every pair is most of a sort's time. */
-function sorted(list: Node[]): Node[] {
-  let [oldest, newest, last] = [Infinity, 0, 0];
-  for (const { id, order } of list) {
-    oldest = Math.min(oldest, id);
-    newest = Math.max(newest, id);
-    if (order !== Infinity) last = Math.max(last, order);
-  }
-  const ids = newest - oldest + 1;
-  if ((last + 2) * ids > Number.MAX_SAFE_INTEGER) return list.sort(comesBefore);
-  const byAge = new Array<Node | undefined>(ids);
-  const keys = new Float64Array(list.length);
-  list.forEach((node, i) => {
+function sorted(nodes: readonly Node[]): Node[] {
+  const oldest = oldestId(nodes);
+  const ids = idsSoFar() - oldest;
+  if (LATEST * ids > Number.MAX_SAFE_INTEGER) return [...nodes].sort(comesBefore);
+  const byAge = new Array<Node | undefined>(ids).fill(undefined);
+  const keys = new Float64Array(nodes.length);
+  for (let i = 0; i < nodes.length; i++) {
+    const node = nodes[i];
     byAge[node.id - oldest] = node;
-    keys[i] = (node.order === Infinity ? last + 1 : node.order) * ids + (node.id - oldest);
-  });
+    keys[i] = node.order * ids + (node.id - oldest);
+  }
   keys.sort();
-  for (let i = 0; i < list.length; i++) list[i] = byAge[keys[i] % ids]!;
+  const list: Node[] = [];
+  for (let i = 0; i < keys.length; i++) list.push(byAge[keys[i] % ids]!);
   return list;
 }
 
-/** Depth first from the roots in order: a node that is out of place comes just before its first user. */
-function sortByNeed(list: readonly Node[], members: NodeTable<number>): Node[] {
-  const done = new NodeTable<true>(list);
+/** Depth first from the roots in order: a node that is out of place comes just before its first user. `members`: 0 by id for others. */
+function sortByNeed(list: readonly Node[], base: number, members: Int32Array): Node[] {
+  const done = new Uint8Array(members.length);
   const out: Node[] = [];
   const path: Node[] = [];
   const next: number[] = [];
   for (const root of list) {
-    if (done.get(root)) continue;
-    path.push(root);
-    next.push(0);
-    while (path.length) {
-      const top = path.length - 1;
+    if (done[root.id - base]) continue;
+    let top = 0;
+    path[0] = root;
+    next[0] = 0;
+    while (top >= 0) {
       const node = path[top];
-      const i = next[top]++;
-      if (i < node.inputs.length && !done.get(node)) {
-        const dep = node.inputs[i].node;
-        if (!done.get(dep) && members.get(dep) !== undefined) {
-          path.push(dep);
-          next.push(0);
-        }
+      const { inputs } = node;
+      let i = next[top];
+      let pending: Node | null = null;
+      while (i < inputs.length && !pending) {
+        const dep = inputs[i++].node;
+        if (members[dep.id - base] && !done[dep.id - base]) pending = dep;
+      }
+      next[top] = i;
+      if (pending) {
+        path[++top] = pending;
+        next[top] = 0;
         continue;
       }
-      if (!done.get(node)) {
-        done.set(node, true);
-        out.push(node);
-      }
-      path.pop();
-      next.pop();
+      done[node.id - base] = 1;
+      out.push(node);
+      top--;
     }
   }
   return out;

@@ -12,15 +12,16 @@ export function verify(placed: Placed, offsets: ReadonlyMap<Storage, number>): v
   const fail = (message: string, at: string): never => {
     throw new LatheError('ERR_PROGRAM', `internal: ${message}`, { at, remedy: 'please report this program' });
   };
-  for (const [t, s] of placed.storage) if (t.node.kind !== 'op') holds.set(s, t);
+  for (const { kind, outputs: [t] } of placed.graph.nodes) if (kind !== 'op') holds.set(placed.storage.get(t)!, t);
   placed.schedule.forEach((node, i) => {
-    for (const t of node.inputs) {
-      const base = viewed(t);
+    const { inputs, outputs } = node;
+    for (let j = 0; j < inputs.length; j++) {
+      const base = viewed(inputs[j]);
       const s = placed.storage.get(base)!;
       if (holds.get(s) !== base) fail(`${node.op!.name} reads a value that was overwritten`, node.where);
       if (s.kind === 'arena' && (i < s.first || i > s.last)) fail(`${node.op!.name} reads outside of the lifetime`, node.where);
     }
-    for (const t of node.outputs) if (!placed.absent.has(t)) holds.set(placed.storage.get(t)!, t);
+    for (let j = 0; j < outputs.length; j++) if (!placed.absent.has(outputs[j])) holds.set(placed.storage.get(outputs[j])!, outputs[j]);
   });
   for (const [name, t] of placed.graph.outputs) {
     if (holds.get(storageOf(placed, t)) !== viewed(t)) fail(`output '${name}' was overwritten`, name);
@@ -28,19 +29,40 @@ export function verify(placed: Placed, offsets: ReadonlyMap<Storage, number>): v
   checkOverlaps(offsets, fail);
 }
 
+/** The bytes of the arena that a storage has while it lives. */
+interface Block {
+  readonly storage: Storage;
+  readonly from: number;
+  readonly to: number;
+}
+
 function checkOverlaps(offsets: ReadonlyMap<Storage, number>, fail: (message: string, at: string) => never): void {
-  const events = [...offsets].map(([s, at]) => ({ s, at }));
-  events.sort((a, b) => a.s.first - b.s.first);
-  const active: { s: Storage; at: number }[] = [];
-  for (const e of events) {
-    const { first, bytes } = e.s;
-    let kept = 0;
-    for (const o of active) {
-      if (o.s.last < first) continue;
-      if (e.at < o.at + o.s.bytes && o.at < e.at + bytes) fail('two live values overlap in the arena', `${e.s.owner.node.where} and ${o.s.owner.node.where}`);
-      active[kept++] = o;
-    }
-    active.length = kept;
-    active.push(e);
+  const blocks: Block[] = [];
+  // An empty one overlaps nothing.
+  offsets.forEach((from, storage) => storage.bytes > 0 && blocks.push({ storage, from, to: from + storage.bytes }));
+  const births = blocks.sort((a, b) => a.storage.first - b.storage.first);
+  const deaths = [...births].sort((a, b) => a.storage.last - b.storage.last);
+  // Those alive, by offset. They do not overlap one another, so a new one can only overlap its neighbours.
+  const alive: Block[] = [];
+  let dead = 0;
+  for (let i = 0; i < births.length; i++) {
+    const block = births[i];
+    for (; deaths[dead].storage.last < block.storage.first; dead++) alive.splice(countBefore(alive, deaths[dead].from), 1);
+    const at = countBefore(alive, block.from);
+    const other = at > 0 && alive[at - 1].to > block.from ? alive[at - 1] : at < alive.length && alive[at].from < block.to ? alive[at] : null;
+    if (other) fail('two live values overlap in the arena', `${block.storage.owner.node.where} and ${other.storage.owner.node.where}`);
+    alive.splice(at, 0, block);
   }
+}
+
+/** How many of a list that is sorted by offset begin before `from`. */
+export function countBefore(sorted: readonly { readonly from: number }[], from: number): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const mid = (low + high) >> 1;
+    if (sorted[mid].from < from) low = mid + 1;
+    else high = mid;
+  }
+  return low;
 }

@@ -1,9 +1,10 @@
 /**
  * AutoTokenizer as users know it: loading, which is src/tokenizers' own, and training, which needs the addon. Importing
- * this file also gives every tokenizer its `trainNewFromIterator`.
+ * this file also gives every tokenizer its `trainNewFromIterator` and its native `encodeIds`.
  */
-import { tokenizerTraining } from '../runtime/tokenizer-training';
+import { createBpeEncoder, tokenizerTraining } from '../runtime/tokenizer-training';
 import { AutoTokenizer as Loader } from '../tokenizers/auto-tokenizer';
+import { provideBpeEncoder } from '../tokenizers/id-encoder';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import { trainNewFromIterator, type TextSource, type TrainedTokenizer } from '../tokenizers/train';
 import { provideTokenizerTrainer, type TrainOptions } from '../tokenizers/training-hook';
@@ -26,6 +27,7 @@ async function trained(model: Tokenizer | null, texts: TextSource, options: Trai
 }
 
 provideTokenizerTrainer(trained);
+provideBpeEncoder(createBpeEncoder);
 
 export const AutoTokenizer = {
   ...Loader,

@@ -15,12 +15,14 @@ import type { Parameter } from '../nn/module';
 import { ADAPTER_PREFIX, adapterParameters, getPeftModel, needsUntiedHead, trainableParameters, type PeftModel } from '../peft/inject';
 import type { LoraConfig } from '../peft/lora-config';
 import type { BitsAndBytesConfig } from '../quantization/bitsandbytes';
+import { resolveDevice } from '../runtime/device';
 import { Session } from '../runtime/session';
 import { checkNames, materialize } from './materialize';
 import { saveModelFiles, type ModelSaved, type SaveOptions } from './save';
 import { checkShape, sourceShape, type WeightSource } from './weights';
 
 export interface ModelOptions {
+  /** Where its programs run: 'cpu', 'cuda', 'cuda:1', or 'auto' for the first GPU when there is one. Default 'cpu'. */
   device?: string;
   threads?: number;
   /** Seed of initial values that no file gives: new rows, adapters, a model from config. Default 42. */
@@ -53,6 +55,7 @@ export class PreTrainedModel {
   private session: Session | null = null;
   private loading: Promise<Session> | null = null;
   private merged = false;
+  private decidedDevice: string | null = null;
 
   constructor(
     private description: CausalLm,
@@ -68,6 +71,12 @@ export class PreTrainedModel {
 
   get module(): CausalLm {
     return this.description;
+  }
+
+  /** Where its programs run; 'auto' is decided when this is first asked. */
+  get device(): string {
+    this.decidedDevice ??= resolveDevice(this.options.device ?? 'cpu');
+    return this.decidedDevice;
   }
 
   get generationConfig(): RawConfig | null {
@@ -180,8 +189,8 @@ export class PreTrainedModel {
 
   private async load(): Promise<Session> {
     if (this.merged) throw new LatheError('ERR_CONFIG', 'the merged weights were freed by close()', { remedy: 'save them with savePretrained before closing, then open that folder' });
-    const { device, threads, seed = 42 } = this.options;
-    const session = (this.session = Session.create({ device, threads }));
+    const { threads, seed = 42 } = this.options;
+    const session = (this.session = Session.create({ device: this.device, threads }));
     const sources = new Map([...this.sources, ...this.adapterSources]);
     const sourceRows = new Map([...this.sourceRows].filter(([name]) => !this.adapterSources.has(name)));
     const { meanResizing, sameStart } = this;

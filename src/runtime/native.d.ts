@@ -109,6 +109,20 @@ export interface NativeBpeTrainer {
   progress(): { merges: number; tokens: number };
 }
 
+export interface NativeBpeEncoderOptions {
+  preTokenizer: NativeBpeOptions['preTokenizer'];
+  /** The id of each byte's token. */
+  byteIds: Int32Array;
+  /** By rank: ids of the left part, the right part and the two together. */
+  merges: Int32Array;
+}
+
+/** Several calls at once work on several threads. */
+export interface NativeBpeEncoder {
+  /** Texts as UTF-8, end to end, copied before this returns; their ids end to end, and how many each text has. */
+  encode(utf8: Uint8Array, lengths: Uint32Array): Promise<{ ids: Int32Array; counts: Uint32Array }>;
+}
+
 export interface NativeWorld {
   rank: number;
   size: number;
@@ -121,8 +135,8 @@ export interface NativeAddon {
   isa(): { arch: string; features: string[] };
   /** LATHE_THREADS, else the number of cores in the affinity mask. */
   defaultThreads(): number;
-  /** The CPU first, then every CUDA device (`freeBytes` now, of all processes). */
-  devices(): { device: string; name: string; memoryBytes: number; freeBytes?: number }[];
+  /** The CPU first, then every CUDA device (`freeBytes` now, of all processes; `heldBytes` by this one's sessions). */
+  devices(): { device: string; name: string; memoryBytes: number; freeBytes?: number; heldBytes?: number }[];
   /** What became of the CUDA backend's shared object; `problem` is empty when there is a device. */
   cuda(): { module: boolean; path: string; built: string; libraries: string; problem: string; kernels: string[] };
   memory(): { usedBytes: number; limitBytes: number };
@@ -135,4 +149,7 @@ export interface NativeAddon {
   /** Ends MPI in order; all ranks must come here. */
   leaveWorld(): void;
   createBpeTrainer(options: NativeBpeOptions): NativeBpeTrainer;
+  createBpeEncoder(options: NativeBpeEncoderOptions): NativeBpeEncoder;
+  /** A regular file of this many bytes as memory, read when it is looked at; null for one of another size, or where foreign memory cannot be wrapped. */
+  mapFile(path: string, bytes: number): ArrayBuffer | null;
 }

@@ -1,9 +1,9 @@
 /**
- * The addon's BPE trainer in the form that src/tokenizers/train.ts asks for. The tokenizers may not know the addon, so
+ * The addon's BPE trainer and encoder in the form that src/tokenizers asks for. The tokenizers may not know the addon, so
  * whoever stands above both hands them this.
  */
-import { convertErrors, loadNative, toLatheError } from './binding';
-import type { NativeBpeOptions, NativeBpeResult } from './native';
+import { convertErrors, hasNative, loadNative, toLatheError } from './binding';
+import type { NativeBpeEncoder, NativeBpeEncoderOptions, NativeBpeOptions, NativeBpeResult } from './native';
 
 const POLL_MS = 100;
 
@@ -43,3 +43,15 @@ export const tokenizerTraining = {
     };
   },
 };
+
+/** null without the addon: the `tokenizers` library then encodes. */
+export function createBpeEncoder(options: NativeBpeEncoderOptions): NativeBpeEncoder | null {
+  if (!hasNative()) return null;
+  const encoder = convertErrors(() => loadNative().createBpeEncoder(options));
+  return {
+    encode: (utf8, lengths) =>
+      encoder.encode(utf8, lengths).catch((error: unknown) => {
+        throw toLatheError(error);
+      }),
+  };
+}

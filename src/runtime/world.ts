@@ -17,10 +17,12 @@ export interface World {
   readonly size: number;
   /** What carries the bytes: an MPI library and its version, or 'single'. */
   readonly library: string;
+  /** Ranks that share this machine; where the launcher does not say, all of them. */
+  readonly localSize: number;
 }
 
 /** A process that is alone. */
-export const SINGLE: World = { rank: 0, size: 1, library: 'single' };
+export const SINGLE: World = { rank: 0, size: 1, library: 'single', localSize: 1 };
 
 interface Launch {
   /** What started this process. */
@@ -37,7 +39,7 @@ const LAUNCHERS = [
   ['mpiexec of MVAPICH', 'MV2_COMM_WORLD_SIZE', 'MV2_COMM_WORLD_RANK', 'MV2_COMM_WORLD_LOCAL_SIZE'],
   ['mpiexec of MPICH', 'PMI_SIZE', 'PMI_RANK', 'MPI_LOCALNRANKS'],
   // The step's numbers are set by srun; those of the job are there in a batch script too, which is one process.
-  ['srun', 'SLURM_STEP_NUM_TASKS', 'SLURM_PROCID', null],
+  ['srun', 'SLURM_STEP_NUM_TASKS', 'SLURM_PROCID', 'SLURM_STEP_TASKS_PER_NODE'],
 ] as const;
 
 /** What a launcher says about this process; null when none started it. @throws LatheError ERR_CONFIG for numbers that make no sense */
@@ -50,7 +52,8 @@ export function launchedBy(env: Readonly<Record<string, string | undefined>> = p
         remedy: 'start the job with mpirun or srun, or unset these variables',
       });
     }
-    const local = localName === null ? NaN : Number(env[localName]);
+    // srun writes a list, "4(x2),3": the machine with the most counts.
+    const local = Math.max(...(env[localName]?.replace(/\(x\d+\)/g, '').split(',').map(Number) ?? [NaN]));
     return { launcher, rank, size, localSize: Number.isInteger(local) && local > 0 ? local : null };
   }
   return null;
@@ -73,7 +76,7 @@ export function currentWorld(): World {
     // Ending MPI waits for every rank, so a rank that failed must not come here.
     if (code === 0) leaveWorld();
   });
-  return (joined = world);
+  return (joined = { ...world, localSize: launch.localSize ?? size });
 }
 
 /** Ends MPI, when this process joined a world: all ranks must come here. Happens by itself when the process exits with 0. */

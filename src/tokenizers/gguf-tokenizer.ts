@@ -15,8 +15,8 @@ import {
   llamaCppDefaultPreTokenizer,
   preTokenizerComponent,
   toByteLevel,
-  type PreTokenizerKind,
 } from './byte-level';
+import { BOS_BY_DEFAULT, KNOWN_GGUF_PRE_TOKENIZERS, PRE_TOKENIZERS } from './gguf-pre-tokenizers';
 import { Tokenizer } from './tokenizer';
 import type { AddedTokenEntry, Component, TokenizerConfig, TokenizerJson } from './tokenizer-files';
 
@@ -37,51 +37,6 @@ const UNKNOWN = 2;
 const CONTROL = 3;
 const USER_DEFINED = 4;
 const BYTE = 6;
-
-/** `tokenizer.ggml.pre` -> how it cuts. Names that llama.cpp treats alike share a row. */
-const PRE_TOKENIZERS: Record<string, PreTokenizerKind> = {};
-for (const name of [
-  'gpt-2',
-  'phi-2',
-  'jina-es',
-  'jina-de',
-  'jina-v2-es',
-  'jina-v2-de',
-  'mpt',
-  'olmo',
-  'jais',
-  'roberta-bpe',
-  'modern-bert',
-])
-  PRE_TOKENIZERS[name] = 'gpt2';
-for (const name of ['smollm', 'starcoder', 'refact', 'command-r', 'codeshell', 'exaone', 'minerva-7b'])
-  PRE_TOKENIZERS[name] = 'gpt2-digits';
-for (const name of [
-  'llama-bpe',
-  'llama3',
-  'llama-v3',
-  'falcon3',
-  'falcon-h1',
-  'pixtral',
-  'midm-2.0',
-  'lfm2',
-  'dbrx',
-  'smaug-bpe',
-])
-  PRE_TOKENIZERS[name] = 'llama3';
-for (const name of ['qwen2', 'deepseek-r1-qwen', 'kormo', 'megrez']) PRE_TOKENIZERS[name] = 'qwen2';
-
-/** llama.cpp adds BOS to these byte-level vocabularies unless the file says otherwise. */
-const BOS_BY_DEFAULT = new Set([
-  'llama-bpe',
-  'llama3',
-  'llama-v3',
-  'falcon3',
-  'falcon-h1',
-  'pixtral',
-  'midm-2.0',
-  'lfm2',
-]);
 
 /** A ready tokenizer. `origin` names the file in messages. Errors: ERR_FORMAT, ERR_UNSUPPORTED. */
 export function tokenizerFromGguf(metadata: GgufMetadata, origin = 'GGUF metadata'): Tokenizer {
@@ -177,7 +132,7 @@ function byteLevelBpe(source: Vocabulary, get: (key: string) => unknown, origin:
   if (!kind && pre !== 'default') {
     throw new LatheError(
       'ERR_UNSUPPORTED',
-      `expected a known tokenizer.ggml.pre (${[...Object.keys(PRE_TOKENIZERS), 'default'].join(', ')}), received '${pre}'`,
+      `expected a known tokenizer.ggml.pre (${KNOWN_GGUF_PRE_TOKENIZERS.join(', ')}), received '${pre}'`,
       {
         at: origin,
         remedy:
@@ -433,6 +388,3 @@ function flag(get: (key: string) => unknown, key: string, fallback: boolean): bo
   const value = get(`tokenizer.ggml.${key}`);
   return value === undefined || value === null ? fallback : Boolean(value);
 }
-
-/** Every `tokenizer.ggml.pre` this file knows, for tests and documentation. */
-export const KNOWN_GGUF_PRE_TOKENIZERS: readonly string[] = [...Object.keys(PRE_TOKENIZERS), 'default'];

@@ -1,6 +1,6 @@
 /**
- * One pass over an evaluation set: mean loss per judged label, perplexity (its exp; Infinity where that overflows, as
- * PyTorch gives it), and the loss's own metrics.
+ * One pass over an evaluation set: mean loss per judged label, perplexity (the exp of the mean negative log-likelihood, which
+ * most losses are; Infinity where that overflows, as PyTorch gives it), and the loss's own metrics.
  */
 import type { Loader } from '../data/loader';
 import type { Batch } from '../data/types';
@@ -31,7 +31,7 @@ export async function evaluateLoader(loader: Loader, run: (batch: Batch) => Prom
   names.forEach((name, i) => (metricSums[name] = total[2 + i]));
   const seconds = (performance.now() - begun) / 1000;
   const loss = lossSum / labels;
-  const metrics: LogEntry = { eval_loss: loss, eval_perplexity: Math.exp(loss) };
+  const metrics: LogEntry = { eval_loss: loss, eval_perplexity: Math.exp((metricSums.nll ?? lossSum) / labels) };
   for (const [name, sum] of Object.entries(metricSums)) metrics[`eval_${name}`] = sum / labels;
   metrics.eval_runtime = seconds;
   metrics.eval_samples_per_second = samples / seconds;

@@ -22,7 +22,7 @@ import { lossOf } from './losses';
 import type { BatchShape } from './programs';
 import { StepRunner } from './runner';
 import { loraConfigOf, modelOptions } from './sft-trainer';
-import { hasWeightDecay } from './training-plan';
+import { gpuBytes, hasWeightDecay } from './training-plan';
 
 export interface RunPlan {
   readonly plan: MemoryPlan;
@@ -62,7 +62,7 @@ export async function planRun(config: ResolvedConfig, deviceName: string): Promi
     loadIn4bit: config.loadIn4bit,
     optim: optimizerKind(config.optim),
   };
-  const limit = config.memoryLimit ?? device.memoryBytes;
+  const limit = config.memoryLimit ?? (device.kind === 'cpu' ? device.memoryBytes : gpuBytes(device));
   const order: CheckpointPolicy[] = !config.gradientCheckpointing ? ['none'] : config.planPolicy === 'auto' ? ['none', 'light', 'smart', 'block'] : [config.planPolicy];
   let chosen: Planned | undefined;
   for (const policy of order) {

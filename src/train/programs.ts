@@ -74,7 +74,8 @@ export function applyGraph(parameters: readonly OptimizedParameter[], settings: 
       const norm = globalNorm(parameters.map((p) => readState(p.gradient)));
       const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: clipCoefficient(norm, settings.maxGradNorm) };
       traceOptimizerStep(settings.kind, stepped, inputs, settings);
-      for (const p of parameters) updateState(p.gradient, fill(p.gradient, 0));
+      const mine = new Set(stepped);
+      for (const p of parameters) if (!mine.has(p)) updateState(p.gradient, fill(p.gradient, 0));
       output('grad_norm', norm);
     }),
   );

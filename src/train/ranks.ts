@@ -99,6 +99,17 @@ export class Ranks {
     return new Int32Array(bytes.buffer, bytes.byteOffset, 1)[0];
   }
 
+  /** What each rank gives, in rank order. */
+  async gatherBytes(bytes: Uint8Array): Promise<Uint8Array[]> {
+    if (this.size === 1) return [bytes];
+    const lengths = (await this.gather([bytes.length])).map(([length]) => length);
+    const most = Math.max(...lengths, 1);
+    const padded = new Uint8Array(most);
+    padded.set(bytes);
+    const all = await (await this.session()).allGather(padded);
+    return lengths.map((length, rank) => all.slice(rank * most, rank * most + length));
+  }
+
   private async gather(values: readonly number[]): Promise<Float64Array[]> {
     const session = await this.session();
     const mine = Float64Array.from(values);

@@ -13,7 +13,7 @@ import type { PreTrainedModel } from '../pretrained/model';
 import { readModelConfig } from '../pretrained/open';
 import { PeftModel } from '../pretrained/peft-model';
 import { BitsAndBytesConfig } from '../quantization/bitsandbytes';
-import { AutoTokenizer } from '../tokenizers/auto-tokenizer';
+import { AutoTokenizer } from '../pretrained/auto-tokenizer';
 import { tokenizerFromGguf } from '../tokenizers/gguf-tokenizer';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import type { ResolvedConfig } from './arguments';

@@ -15,6 +15,7 @@ import type { Loss } from './losses/loss';
 import { reportersOf } from './reporters';
 import type { LogEntry, TrainerState } from './state';
 import { firstRows } from './open-data';
+import { Ranks } from './ranks';
 import { Trainer, type RunOptions } from './trainer';
 import type { TrainerPlan } from './training-plan';
 
@@ -108,7 +109,9 @@ export class SFTTrainer {
     const { maxLength } = args;
     if (maxLength === null) throw new LatheError('ERR_CONFIG', 'max_length: expected a number with a stream, received null', { remedy: 'set maxLength: batches have one shape before any row is read' });
     this.trainData = await this.tokenize(await firstRows(stream, kInspectedRows), model);
-    return new StreamLoader(stream, processingClass, {
+    const { rank, size } = currentWorld();
+    const peers = new Ranks(currentWorld(), () => model.ready());
+    const loader = new StreamLoader(stream, processingClass, {
       ...this.tokenizeOptions(),
       maxLength,
       batchSize: args.perDeviceTrainBatchSize,
@@ -116,8 +119,13 @@ export class SFTTrainer {
       packing: args.packing ? args.packingStrategy : false,
       seed: args.dataSeed ?? args.seed,
       shuffleWindows: args.trainSamplingStrategy !== 'sequential',
-      ...ranks(),
+      rank,
+      worldSize: size,
+      lanes: args.streamLanes,
+      peers: { gather: (bytes) => peers.gatherBytes(bytes) },
     });
+    if (loader.note && rank === 0) this.options.warn?.(loader.note);
+    return loader;
   }
 
   private tokenizeOptions(): ReturnType<typeof tokenizeOptions> {
@@ -178,8 +186,7 @@ function ranks(): { rank: number; worldSize: number } {
 /** How the configuration wants a model's numbers stored and computed. */
 export function modelOptions(args: ResolvedConfig): { dtype: 'auto' | 'f32' | 'bf16'; weightDtype?: 'f32' | 'bf16'; device: string; threads?: number; seed: number } {
   const stored = args.dtype === 'float32' ? 'f32' : args.dtype === 'bfloat16' ? 'bf16' : 'auto';
-  const device = args.device === 'auto' ? 'cpu' : args.device;
-  const common = { device, threads: args.threads ?? undefined, seed: args.seed };
+  const common = { device: args.device, threads: args.threads ?? undefined, seed: args.seed };
   // bf16: true computes in bf16 whatever the weights are stored in, as autocast does.
   if (args.bf16) return { dtype: 'bf16', weightDtype: stored === 'auto' ? undefined : stored, ...common };
   return { dtype: stored, ...common };

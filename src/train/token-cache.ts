@@ -10,16 +10,19 @@ import { existsSync } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import {
-  datasetFiles, emptyReport, loadDataset, RowEncoder, splitRows, TokenFile, TokenFileWriter, truncateExample,
+  datasetFiles, emptyReport, loadDataset, provideFileMapping, RowEncoder, splitRows, TokenFile, TokenFileWriter, truncateExample,
   type IterableDataset, type TokenizedDataset, type TokenizedExample, type TokenizeOptions,
 } from '../data';
 import type { StreamRow } from '../data/cursor';
 import { LatheError } from '../errors';
 import { withAtomicFile } from '../io/atomic-file';
+import { convertErrors, hasNative, loadNative } from '../runtime/binding';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import type { ResolvedConfig } from './arguments';
 import { datasetPath, filteredStream, isEvaluated, nameOf, noTestSplit, requireSplit, type RunData } from './open-data';
 import { tokenizeOptions } from './sft-trainer';
+
+provideFileMapping((path, bytes) => (hasNative() ? convertErrors(() => loadNative().mapFile(path, bytes)) : null));
 
 /** As `openData`, with rows that are tokenised already and lie in the files of `token_cache`. @throws LatheError as it, and ERR_CONFIG for a mixture */
 export async function openCachedData(config: ResolvedConfig, tokenizer: Tokenizer, warn?: (message: string) => void): Promise<RunData<TokenizedDataset, TokenizedDataset>> {

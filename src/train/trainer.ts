@@ -6,22 +6,24 @@
  * values and best-model tracking are transformers' Trainer; the loss is the sum over the labels of the whole step
  * divided by their number, so it does not depend on how a step is split.
  */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { LatheError } from '../errors';
 import { defaultThreads, deviceSpec } from '../compile/devices';
 import { assertFits } from '../compile/plan';
 import type { Loader } from '../data/loader';
-import type { StepBatches, StepSource } from '../data/step-source';
+import type { StepBatches, StepSource, StepSourceState } from '../data/step-source';
 import type { DeviceSpec } from '../graph/device';
+import { makeFolder } from '../io/io-error';
 import { acquireOutputLock } from '../io/output-lock';
 import { createSchedule, warmupStepCount, type Schedule, type ScheduleName } from '../optim/schedules';
 import { saveAdapter } from '../peft/save';
 import { saveModel } from '../pretrained/save';
+import { sameDevice } from '../runtime/device';
 import { currentWorld, type World } from '../runtime/world';
 import type { PreTrainedModel } from '../pretrained/model';
 import { configToJson, type ResolvedConfig } from './arguments';
+import { closeWindow, finalMetrics, recordStep } from './bookkeeping';
 import { findCheckpoint, keepOnly, rotateCheckpoints, saveCheckpoint, type LoadedCheckpoint } from './checkpoint';
 import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainEvent } from './events';
 import { addMetrics, evaluateLoader } from './evaluation';
@@ -30,7 +32,7 @@ import { dueAfterEpoch, dueAfterStep, runLength, trackBest, type Due } from './f
 import type { Loss } from './losses/loss';
 import { Ranks } from './ranks';
 import type { BatchSums, StepRunner } from './runner';
-import { emptyWindow, initialState, ownStateToJson, stateToJson, type LogEntry, type TrainerState } from './state';
+import { initialState, ownStateToJson, stateToJson, type LogEntry, type TrainerState } from './state';
 import { planTraining, type PlannedRun } from './training-plan';
 
 export interface TrainerOptions {
@@ -74,7 +76,7 @@ export class Trainer {
     const { args, trainLoader } = options;
     this.args = args;
     this.ranks = new Ranks(options.world ?? currentWorld(), () => options.model.ready());
-    this.device = deviceSpec(args.device === 'auto' ? 'cpu' : args.device, args.threads ?? defaultThreads());
+    this.device = deviceSpec(deviceOf(options.model, args), args.threads ?? defaultThreads());
     if (this.ranks.size > 1 && this.device.kind !== 'cpu') {
       throw new LatheError('ERR_UNSUPPORTED', `${this.ranks.size} ranks on ${this.device.name}: training over processes runs on CPUs only`, { remedy: 'set device: cpu, or start one process' });
     }
@@ -109,7 +111,7 @@ export class Trainer {
    *   disk); ERR_NONFINITE naming step, rows and node
    */
   async *run(o: RunOptions = {}): AsyncGenerator<TrainEvent, void, void> {
-    mkdirSync(this.args.outputDir, { recursive: true });
+    makeFolder(this.args.outputDir);
     const lock = this.ranks.isFirst ? await acquireOutputLock(this.args.outputDir) : null;
     this.signal = o.signal ?? null;
     for (const note of this.options.model.module.notes ?? []) this.warn(note);
@@ -128,7 +130,7 @@ export class Trainer {
     yield await this.emit({ type: 'plan', plan, remedies, policy });
     assertFits(plan, limitBytes, remedies);
     await this.start();
-    await this.ranks.expectSame({ 'the checkpoint to resume from': resume?.state.globalStep ?? 0, max_steps: this.maxSteps, 'the configuration (its checksum)': checksum(configToJson(this.args)), 'the data (its checksum)': checksum(this.options.trainLoader.state()) });
+    await this.ranks.expectSame({ 'the checkpoint to resume from': resume?.state.globalStep ?? 0, max_steps: this.maxSteps, 'the configuration (its checksum)': checksum(configToJson(this.args)), 'the data (its checksum)': checksum(await this.loaderState()) });
     if (resume) await this.resume(resume);
     this.stopAgreed = false;
     this.control.shouldTrainingStop = false;
@@ -139,7 +141,8 @@ export class Trainer {
     if (this.args.evalOnStart && this.options.evalLoader && stepsBefore === 0) yield await this.evaluateEvent();
     yield* this.loop(plan.peakBytes);
     const interrupted = this.aborted && this.state.globalStep < this.maxSteps && !this.control.shouldTrainingStop;
-    const metrics = this.finalMetrics(started, stepsBefore);
+    const rowsPerStep = this.args.perDeviceTrainBatchSize * this.args.gradientAccumulationSteps * this.ranks.size;
+    const metrics = finalMetrics(this.state, stepsBefore, rowsPerStep, (performance.now() - started) / 1000);
     if (!interrupted) await this.finish(metrics);
     await this.hook('onTrainEnd');
     yield await this.emit({ type: 'end', state: this.state, metrics, interrupted });
@@ -188,6 +191,12 @@ export class Trainer {
     if (args.saveStrategy !== 'no' && state.globalStep > 0 && this.savedStep !== state.globalStep) await this.save(schedule);
     if (step === null) throw cause;
     throw new LatheError('ERR_DATA', `another rank could not read the data of step ${state.globalStep + 1}`, { remedy: 'see its message' });
+  }
+
+  /** Of all ranks: a loader's own state may hold only what this one reads. */
+  private async loaderState(): Promise<StepSourceState> {
+    const { trainLoader } = this.options;
+    return trainLoader.jobState?.() ?? trainLoader.state();
   }
 
   /** Loads the weights and allocates training state, once. */
@@ -254,18 +263,8 @@ export class Trainer {
     const total = await this.ranks.sums([lossSum, tokens, flops, Number(this.signal?.aborted ?? false), ...names.map((name) => metrics[name] ?? 0)]);
     [lossSum, tokens] = total;
     this.stopAgreed = total[3] > 0;
-    const { window } = state;
     const loss = lossSum / batches.numLabels;
-    state.globalStep = number;
-    state.totalFlos += total[2];
-    // Of a stream the length is not known before its end; transformers counts max_steps as an epoch then.
-    state.epoch = batches.endsEpoch ? batches.epoch + 1 : batches.epoch + Math.min((batches.stepInEpoch + 1) / (this.options.trainLoader.stepsPerEpoch ?? this.maxSteps), 1);
-    state.numTokens += tokens;
-    state.totalLoss += loss;
-    window.steps++;
-    window.lossSum += loss;
-    window.labels += batches.numLabels;
-    names.forEach((name, i) => (window.metricSums[name] = (window.metricSums[name] ?? 0) + total[4 + i]));
+    recordStep(state, batches, { loss, tokens, flops: total[2], metricSums: Object.fromEntries(names.map((name, i) => [name, total[4 + i]])) }, this.options.trainLoader.stepsPerEpoch);
     this.lastStep = { gradNorm, learningRate };
     const stepMs = performance.now() - begun;
     const used = process.cpuUsage(cpu);
@@ -310,18 +309,7 @@ export class Trainer {
 
   private async log(): Promise<TrainEvent> {
     const { state } = this;
-    const { window } = state;
-    const entry: LogEntry = {
-      loss: window.lossSum / window.steps,
-      grad_norm: this.lastStep.gradNorm,
-      learning_rate: this.lastStep.learningRate,
-      num_tokens: state.numTokens,
-    };
-    for (const [name, sum] of Object.entries(window.metricSums)) entry[name] = sum / window.labels;
-    entry.epoch = state.epoch;
-    entry.step = state.globalStep;
-    state.window = emptyWindow();
-    state.logHistory.push(entry);
+    const entry = closeWindow(state, this.lastStep);
     await this.each((c, context) => c.onLog?.(context, entry));
     return this.emit({ type: 'log', step: state.globalStep, entry });
   }
@@ -344,21 +332,6 @@ export class Trainer {
     return evaluateLoader(loader, (batch) => finiteSums(what, batch, this.args.outputDir, (check) => runner.evaluate(batch, check)), this.ranks, runner.metricNames());
   }
 
-  private finalMetrics(started: number, stepsBefore: number): LogEntry {
-    const { state, args } = this;
-    const seconds = (performance.now() - started) / 1000;
-    const steps = state.globalStep - stepsBefore;
-    const samples = steps * args.perDeviceTrainBatchSize * args.gradientAccumulationSteps * this.ranks.size;
-    return {
-      train_runtime: seconds,
-      train_samples_per_second: samples / seconds,
-      train_steps_per_second: steps / seconds,
-      total_flos: state.totalFlos,
-      train_loss: state.globalStep ? state.totalLoss / state.globalStep : 0,
-      epoch: state.epoch,
-    };
-  }
-
   // ---- checkpoints
 
   private async save(schedule: Schedule): Promise<TrainEvent> {
@@ -366,7 +339,7 @@ export class Trainer {
     const { runner } = this.plan();
     const path = join(args.outputDir, `checkpoint-${state.globalStep}`);
     if (state.bestGlobalStep === state.globalStep) state.bestModelCheckpoint = path;
-    state.loader = options.trainLoader.state();
+    state.loader = await this.loaderState();
     const owned = args.saveOnlyModel ? [] : runner.allOptimizerSlots();
     await this.ranks.collect(owned, async (read) => {
       await saveCheckpoint(args.outputDir, state.globalStep, {
@@ -433,6 +406,12 @@ export class Trainer {
     await this.each((callback, context) => callback.onEvent?.(context, event));
     return event;
   }
+}
+
+/** The model is where its session will be; a configuration that names another device contradicts it. */
+function deviceOf(model: PreTrainedModel, args: ResolvedConfig): string {
+  if (args.device === 'auto' || sameDevice(args.device, model.device)) return model.device;
+  throw new LatheError('ERR_CONFIG', `device: expected that of the model, ${model.device}, received ${args.device}`, { remedy: `open the model with device: '${args.device}', or set device: auto` });
 }
 
 /** Of what JSON says of a value. */

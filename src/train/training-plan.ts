@@ -29,18 +29,32 @@ export function hasWeightDecay(name: string): boolean {
   return !/bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm|(^|\.)ln_\w+/i.test(name);
 }
 
-/** Bytes the run may use: what is free, and what this process's sessions hold already (weights loaded before the run). */
-export function memoryLimitBytes(args: ResolvedConfig, device: DeviceSpec): number {
+/**
+ * Bytes the run may use: what is free, and what this process's sessions hold already (weights loaded before the run). Ranks on one
+ * machine plan at the same time, so each counts on its part of what is free.
+ */
+export function memoryLimitBytes(args: ResolvedConfig, device: DeviceSpec, ranksHere = 1): number {
   if (args.memoryLimit !== null) return args.memoryLimit;
-  if (device.kind !== 'cpu') return device.memoryBytes;
+  if (device.kind !== 'cpu') return gpuBytes(device);
   const held = hasNative() ? loadNative().memory().usedBytes : 0;
-  return Math.min(process.availableMemory() + held, device.memoryBytes);
+  return Math.min(process.availableMemory() / ranksHere + held, device.memoryBytes / ranksHere);
+}
+
+/** What the driver takes for itself while kernels are loaded. */
+const DRIVER_BYTES = 256 * 2 ** 20;
+
+/** Bytes that a run may use of a GPU: of one in this machine what is free or held by this process, of a known one what it has. */
+export function gpuBytes(device: DeviceSpec): number {
+  if (!/^cuda/.test(device.name) || !hasNative()) return device.memoryBytes;
+  const name = device.name === 'cuda' ? 'cuda:0' : device.name;
+  const gpu = loadNative().devices().find((d) => d.device === name);
+  return gpu?.freeBytes === undefined ? device.memoryBytes : Math.max(0, gpu.freeBytes + (gpu.heldBytes ?? 0) - DRIVER_BYTES);
 }
 
 /** Compiles the programs; where no policy fits, the plan of the leanest one, which then does not fit. */
 export function planTraining(options: TrainerOptions, device: DeviceSpec): PlannedRun {
   const { args } = options;
-  const limitBytes = memoryLimitBytes(args, device);
+  const limitBytes = memoryLimitBytes(args, device, (options.world ?? currentWorld()).localSize);
   let planned: PlannedRun | undefined;
   for (const policy of policiesOf(args)) {
     const runner = makeRunner(options, device, policy);

@@ -87,3 +87,47 @@ const shim = process.env.LATHE_CUDA_MODULE && loadNative().cuda().built.includes
   expect(doctor({ CUDA_VISIBLE_DEVICES: '' }).out).toMatch(/^CUDA +no device: /m);
   expect(doctor({}).out).toMatch(/^cuda:0 +host shim/m);
 });
+
+/** What `auto` becomes: for a model that is opened, for a plan, for a run (planned only). */
+function auto(env: Record<string, string>): string[] {
+  const all = run(['-e', `const { AutoModelForCausalLM } = require('./src/pretrained/auto');
+    const { planCommand } = require('./src/cli/plan');
+    const { trainCommand } = require('./src/cli/train');
+    void (async () => {
+      console.log('memory plan for ' + (await AutoModelForCausalLM.fromPretrained('data/base-model', { device: 'auto' })).device + ': peak');
+      await planCommand('configs/quickstart.yaml', [], {});
+      await trainCommand('configs/quickstart.yaml', ['plan_only=true', 'output_dir=${folder}']);
+    })();`], env);
+  expect(all).toMatchObject({ status: 0, err: '' });
+  return [...all.out.matchAll(/^memory plan for ([^ ]+): peak/gm)].map((m) => m[1]);
+}
+
+test('device: auto is the CPU where there is no GPU, and nothing is said', () => {
+  expect(auto(missing)).toEqual(['cpu', 'cpu', 'cpu']);
+  expect(generate('auto', missing)).toMatchObject({ status: 0, err: '' });
+});
+
+(shim ? test : test.skip)('CUDA runtime: device: auto is the first GPU, for one process that sees one', () => {
+  expect(auto({ LATHE_SHIM_MEMORY: String(64 * 2 ** 30) })).toEqual(['cuda:0', 'cuda:0', 'cuda:0']);
+  expect(auto({ CUDA_VISIBLE_DEVICES: '' })).toEqual(['cpu', 'cpu', 'cpu']);
+  const ranks = run(['-e', `require('./src/runtime/world').currentWorld = () => ({ size: 2 });
+    console.log(require('./src/runtime/device').resolveDevice('auto'));`], {});
+  expect(ranks).toMatchObject({ out: 'cpu\n', err: '', status: 0 });
+});
+
+test('a configuration that names another device than the model', () => {
+  const { out } = run(['-e', `const { AutoModelForCausalLM } = require('./src/pretrained/auto');
+    const { Trainer } = require('./src/train/trainer');
+    const { configFromObject } = require('./src/train/arguments');
+    AutoModelForCausalLM.fromPretrained('data/base-model').then((model) => new Trainer({ model, args: configFromObject({ device: 'cuda:1' }) })).catch((e) => console.log(e.code + ': ' + e.message));`], missing);
+  expect(out).toMatch(/^ERR_CONFIG: device: expected that of the model, cpu, received cuda:1/);
+});
+
+(shim ? test : test.skip)('CUDA runtime: a plan knows the memory of a GPU that is here', () => {
+  const plan = (bytes: number): Outcome => run(['src/cli/main.ts', 'plan', 'configs/smollm2-135m-qlora.yaml', '--device', 'cuda'], { LATHE_SHIM_MEMORY: String(bytes) });
+  expect(plan(16 * 2 ** 30)).toMatchObject({ status: 0, err: '' });
+  const small = plan(400 * 2 ** 20);
+  expect(small.status).toBe(2);
+  // 256 MiB stay with the driver.
+  expect(small.out).toMatch(/does not fit cuda \(144 MiB\)/);
+});

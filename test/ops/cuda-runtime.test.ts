@@ -101,17 +101,44 @@ const numbers = (n: number, seed: number): Float32Array => Float32Array.from({ l
     expect(got.losses).toHaveLength(steps);
   });
 
+  test('prompts are read and continued, as on the CPU', async () => {
+    const answers: (readonly number[])[] = [];
+    for (const device of ['cpu', 'cuda']) {
+      const model = await goldenModel('f32', 1, 0, device);
+      expect((await model.ready()).stats().device).toBe(device === 'cpu' ? 'cpu' : 'cuda:0');
+      answers.push((await model.generate([[1, 2, 3, 4]], { maxNewTokens: 3, eosTokenId: [] }))[0].tokens);
+      await model.close();
+    }
+    expect(answers[1]).toEqual(answers[0]);
+  });
+
+  const child = (env: Record<string, string>, ...args: string[]): unknown => {
+    const result = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', path.join(__dirname, 'cuda-child.ts'), ...args], { encoding: 'utf8', env: { ...process.env, ...env } });
+    expect(result.stderr).toBe('');
+    expect(result.status).toBe(0);
+    return JSON.parse(result.stdout);
+  };
+
+  test('tensors that stream in without being waited for one by one arrive', () => {
+    expect(child({}, 'load')).toEqual({ last: [14, 30, 46] });
+  });
+
   // Only the shim can be told to fail.
+  (shim ? test : test.skip)('an error that shows up when the next tensor is under way names the one that caused it', () => {
+    for (const [launch, program, where] of [[1, 'load a', 'twice'], [4, 'load b', 'once'], [5, 'load c', 'twice']] as const) {
+      const { messages } = child({ LATHE_SHIM_FAIL: String(launch) }, 'load') as { messages: string[] };
+      // Only the last one waits.
+      expect(messages).toHaveLength(1);
+      expect(messages[0]).toMatch(new RegExp(`^program '${program}', .*${where}.*cudaErrorLaunchFailure`));
+    }
+  });
+
   (shim ? test : test.skip)('an error that shows up later names the node that caused it', () => {
-    const child = (env: Record<string, string>): unknown => {
-      const result = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', path.join(__dirname, 'cuda-child.ts')], { encoding: 'utf8', env: { ...process.env, ...env } });
-      expect(result.stderr).toBe('');
-      expect(result.status).toBe(0);
-      return JSON.parse(result.stdout);
-    };
     expect(child({})).toEqual({ y: expect.any(Array) });
     expect(child({ LATHE_SHIM_FAIL: '2' })).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/'three steps', .*activation.*second.*cudaErrorLaunchFailure/) });
     expect(child({ LATHE_SHIM_FAIL: '3' })).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/'three steps', .*activation.*third.*cudaErrorLaunchFailure/) });
+    expect(child({ LATHE_SHIM_FAIL: '8' }, '3')).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/^program 'three steps', run as one recorded graph: .*cudaErrorLaunchFailure.*LATHE_CUDA_GRAPHS=0/) });
+    expect(child({ LATHE_SHIM_FAIL: '8', LATHE_CUDA_GRAPHS: '0' }, '3')).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/'three steps', .*activation.*second.*cudaErrorLaunchFailure/) });
   });
 });
 

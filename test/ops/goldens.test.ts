@@ -106,8 +106,8 @@ describe('optimizers', () => {
       const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: input('scale', [1], 'f32') };
       const [p, ...state] = slots.map(readState);
       const group = [p, input('g', [N], 'f32'), ...state];
-      const [next] = (kind === 'adamw' ? adamw : adamw8bit)(inputs, [group], HYPER);
-      next.forEach((t, i) => updateState(slots[i], t));
+      const [[stepped, , ...moments]] = (kind === 'adamw' ? adamw : adamw8bit)(inputs, [group], HYPER);
+      [stepped, ...moments].forEach((t, i) => updateState(slots[i], t));
     });
     const program = session.loadProgram(compile(graph, { device }).bytes);
     const seen = new Map<string, TensorArray>();

@@ -44,7 +44,7 @@ function head(name: string, h: Head): OpCase[] {
     op: 'linear_cross_entropy_grad',
     name: addend ? `${name}, addend` : name,
     inputs: [x, w, label, f32([t], uniform(-1, 1)), ...(addend ? [f32([v, d])] : [])],
-    attributes: { ...attributes, addend },
+    attributes: { ...attributes, addend, trained: 1 },
     out: [perToken, perToken, perToken, `float[${t},${d}]`, `f32[${v},${d}]`],
     tolerance: backward,
     ...mixed,

@@ -119,6 +119,8 @@ export const cases: readonly OpCase[] = [
     matmulRow(`${QUANT_NAMES[quant]}, b`, { m: 7, n: 64, terms: [{ k: 40, quant }], grad: [0] }),
     matmulRow(`${QUANT_NAMES[quant]}, blocks cross rows, odd count`, { m: 3, n: 77, terms: [{ k: 29, transB: true, quant }] }),
     matmulRow(`${QUANT_NAMES[quant]}, over tile borders, with LoRA and residual`, { m: 50, n: 130, terms: [{ k: 320, transB: true, quant }, { k: 8, transB: true }], addend: true, bias: float }),
+    matmulRow(`${QUANT_NAMES[quant]}, a row, several blocks of K, with LoRA and residual`, { m: 1, n: 200, terms: [{ k: 320, transB: true, quant }, { k: 8, transB: true }], addend: true }),
+    matmulRow(`${QUANT_NAMES[quant]}, six rows`, { m: 6, n: 144, terms: [{ k: 192, transB: true, quant }] }),
   ]),
   matmulRow('nf4 nested, more than one nested block', { m: 2, n: 160, terms: [{ k: 192, transB: true, quant: 2 }] }),
   matmulRow('two nf4 terms with transposes (a gradient of two projections)', { m: 10, n: 64, terms: [{ k: 96, quant: 2 }, { k: 32, quant: 1 }], addend: true }),

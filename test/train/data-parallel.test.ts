@@ -6,9 +6,12 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { deviceSpec } from '../../src/compile/devices';
 import { verifyDirectory } from '../../src/io/atomic-file';
 import { partition } from '../../src/optim/partition';
 import { launchedBy } from '../../src/runtime/world';
+import { configFromObject } from '../../src/train/arguments';
+import { memoryLimitBytes } from '../../src/train/training-plan';
 import type { RankResult, RanksRun } from './ranks-child';
 import { temporaryFolder } from './tiny-run';
 
@@ -62,6 +65,7 @@ describe('what a launcher says', () => {
     ['Open MPI', { OMPI_COMM_WORLD_SIZE: '4', OMPI_COMM_WORLD_RANK: '3', OMPI_COMM_WORLD_LOCAL_SIZE: '2' }, { rank: 3, size: 4, localSize: 2 }],
     ['MPICH', { PMI_SIZE: '2', PMI_RANK: '0' }, { rank: 0, size: 2, localSize: null }],
     ['srun', { SLURM_STEP_NUM_TASKS: '8', SLURM_PROCID: '5' }, { rank: 5, size: 8, localSize: null }],
+    ['srun on several machines', { SLURM_STEP_NUM_TASKS: '9', SLURM_PROCID: '5', SLURM_STEP_TASKS_PER_NODE: '2(x3),3' }, { rank: 5, size: 9, localSize: 3 }],
   ])('%s', (_name, env, want) => expect(launchedBy(env)).toMatchObject(want));
 
   test('nobody, and a batch script, which is one process however many tasks its job has', () => {
@@ -72,6 +76,15 @@ describe('what a launcher says', () => {
   test('numbers that make no sense', () => {
     expect(() => launchedBy({ PMI_SIZE: '2', PMI_RANK: '2' })).toThrow(expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringContaining('PMI_RANK=2') as string }));
   });
+});
+
+test('ranks on one machine share its memory', () => {
+  const args = configFromObject({ memoryLimit: null });
+  const device = deviceSpec('cpu', 1);
+  const [alone, half] = [memoryLimitBytes(args, device, 1), memoryLimitBytes(args, device, 2)];
+  // What is free changes between the two calls, but not by a quarter of the machine.
+  expect(Math.abs(half / alone - 0.5)).toBeLessThan(0.25);
+  expect(memoryLimitBytes(configFromObject({ memoryLimit: 1e9 }), device, 2)).toBe(1e9);
 });
 
 test('parameters are dealt to ranks by size, every one once', () => {

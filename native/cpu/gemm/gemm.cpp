@@ -21,13 +21,14 @@ namespace lathe::cpu {
 namespace {
 
 constexpr int64_t kCodeAlignment = 64;
-constexpr int64_t kMaxJobRows = 1008;          // bounds the carried sums of a job
+constexpr int64_t kMaxJobRows = 1032;          // bounds the carried sums of a job
 constexpr int64_t kPackedRowsBytes = 4 << 20;  // stays in L3 while every panel reads it
 constexpr int64_t kMinPackedRows = 96;
+constexpr int64_t kCachedRowsBytes = 8 << 20;  // op(a) beyond this is read from memory by every panel
 constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows do not share cache sets
 constexpr int64_t kRowsPerPackChunk = 96;
 constexpr int64_t kMinJobRows = 48;
-constexpr int64_t kPackCostRows = 10;     // packing a panel costs about as much as this many rows of tiles
+constexpr int64_t kPackCostRows = 20;     // packing a panel costs about as much as this many rows of tiles (bf16; fp32 30 to 50)
 constexpr int64_t kInlineWork = 1 << 15;  // multiply-adds below which waking threads costs more than it saves
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -70,6 +71,16 @@ struct Range {
   int64_t begin, size;
 };
 
+// A stretch of K that fits a packed panel: runs of units of consecutive terms.
+struct Block {
+  struct Run {
+    int term;
+    int64_t unit, units;
+  };
+  Run runs[kMaxSegments];
+  int count;
+};
+
 // Part `i` of `parts` nearly equal parts of [0, total).
 Range part_of(int64_t total, int64_t parts, int64_t i) {
   const int64_t begin = total * i / parts;
@@ -84,9 +95,16 @@ class Product {
  private:
   void pack_row_block(int64_t row0, int64_t rows);
   void multiply_row_block(int64_t row0, int64_t rows);
+  void multiply_by_blocks(int64_t row0, int64_t rows);
+  bool rows_outgrow_cache(int64_t rows) const;
+  Range columns_of(int64_t panel) const;
   void job(int64_t row0, Range rows, int64_t panel, int worker) const;
   void few_rows_job(int64_t row0, Range columns, float* sums) const;
-  int64_t next_block(int* term, int64_t* unit, Segment* segments, Range columns, uint32_t* panel) const;
+  // With n threads, each gets about every nth panel: how many lanes further on its next one lies.
+  int64_t next_lanes() const { return kPanelCols * (inline_ ? 1 : pool_.threads()); }
+  Block next_block(int* term, int64_t* unit) const;
+  void multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, float* sums,
+                      bool first, bool last) const;
   void tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums, bool first,
              bool last) const;
 
@@ -106,8 +124,12 @@ class Product {
   Term terms_[kGemmMaxTerms];
   int64_t total_units_ = 0;
   int64_t panels_;
+  int64_t block_units_;  // units of K per packed panel
+  bool without_panel_;
   int64_t row_block_;
   bool inline_;
+  int64_t shared_bytes_;
+  float* shared_sums_;
   char* workers_;
   int64_t panel_bytes_;
   int64_t worker_bytes_;
@@ -119,6 +141,7 @@ Product::Product(const GemmCall& call, Pool& pool, void* scratch)
                call.addend_ld, call.c,    call.c_dtype,    call.ldc};
   int64_t total_k = 0;
   int64_t packed_units = 0;
+  bool codes_along_k = false;
   for (int i = 0; i < call.term_count; ++i) {
     const GemmTerm& source = call.terms[i];
     Term& term = terms_[i];
@@ -130,26 +153,32 @@ Product::Product(const GemmCall& call, Pool& pool, void* scratch)
     total_k += term.k;
     total_units_ += term.units;
     if (!term.a_in_place) packed_units += term.units + kRowPadding;
+    codes_along_k |= source.b.format != MatFormat::kDense && source.b.transposed;
   }
   const int64_t padded_k = total_k + kRowPadding * call.term_count;
-  const int64_t shared_bytes = 4 * packed_rows_limit(call.m, padded_k) * padded_k;
+  shared_bytes_ = 4 * packed_rows_limit(call.m, padded_k) * padded_k;
   row_block_ = call.m;
   if (packed_units > 0) {
-    const int64_t fit = shared_bytes / (4 * packed_units);
+    const int64_t fit = shared_bytes_ / (4 * packed_units);
     // Equal blocks: a short last block would pay for packing every panel again over few rows.
     row_block_ = fit >= call.m ? call.m : ceil_div(call.m, ceil_div(call.m, fit));
   }
   char* p = align64(static_cast<char*>(scratch));
   auto* packed = reinterpret_cast<uint32_t*>(p);
+  shared_sums_ = reinterpret_cast<float*>(p);
   for (int i = 0; i < call.term_count; ++i) {
     Term& term = terms_[i];
     term.packed = term.a_in_place ? nullptr : packed;
     if (!term.a_in_place) packed += row_block_ * (term.units + kRowPadding);
   }
-  workers_ = align64(p + shared_bytes);
+  workers_ = align64(p + shared_bytes_);
   panel_bytes_ = round_up(panel_bytes(total_k), 64);
   worker_bytes_ = panel_bytes_ + round_up(sums_bytes(call.m), 64);
   panels_ = ceil_div(call.n, kPanelCols);
+  const bool few = call.m <= kTileRows;
+  const bool small_panels = few && kernels_.few_rows_code_units > 0 && codes_along_k;
+  block_units_ = small_panels ? kernels_.few_rows_code_units : kernels_.panel_units;
+  without_panel_ = few && kernels_.few_rows != nullptr && !small_panels;
   inline_ = call.m * call.n * std::max<int64_t>(total_k, 1) < kInlineWork;
 }
 
@@ -208,6 +237,7 @@ int64_t row_parts(int64_t rows, int64_t panels, int64_t threads) {
 }
 
 void Product::multiply_row_block(int64_t row0, int64_t rows) {
+  if (rows_outgrow_cache(rows)) return multiply_by_blocks(row0, rows);
   const int64_t parts = row_parts(rows, panels_, inline_ ? 1 : pool_.threads());
   // One run of rows after the other: what all panels read of op(a) meanwhile stays in the shared cache.
   for_each(panels_ * parts, [&](int64_t chunk, int worker) {
@@ -215,23 +245,47 @@ void Product::multiply_row_block(int64_t row0, int64_t rows) {
   });
 }
 
-// Packs the next block of K of op(b), continuing at (*term, *unit); returns the number of segments.
-int64_t Product::next_block(int* term, int64_t* unit, Segment* segments, Range columns, uint32_t* panel) const {
-  const int per_unit = k_per_unit(kernels_.unit);
-  int64_t left = kernels_.panel_units;
-  int count = 0;
-  while (*term < call_.term_count && left > 0 && count < kMaxSegments) {
+// A long K (the gradient of a head's input: K is the vocabulary): every panel would read op(a) from memory again.
+bool Product::rows_outgrow_cache(int64_t rows) const {
+  if (inline_ || panels_ < 2 || 4 * rows * total_units_ <= kCachedRowsBytes) return false;
+  for (int i = 0; i < call_.term_count; ++i) {
+    if (!terms_[i].a_in_place) return false;
+  }
+  return 4 * rows * panels_ * kPanelCols <= shared_bytes_;
+}
+
+// The same product, one block of K after the other for all panels: a block of op(a) is read from memory once. The
+// fp32 sums of all panels are carried from block to block where packed rows would lie: op(a) is read in place here.
+void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
+  const int64_t parts = row_parts(rows, panels_, pool_.threads());
+  int term = 0;
+  int64_t unit = 0;
+  for (bool first = true; term < call_.term_count; first = false) {
+    const Block block = next_block(&term, &unit);
+    const bool last = term == call_.term_count;
+    for_each(panels_ * parts, [&](int64_t chunk, int worker) {
+      const int64_t panel = chunk % panels_;
+      const Range run = part_of(rows, parts, chunk / panels_);
+      auto* packed = reinterpret_cast<uint32_t*>(workers_ + worker * worker_bytes_);
+      multiply_block(block, row0, run, columns_of(panel), packed, shared_sums_ + (panel * rows + run.begin) * kPanelCols,
+                     first, last);
+    });
+  }
+}
+
+// The next block of K, continuing at (*term, *unit).
+Block Product::next_block(int* term, int64_t* unit) const {
+  int64_t left = block_units_;
+  Block block;
+  block.count = 0;
+  while (*term < call_.term_count && left > 0 && block.count < kMaxSegments) {
     const Term& t = terms_[*term];
     int64_t units = t.units - *unit;
     // A block that ends inside a term ends at a multiple of 64, where 4-bit blocks begin.
     if (units > left) units = left - left % kCodeAlignment;
     if (units == 0 && t.units > 0) break;
     if (units > 0) {
-      const int64_t k0 = *unit * per_unit;
-      const int64_t k = std::min(units * per_unit, t.k - k0);
-      kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, k0, k, panel, 0});
-      segments[count++] = {t.rows + *unit * 4, t.row_stride, panel, units};
-      panel += units * kPanelCols;
+      block.runs[block.count++] = {*term, *unit, units};
       left -= units;
       *unit += units;
     }
@@ -239,26 +293,47 @@ int64_t Product::next_block(int* term, int64_t* unit, Segment* segments, Range c
     ++*term;
     *unit = 0;
   }
-  return count;
+  return block;
+}
+
+// Packs a block of op(b) and slides it over a run of rows.
+void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, float* sums,
+                             bool first, bool last) const {
+  const int per_unit = k_per_unit(kernels_.unit);
+  Segment segments[kMaxSegments];
+  for (int i = 0; i < block.count; ++i) {
+    const Block::Run& run = block.runs[i];
+    const Term& t = terms_[run.term];
+    const int64_t k0 = run.unit * per_unit;
+    const int64_t k = std::min(run.units * per_unit, t.k - k0);
+    const int64_t next = call_.m <= kTileRows ? next_lanes() : 0;
+    kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, k0, k, panel, 0, next});
+    segments[i] = {t.rows + run.unit * 4, t.row_stride, panel, run.units};
+    panel += run.units * kPanelCols;
+  }
+  tiles(segments, block.count, row0, rows, columns, sums, first, last);
+}
+
+// Columns are dealt out in vectors of 16, so that no panel is left with a sliver.
+Range Product::columns_of(int64_t panel) const {
+  const Range vectors = part_of(ceil_div(call_.n, 16), panels_, panel);
+  return {16 * vectors.begin, std::min(16 * vectors.size, call_.n - 16 * vectors.begin)};
 }
 
 void Product::job(int64_t row0, Range rows, int64_t panel_index, int worker) const {
   char* scratch = workers_ + worker * worker_bytes_;
   auto* panel = reinterpret_cast<uint32_t*>(scratch);
   auto* sums = reinterpret_cast<float*>(scratch + panel_bytes_);
-  // Columns are dealt out in vectors of 16, so that no panel is left with a sliver.
-  const Range vectors = part_of(ceil_div(call_.n, 16), panels_, panel_index);
-  const Range columns = {16 * vectors.begin, std::min(16 * vectors.size, call_.n - 16 * vectors.begin)};
-  if (call_.m <= kTileRows && kernels_.few_rows != nullptr) return few_rows_job(row0, columns, sums);
+  const Range columns = columns_of(panel_index);
+  if (without_panel_) return few_rows_job(row0, columns, sums);
   int term = 0;
   int64_t unit = 0;
   bool first = true;
   bool last = false;
   while (!last) {
-    Segment segments[kMaxSegments];
-    const int count = static_cast<int>(next_block(&term, &unit, segments, columns, panel));
+    const Block block = next_block(&term, &unit);
     last = term == call_.term_count;
-    tiles(segments, count, row0, rows, columns, sums, first, last);
+    multiply_block(block, row0, rows, columns, panel, sums, first, last);
     first = false;
   }
 }
@@ -268,7 +343,7 @@ void Product::few_rows_job(int64_t row0, Range columns, float* sums) const {
   std::fill_n(sums, kPanelCols * call_.m, 0.0f);
   for (int i = 0; i < call_.term_count; ++i) {
     const Term& t = terms_[i];
-    kernels_.few_rows({{t.b, t.b->transposed, columns.begin, columns.size, 0, t.k, nullptr, 0},
+    kernels_.few_rows({{t.b, t.b->transposed, columns.begin, columns.size, 0, t.k, nullptr, 0, next_lanes()},
                        t.rows,
                        t.row_stride,
                        static_cast<int>(call_.m),

@@ -58,7 +58,7 @@ inline constexpr int kGemmMaxTerms = 8;
  *   rowsA  = min(up(m, 6), max(96, 6 * floor(4 MiB / (24 * kA))))
  *   shared = 4 * rowsA * kA                            op(a), packed, for rowsA rows at a time
  *   worker = 256 * min(K, 1024)                        one 64-column panel of op(b)
- *          + 256 * min(up(m, 6), 1008)                 fp32 sums carried between K blocks
+ *          + 256 * min(up(m, 6), 1032)                 fp32 sums carried between K blocks
  *   bytes  = shared + threads * worker + 64 * (2 * threads + 2)
  */
 int64_t gemm_scratch_bytes(int64_t m, int64_t n, int64_t total_k, int term_count, int threads);

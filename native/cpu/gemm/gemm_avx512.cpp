@@ -40,6 +40,7 @@ struct F32Units {
   static constexpr int kWidth = 16;
   static constexpr int kPerUnit = 1;
   static constexpr DType kCodeType = DType::F32;
+  static constexpr bool kUnitsFromCodes = false;
 
   static int64_t panel_width(int64_t lanes) { return (lanes + 15) / 16 * 16; }
   static Reg zero() { return _mm512_setzero_si512(); }

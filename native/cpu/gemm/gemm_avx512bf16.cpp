@@ -35,6 +35,7 @@ struct Bf16Pairs {
   static constexpr int kWidth = 16;
   static constexpr int kPerUnit = 2;
   static constexpr DType kCodeType = DType::BF16;
+  static constexpr bool kUnitsFromCodes = true;
 
   using Acc = __m512;
   static Acc load_sums(const float* p) { return _mm512_loadu_ps(p); }
@@ -91,6 +92,14 @@ struct Bf16Pairs {
 
   template <DType D>
   static Reg masked_lanes(const char* p0, const char* p1, __mmask16 mask) {
+    if (D != DType::BF16 && p1 != nullptr) {
+      const __m512 even = load_f32(p0, D, mask), odd = load_f32(p1, D, mask);
+      // One conversion leaves the even elements in the low half, the odd ones in the high half.
+      const __m512i first = _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a,
+                                             0x00190009, 0x00180008, 0x00170007, 0x00160006, 0x00150005, 0x00140004,
+                                             0x00130003, 0x00120002, 0x00110001, 0x00100000);
+      return _mm512_permutexvar_epi16(first, reinterpret_cast<Reg>(_mm512_cvtne2ps_pbh(odd, even)));
+    }
     const __m512i even = _mm512_cvtepu16_epi32(lanes_bf16<D>(p0, mask));
     if (p1 == nullptr) return even;
     const __m512i odd = _mm512_cvtepu16_epi32(lanes_bf16<D>(p1, mask));
@@ -128,6 +137,81 @@ struct Bf16Pairs {
       _mm512_storeu_si512(out + 32 * i, _mm512_permutexvar_epi16(codes, lut));
     }
   }
+
+  /*
+   * 64 consecutive k of 16 lanes, from codes straight to units: codes, not values, are brought together first. A register
+   * holds 16 bytes (16 units) of lanes r, 4 + r, 8 + r and 12 + r, one per 128-bit part, and a second table
+   * of 64 entries the 16 values of each, so one permute decodes 4 units of 4 lanes. Index: bits 4 and 5 name the lane.
+   */
+  static void units64(const uint8_t* bytes, int64_t lane_bytes, const float* scales, int64_t scale_step,
+                      const float* table, uint32_t* out, int64_t width) {
+    const __m512 values = _mm512_loadu_ps(table);
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i part = _mm512_inserti64x4(_mm512_castsi256_si512(lane_names(0, 16)), lane_names(32, 48), 1);
+    __m512i low[4], high[4];  // bf16 values of two lanes each
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+      const float* scale = scales + r * scale_step;
+      low[r] = two_tables(values, scale[0], scale[4 * scale_step]);
+      high[r] = two_tables(values, scale[8 * scale_step], scale[12 * scale_step]);
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      __m512i codes[4];
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) {
+        const uint8_t* p = bytes + r * lane_bytes + 16 * half;
+        codes[r] = _mm512_castsi128_si512(load_16_bytes(p));
+        codes[r] = _mm512_inserti32x4(codes[r], load_16_bytes(p + 4 * lane_bytes), 1);
+        codes[r] = _mm512_inserti32x4(codes[r], load_16_bytes(p + 8 * lane_bytes), 2);
+        codes[r] = _mm512_inserti32x4(codes[r], load_16_bytes(p + 12 * lane_bytes), 3);
+      }
+      // The first byte of every 16 bits, then the second: units of even and of odd number.
+#pragma GCC unroll 2
+      for (int odd = 0; odd < 2; ++odd) {
+        __m512i first[4], second[4];
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) {
+          first[r] = masked_or(_mm512_srli_epi16(codes[r], odd ? 12 : 4), nibble, part);
+          second[r] = masked_or(odd ? _mm512_srli_epi16(codes[r], 8) : codes[r], nibble, part);
+        }
+#pragma GCC unroll 2
+        for (int later = 0; later < 2; ++later) {
+          __m512i w[4];
+#pragma GCC unroll 4
+          for (int r = 0; r < 4; ++r) {
+            const __m512i index =
+                later ? _mm512_unpackhi_epi16(first[r], second[r]) : _mm512_unpacklo_epi16(first[r], second[r]);
+            w[r] = _mm512_permutex2var_epi16(low[r], index, high[r]);
+          }
+          // Lanes 4L .. 4L + 3 meet in part L.
+          const __m512i a = _mm512_unpacklo_epi32(w[0], w[1]);
+          const __m512i b = _mm512_unpackhi_epi32(w[0], w[1]);
+          const __m512i c = _mm512_unpacklo_epi32(w[2], w[3]);
+          const __m512i d = _mm512_unpackhi_epi32(w[2], w[3]);
+          uint32_t* unit = out + (16 * half + 8 * later + odd) * width;
+          _mm512_storeu_si512(unit, _mm512_unpacklo_epi64(a, c));
+          _mm512_storeu_si512(unit + 2 * width, _mm512_unpackhi_epi64(a, c));
+          _mm512_storeu_si512(unit + 4 * width, _mm512_unpacklo_epi64(b, d));
+          _mm512_storeu_si512(unit + 6 * width, _mm512_unpackhi_epi64(b, d));
+        }
+      }
+    }
+  }
+
+ private:
+  static __m128i load_16_bytes(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+  static __m256i lane_names(char a, char b) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8(a)), _mm_set1_epi8(b), 1);
+  }
+  // (x & mask) | bits
+  static __m512i masked_or(__m512i x, __m512i mask, __m512i bits) {
+    return _mm512_ternarylogic_epi32(x, mask, bits, 0xea);
+  }
+  static __m512i two_tables(__m512 values, float scale0, float scale1) {
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_mul_ps(values, _mm512_set1_ps(scale1)),
+                                                         _mm512_mul_ps(values, _mm512_set1_ps(scale0))));
+  }
 };
 
 const KernelTable kTable = {"avx512bf16",
@@ -136,7 +220,8 @@ const KernelTable kTable = {"avx512bf16",
                             Packer<Bf16Pairs>::pack_rows,
                             Packer<Bf16Pairs>::pack_panel,
                             tile_any<DotBf16, NarrowBf16>,
-                            FewRows<Bf16Pairs>::multiply};
+                            FewRows<Bf16Pairs>::multiply,
+                            64};
 
 }  // namespace
 

@@ -38,6 +38,7 @@ struct PackArgs {
   int64_t k0, k;  // k0 is a multiple of 64
   uint32_t* out;
   int64_t stride;  // pack_rows: units from one lane to the next
+  int64_t next_lanes = 0;  // pack_panel: how far on lie the lanes that follow when these are done; 0: nobody knows
 };
 
 /* A run of k for which a tile multiplies packed (or in-place) rows by a packed panel. */
@@ -95,6 +96,9 @@ struct KernelTable {
   void (*tile)(const TileArgs&);
   /* The same sums as packing and tiles give, without a panel; null: pack even for few rows. */
   void (*few_rows)(const FewRowsArgs&);
+  /* Units of K per panel that serve few rows of 4-bit weights better than `few_rows` does, because such a panel stays in
+   * L1 and is packed fast; a multiple of 64, or 0. */
+  int64_t few_rows_code_units;
 };
 
 /* Null where the variant is not compiled in. */

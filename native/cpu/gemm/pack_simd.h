@@ -11,7 +11,8 @@
  * to: an element of DType kCodeType), panel_width(lanes), zero(), store(), store_part(), transpose(Reg*),
  * along_k<DType>(p, valid) reading kWidth units of one lane, along_lanes<DType>(p0, p1, valid) reading one
  * unit of kWidth lanes (p1: the second k of a pair, or null), two_along_lanes(p, row_bytes, lo, hi) the same for
- * 2 kWidth lanes of bf16 pairs, and expand64(bytes, scale, table, out).
+ * 2 kWidth lanes of bf16 pairs, expand64(bytes, scale, table, out), and kUnitsFromCodes; if that is true also
+ * units64(bytes, lane_bytes, scales, scale_step, table, out, width): 64 k of kWidth lanes of codes, as a panel wants them.
  *
  * Templates with internal linkage only: included by the per-ISA translation units.
  */
@@ -192,6 +193,8 @@ struct Packer {
   static constexpr int64_t kCodesAlongK = 256;
   static constexpr int64_t kCodeRows = 32;
   static constexpr int64_t kCodeLanes = 64;
+  static constexpr int64_t kCodesPerLine = 128;
+  static constexpr int64_t kCodesAhead = 512;  // along k
 
   // Elements col0 .. col0 + count of a stored row.
   static void expand(const MatOperand& m, int64_t row, int64_t col0, int64_t count, Code* out) {
@@ -219,6 +222,60 @@ struct Packer {
     if (m.absmax_q == nullptr) return m.absmax[block];
     const float scaled = kDynamicSigned[m.absmax_q[block]] * m.nested_absmax[block >> 8];
     return scaled + m.nested_offset;
+  }
+
+  // A line of scales holds 16 (64 when they are coded) blocks: what the next lanes need is asked for in step with their codes.
+  static void fetch_scales(const MatOperand& m, int64_t element, int64_t elements) {
+    const int64_t bytes = m.absmax_q == nullptr ? 4 : 1;
+    const char* scales = m.absmax_q == nullptr ? reinterpret_cast<const char*>(m.absmax)
+                                               : reinterpret_cast<const char*>(m.absmax_q);
+    const int64_t end = (element + elements) / 64 * bytes;
+    for (int64_t at = element / 64 * bytes; at < end; at += 64) fetch(scales + at);
+  }
+
+  // Whole vectors of lanes along k, without the buffer in between; the number of lanes done. Reading codes is waiting for
+  // memory: a short block of K is one of many for these lanes, then `next_lanes` further on come others.
+  static int64_t panel_from_codes(const PackArgs& p, const Panel& panel) {
+    const MatOperand& m = *p.operand;
+    if (!p.k_contiguous || m.cols % 64 != 0 || m.block != 64 || p.k % 64 != 0) return 0;
+    const float* table = code_values(m.format);
+    const int64_t lane_bytes = m.cols / 2;
+    const int64_t ahead = least(p.k, kCodesAhead);
+    const int64_t next_lanes = p.next_lanes != 0 ? p.next_lanes : W;
+    const auto* codes = static_cast<const char*>(m.data) + (p.lane0 * m.cols + p.k0) / 2;
+    if (p.k0 == 0 && p.next_lanes != 0) {
+      for (int64_t j = 0; j < p.lanes; ++j) fetch(codes + j * lane_bytes), fetch(codes + j * lane_bytes + 63);
+      fetch_scales(m, p.lane0 * m.cols, p.lanes * m.cols);
+    }
+    int64_t lane = 0;
+    for (; lane + W <= p.lanes; lane += W) {
+      const int64_t first = (p.lane0 + lane) * m.cols + p.k0;
+      const char* bytes = codes + lane * lane_bytes;
+      uint32_t* out = panel.group(lane);
+      for (int64_t k = 0; k < p.k; k += 64) {
+        if (k % kCodesPerLine == 0) {
+          const bool on = p.k0 + k + ahead < m.cols;
+          const char* next = bytes + (on ? k + ahead : next_lanes * m.cols - p.k0) / 2;
+          for (int64_t j = 0; j < W; ++j, next += lane_bytes) {
+            if (!on) fetch(next);
+            fetch(next + 63);  // a row may begin anywhere in a line
+          }
+          fetch_scales(m, first + next_lanes * m.cols - p.k0 + (p.k0 + k) * W, kCodesPerLine * W);
+        }
+        const int64_t block = (first + k) / 64;
+        const float* scales = m.absmax + block;
+        int64_t scale_step = lane_bytes / 32;
+        float nested[W];
+        if (m.absmax_q != nullptr) {
+          for (int64_t j = 0; j < W; ++j) nested[j] = block_scale(m, block + j * scale_step);
+          scales = nested;
+          scale_step = 1;
+        }
+        S::units64(reinterpret_cast<const uint8_t*>(bytes) + k / 2, lane_bytes, scales, scale_step, table,
+                   out + k / P * panel.width, panel.width);
+      }
+    }
+    return lane;
   }
 
   template <class Region>
@@ -311,8 +368,13 @@ struct Packer {
     const Panel panel = {p.out, units_of(p.k), S::panel_width(p.lanes)};
     clear_unused(panel, p.lanes);
     if (p.operand->format != MatFormat::kDense) {
-      for_code_regions(p, [&](const Source& s, int64_t lane, int64_t lanes, int64_t k, int64_t count) {
-        dense_panel<S::kCodeType>(p, s, lanes, count, panel, lane, k / P);
+      PackArgs rest = p;
+      int64_t done = 0;
+      if constexpr (S::kUnitsFromCodes) done = panel_from_codes(p, panel);
+      rest.lane0 += done;
+      rest.lanes -= done;
+      for_code_regions(rest, [&](const Source& s, int64_t lane, int64_t lanes, int64_t k, int64_t count) {
+        dense_panel<S::kCodeType>(p, s, lanes, count, panel, done + lane, k / P);
       });
       return;
     }

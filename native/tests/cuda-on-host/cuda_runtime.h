@@ -84,10 +84,15 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
   const char* text = std::getenv("LATHE_SHIM_SHARED");
   return *value = text && *text ? std::atoi(text) : 227 * 1024, cudaSuccess;
 }
-inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { return *free = *total = size_t(16) << 30, cudaSuccess; }
+// LATHE_SHIM_MEMORY: bytes of the device; all of them are always free.
+inline size_t shim_memory() {
+  const char* text = std::getenv("LATHE_SHIM_MEMORY");
+  return text && *text ? std::strtoull(text, nullptr, 10) : size_t(16) << 30;
+}
+inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { return *free = *total = shim_memory(), cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   std::snprintf(p->name, sizeof p->name, "host shim");
-  p->totalGlobalMem = size_t(16) << 30;
+  p->totalGlobalMem = shim_memory();
   p->major = 9, p->minor = 0;
   return cudaSuccess;
 }

@@ -10,8 +10,8 @@
 import { LatheError } from '../../errors';
 import { readTensorFloats } from '../float-codec';
 import type { TensorSource } from '../tensor-source';
+import { Metadata } from './metadata';
 import type { GgufFile } from './reader';
-import type { GgufValue } from './types';
 
 export interface GgufTensor {
   source: TensorSource;
@@ -109,53 +109,6 @@ const TOP_NAMES: Record<string, string> = {
 
 // rope_freqs is a table derived from the config, not a weight; it becomes `rope_scaling`.
 const ROPE_FACTORS = 'rope_freqs.weight';
-
-/** Typed access to the metadata of one file, with errors that name the key. */
-class Metadata {
-  readonly prefix: string;
-  #file: GgufFile;
-
-  constructor(file: GgufFile, prefix: string) {
-    this.#file = file;
-    this.prefix = prefix;
-  }
-
-  get(key: string): GgufValue | undefined {
-    return this.#file.metadata.get(key);
-  }
-
-  number(key: string): number | undefined {
-    const value = this.get(key);
-    if (value === undefined) return undefined;
-    if (typeof value !== 'number') throw this.error(`expected a number for '${key}', received ${typeof value}`);
-    return value;
-  }
-
-  count(key: string): number | undefined {
-    const value = this.number(key);
-    if (value !== undefined && (!Number.isSafeInteger(value) || value <= 0))
-      throw this.error(`expected a positive integer for '${key}', received ${value}`);
-    return value;
-  }
-
-  required(key: string): number {
-    const value = this.count(key);
-    if (value === undefined) throw this.error(`expected the metadata key '${key}', found none`);
-    return value;
-  }
-
-  text(key: string): string | undefined {
-    const value = this.get(key);
-    return typeof value === 'string' ? value : undefined;
-  }
-
-  error(message: string): LatheError {
-    return new LatheError('ERR_FORMAT', message, {
-      at: this.#file.path,
-      remedy: 'convert the model again with a current llama.cpp',
-    });
-  }
-}
 
 /** The decimal a converter started from: the shortest that rounds to this float32 (1e-5, not 9.99999974e-6). */
 function shortestDecimal(value: number): number {

@@ -302,6 +302,7 @@ function applyData(context: Context): void {
   }
   if (values.datasets.length > 0 && values.streaming) values.dataset_streaming = true;
   if (values.dataset_streaming) applyStreaming(context);
+  else if (values.stream_lanes !== null) refuse(context, ['stream_lanes', 'dataset_streaming'], 'stream_lanes: expected dataset_streaming: true, received false', 'remove it: lanes are parts of a stream');
   for (const name of Object.keys(values.dataset_kwargs ?? {})) {
     if (!DATASET_ARGUMENTS.includes(name)) {
       throw new LatheError('ERR_UNSUPPORTED', `dataset_kwargs.${name} is not supported`, {

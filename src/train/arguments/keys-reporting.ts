@@ -1,6 +1,6 @@
 /** Keys about logging, evaluation, saving and the Hub (TrainingArguments). */
 
-import { ignored, supported, unsupported } from './key';
+import { ignored, supported } from './key';
 import { choice, either, flag, integer, nullable, number, text, textList } from './value-types';
 
 const T = 'TrainingArguments';
@@ -54,7 +54,7 @@ export const savingKeys = {
   load_best_model_at_end: supported(flag(), false, T, 'End with the best checkpoint\'s weights.'),
   metric_for_best_model: supported(nullable(text()), null, T, 'Metric that says which checkpoint is best; null: loss, where one is needed.'),
   greater_is_better: supported(nullable(flag()), null, T, 'Direction of that metric; null: false for names that end in loss.'),
-  enable_jit_checkpoint: unsupported(flag(), false, T, 'Write a checkpoint on SIGTERM.', 'use a smaller save_steps'),
+  enable_jit_checkpoint: ignored(flag(), false, T, 'Write a checkpoint on SIGTERM.', 'SIGTERM always saves a checkpoint and stops the run'),
   push_to_hub: ignored(flag(), false, T, 'Upload the result to the Hub.', hub),
   hub_token: ignored(nullable(text()), null, T, 'Token for uploads.', hub),
   hub_private_repo: ignored(nullable(flag()), null, T, 'Upload to a private repository.', hub),

@@ -129,12 +129,18 @@ function validate(name: KeyName, entry: Entry, notes: string[]): unknown {
   const guess = choices && typeof value === 'string' ? nearest(value, choices) : undefined;
   throw new LatheError(
     'ERR_CONFIG',
-    inside ?? `${name}: expected ${type.expected}, received ${describeValue(entry.value)}`,
+    inside ?? `${name}: expected ${type.expected}, received ${received(entry)}`,
     {
       at: path.length > 0 ? (entry.atPath?.(path) ?? entry.at) : entry.at,
       remedy: guess ? `did you mean ${guess}?` : `write ${type.expected}`,
     },
   );
+}
+
+/** On the command line everything is text, so a number is not called one. */
+function received({ origin, value }: Entry): string {
+  const isNumber = typeof value === 'string' && value.trim() !== '' && !Number.isNaN(Number(value));
+  return origin === 'flag' && isNumber ? value : describeValue(value);
 }
 
 /** The empty forms people write for "not set". */

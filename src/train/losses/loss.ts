@@ -16,7 +16,10 @@ export interface BatchTensors {
 export interface LossOutput {
   /** f32 `[1]`: the sum whose gradient is taken, before division by the label count of the step. */
   readonly lossSum: Tensor;
-  /** Sums over the batch by name, f32 `[1]` each; divided by the label count when logged. */
+  /**
+   * Sums over the batch by name, f32 `[1]` each; divided by the label count when logged. A loss that is not the negative
+   * log-likelihood gives that as `nll`: perplexity is its exp.
+   */
   readonly metricSums: Readonly<Record<string, Tensor>>;
 }
 

@@ -159,7 +159,7 @@ describe('train and what follows it', () => {
       JSON.parse(await output('eval', config, '--json')) as Record<string, number>,
       JSON.parse(await output('eval', config, `adapter_name_or_path=${paths.out}`, '--json')) as Record<string, number>,
     ];
-    expect(Object.keys(plain)).toEqual(['eval_loss', 'eval_perplexity', 'eval_mean_token_accuracy', 'eval_entropy', 'eval_samples', 'eval_tokens', 'eval_labels', 'eval_runtime']);
+    expect(Object.keys(plain)).toEqual(['eval_loss', 'eval_perplexity', 'eval_mean_token_accuracy', 'eval_entropy', 'eval_samples', 'eval_tokens', 'eval_labels', 'eval_runtime', 'device']);
     expect(plain.eval_perplexity).toBeCloseTo(Math.exp(plain.eval_loss), 6);
     expect(plain).toMatchObject({ eval_samples: 3 });
     expect(adapted.eval_loss).toBeLessThan(plain.eval_loss);

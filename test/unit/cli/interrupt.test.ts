@@ -1,4 +1,4 @@
-/** What needs a process of its own: exit codes, and Ctrl-C once and twice. */
+/** What needs a process of its own: exit codes, Ctrl-C once and twice, SIGTERM. */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -68,6 +68,21 @@ test('Ctrl-C finishes the step, saves and stops; the run goes on from there', as
   expect(await resumed.ended).toEqual({ code: 0, signal: null });
   expect(resumed.text()).toContain(`resumed from ${join(out, `checkpoint-${step}`)} at step ${step}`);
   expect(existsSync(join(out, 'adapter_model.safetensors'))).toBe(true);
+});
+
+test('SIGTERM, as schedulers send it, saves too; a second one asks for nothing more, and the exit code says that the run is not finished', async () => {
+  const out = join(base, 'terminated');
+  const config = writeConfig(join(base, 'terminated.yaml'), { model, data, out }, 'logging_first_step: true\nlr_scheduler_type: constant\n');
+  const run = train(config, 'max_steps=100000');
+  await run.printed(/^step 1\//m);
+  run.child.kill('SIGTERM');
+  run.child.kill('SIGTERM');
+  expect(await run.ended).toEqual({ code: 143, signal: null });
+  expect(run.text()).toMatch(/stopping after this step and saving a checkpoint\n/);
+  const [{ step }] = listCheckpoints(out);
+  expect(run.text()).toContain(`stopped at step ${step}; continue with`);
+  const resumed = train(config, `max_steps=${step + 1}`, 'resume_from_checkpoint=true');
+  expect(await resumed.ended).toEqual({ code: 0, signal: null });
 });
 
 test('a second Ctrl-C stops now', async () => {

@@ -2,6 +2,8 @@
 import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
 import { interleave, loadDataset, type IterableDataset, type LoadOptions, type Row, type StreamState } from '../../../src/data';
 
@@ -143,4 +145,64 @@ test('a shard that is gone or has changed is an error that names it', async () =
   await expect(collect(stream)).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/g-1\.jsonl\.gz.*put the file back/s) as string });
   writeFileSync(path, bytes);
   expect((await collect(stream)).length).toBe(21000);
+});
+
+describe('zstd', () => {
+  const golden = join(__dirname, '../../golden/data-files');
+  const rowOf = (i: number): Row => ({ i, text: `${Array.from({ length: 25 }, (_, k) => (i * 37 + k * k * 31) % 211).join(' ')} é` });
+  const stream = (path: string): Promise<IterableDataset> => loadDataset(path, { split: 'train', streaming: true });
+
+  // One frame of several jobs; many frames with skippable ones between; two files one after the other (scripts/golden/zstd-streams.sh).
+  test.each(['threads', 'pzstd', 'joined'])('%s: every row, and from any position on', async (name) => {
+    const path = join(golden, `${name}-stream.jsonl.zst`);
+    const whole = await collect(await stream(path));
+    expect(whole).toEqual(Array.from({ length: 7000 }, (_, i) => rowOf(i)));
+    for (const k of [1, 2999, 6990]) {
+      const first = (await stream(path)).shuffle({ seed: 4, bufferSize: 20 });
+      await collect(first, k);
+      const rest = await collect(await resumed(path, json(first.state())), 30);
+      const all = await collect((await stream(path)).shuffle({ seed: 4, bufferSize: 20 }), k + 30);
+      expect(rest).toEqual(all.slice(k));
+    }
+  });
+
+  async function resumed(path: string, state: StreamState): Promise<IterableDataset> {
+    const again = (await stream(path)).shuffle({ seed: 4, bufferSize: 20 });
+    again.seek(state);
+    return again;
+  }
+
+  test.each(['threads', 'pzstd', 'joined'])('%s cut short anywhere: the rows before it, then an error that names the file', async (name) => {
+    const bytes = readFileSync(join(golden, `${name}-stream.jsonl.zst`));
+    for (const keep of [bytes.length - 1, bytes.length - 5, Math.floor(bytes.length * 0.7), Math.floor(bytes.length / 2)]) {
+      const path = join(folder, `cut-${name}-${keep}.jsonl.zst`);
+      writeFileSync(path, bytes.subarray(0, keep));
+      const seen: Row[] = [];
+      const read = async (): Promise<void> => {
+        for await (const row of await stream(path)) seen.push(row);
+      };
+      await expect(read()).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/complete zstd stream.*cut-/) as string });
+      expect(seen).toEqual(Array.from({ length: seen.length }, (_, i) => rowOf(i)));
+    }
+  });
+
+  test('what is held does not grow with the file', async () => {
+    // 60 times the same frame: 46 MB of rows, whose reader may hold a window and a chunk.
+    const frame = readFileSync(join(golden, 'threads-stream.jsonl.zst'));
+    const path = join(folder, 'long.jsonl.zst');
+    writeFileSync(path, Buffer.concat(Array.from({ length: 60 }, () => frame)));
+    let rows = 0;
+    const held: number[] = [];
+    setFlagsFromString('--expose-gc');
+    const collectGarbage = runInNewContext('gc') as () => void;
+    for await (const row of await stream(path)) {
+      if (row.i !== rows % 7000) throw new Error(`row ${rows} is ${JSON.stringify(row)}`);
+      if (++rows % 7000 > 0) continue;
+      collectGarbage();
+      held.push(process.memoryUsage().arrayBuffers);
+    }
+    expect(rows).toBe(420_000);
+    // The least of each half: what a sample meets beside the window (a chunk that is being read) comes and goes.
+    expect(Math.min(...held.slice(30)) - Math.min(...held.slice(0, 30))).toBeLessThan(3e6);
+  }, 120_000);
 });

@@ -67,6 +67,29 @@ function liveBytes(placed: Placed): number {
   return most;
 }
 
+/** Largest first, lowest gap that fits, looking at everything placed before. */
+function plainGreedy(storages: readonly Storage[]): Map<Storage, number> {
+  const offsets = new Map<Storage, number>();
+  const bySize = [...storages].sort((a, b) => b.bytes - a.bytes || a.first - b.first || a.last - b.last);
+  for (const s of bySize) {
+    const meanwhile = [...offsets].filter(([o]) => o.first <= s.last && s.first <= o.last).sort(([, a], [, b]) => a - b);
+    let at = 0;
+    for (const [o, from] of meanwhile) if (from < at + align(s.bytes)) at = Math.max(at, from + align(o.bytes));
+    offsets.set(s, at);
+  }
+  return offsets;
+}
+
+test('looking only near in time gives the offsets of looking at everything', () => {
+  const life = fc.record({ first: fc.integer({ min: -1, max: 300 }), length: fc.oneof(fc.integer({ min: 0, max: 70 }), fc.constant(300)), bytes: fc.integer({ min: 1, max: 1000 }) });
+  fc.assert(
+    fc.property(fc.array(life, { maxLength: 120 }), (lives) => {
+      const storages = lives.map(({ first, length, bytes }) => ({ kind: 'arena', bytes, first, last: first + length }) as Storage);
+      expect(assignOffsets(storages).offsets).toEqual(plainGreedy(storages));
+    }),
+  );
+});
+
 describe('random graphs', () => {
   test('never overlap in the arena', () => {
     fc.assert(

@@ -49,7 +49,7 @@ function head(tokens: number, width: number, vocabulary: number, dtype: DType, c
   const types = [t(dtype, tokens, width), t(w, vocabulary, width), t('i32', tokens)];
   return [
     { op: 'linear_cross_entropy', types, attributes },
-    { op: 'linear_cross_entropy_grad', types: [...types, t('f32', tokens)], attributes: { ...attributes, addend: 0 } },
+    { op: 'linear_cross_entropy_grad', types: [...types, t('f32', tokens)], attributes: { ...attributes, addend: 0, trained: 1 } },
   ];
 }
 
@@ -83,7 +83,7 @@ function programOf(s: Shape, threads: number, less: number): { bytes: Uint8Array
   const placed = inplace(graph);
   const { offsets, bytes: arenaBytes } = assignOffsets(new Set(placed.storage.values()));
   const planned = def.scratchBytes!(s.types, s.attributes, deviceSpec('cpu', threads));
-  return { bytes: encode(s.op, placed, { offsets, arenaBytes, scratchBytes: planned, scratchOf: () => planned - less }), planned };
+  return { bytes: encode(s.op, placed, { offsets, arenaBytes, scratchBytes: planned, scratch: placed.schedule.map(() => planned - less) }), planned };
 }
 
 const describeShape = ({ op, types, attributes }: Shape): string => `${op} ${types.map((x) => `${x.dtype}[${x.shape.join()}]`).join(' ')} ${JSON.stringify(attributes)}`;

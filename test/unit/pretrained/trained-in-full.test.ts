@@ -16,6 +16,7 @@ import { getPeftModel } from '../../../src/pretrained/peft-model';
 import { BitsAndBytesConfig } from '../../../src/quantization/bitsandbytes';
 import { sftLoss } from '../../../src/train/losses/sft';
 import { StepRunner } from '../../../src/train/runner';
+import { gradientsOf } from '../../models/gradients';
 import { GOLDEN, readJson, type Rows } from '../../models/logits';
 
 const folder = (name: string) => join(GOLDEN, 'llama-tiny', name);
@@ -91,6 +92,17 @@ test('all biases of a bf16 base, in fp32, next to their f32 values', async () =>
   }
   await half.close();
   await full.close();
+});
+
+test('all biases of GPT-2 in bf16, beside norm weights that are not trained: the gradients are torch\'s', async () => {
+  const gpt2 = join(GOLDEN, 'gpt2-tiny');
+  const model = getPeftModel(await AutoModelForCausalLM.fromPretrained(gpt2, { dtype: 'bf16' }), new LoraConfig({ targetModules: ['c_attn'], bias: 'all' }));
+  const { gradients: found } = await gradientsOf(model, readJson<Rows>(gpt2, 'inputs.json'));
+  const { tensors } = await openSafetensors(join(gpt2, 'grads.safetensors'));
+  const norms = [...found.keys()].filter((name) => /ln_\w+\.bias$/.test(name));
+  expect(norms.length).toBeGreaterThan(2);
+  for (const name of norms) expect([name, cosine(found.get(name)!, await readTensorFloats(tensors.get(name)!)) > 0.99]).toEqual([name, true]);
+  await model.close();
 });
 
 test('a 4-bit weight cannot be trained in full', async () => {

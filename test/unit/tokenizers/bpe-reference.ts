@@ -3,7 +3,7 @@
  * native trainer in unit tests and is itself checked against the tokenizers library's merges.
  */
 import { BYTE_ALPHABET, toByteLevel } from '../../../src/tokenizers/byte-level';
-import type { NativeBpeOptions, NativeTokenizerTraining } from '../../../src/tokenizers/train';
+import type { NativeBpeOptions, NativeTokenizerTraining } from '../../../src/tokenizers/native-training';
 
 const GPT2 = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
 

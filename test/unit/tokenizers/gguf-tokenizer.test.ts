@@ -2,11 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AutoTokenizer } from '../../../src/tokenizers/auto-tokenizer';
-import {
-  KNOWN_GGUF_PRE_TOKENIZERS,
-  ggufTokenizerFiles,
-  tokenizerFromGguf,
-} from '../../../src/tokenizers/gguf-tokenizer';
+import { KNOWN_GGUF_PRE_TOKENIZERS } from '../../../src/tokenizers/gguf-pre-tokenizers';
+import { ggufTokenizerFiles, tokenizerFromGguf } from '../../../src/tokenizers/gguf-tokenizer';
 import type { TokenizerJson } from '../../../src/tokenizers/tokenizer-files';
 import { GOLDEN, golden, realTokenizer, temporaryFolder } from './goldens';
 
