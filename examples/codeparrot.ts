@@ -33,7 +33,7 @@ async function main(data: string, outputDir: string, size: keyof typeof SIZES = 
   console.log(tokenizer.decode(await tokenizer.encode('def say_hello():\n    print("Hello, World!")\n')));
 
   const special = { bos_token_id: tokenizer.bosTokenId, eos_token_id: tokenizer.eosTokenId };
-  const model = AutoModelForCausalLM.fromConfig({ model_type: 'gpt2', activation_function: 'gelu_new', layer_norm_epsilon: 1e-5, initializer_range: 0.02, ...SIZES[size], ...special, vocab_size: tokenizer.vocabSize }, { dtype: 'bfloat16', weightDtype: 'f32' });
+  const model = AutoModelForCausalLM.fromConfig({ model_type: 'gpt2', activation_function: 'gelu_new', attn_pdrop: 0, layer_norm_epsilon: 1e-5, initializer_range: 0.02, ...SIZES[size], ...special, vocab_size: tokenizer.vocabSize }, { dtype: 'bfloat16', weightDtype: 'f32' });
   const parameters = [...model.parameters().values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
   console.log(`GPT-2 size: ${(parameters / 1e6).toFixed(1)} million parameters`);
 
@@ -78,6 +78,10 @@ async function main(data: string, outputDir: string, size: keyof typeof SIZES = 
 }
 
 const [data, outputDir, size, steps] = process.argv.slice(2);
+if (!outputDir) {
+  console.error('usage: npx ts-node examples/codeparrot.ts DATA OUTPUT [SIZE] [STEPS]');
+  process.exit(1);
+}
 main(data, outputDir, size as keyof typeof SIZES | undefined, steps ? Number(steps) : undefined).catch((error: unknown) => {
   console.error(error);
   process.exitCode = 1;

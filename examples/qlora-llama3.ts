@@ -47,6 +47,10 @@ async function main(modelPath: string, dataPath: string, outputDir = 'outputs/ql
 }
 
 const [modelPath, dataPath, outputDir] = process.argv.slice(2);
+if (!dataPath) {
+  console.error('usage: npx ts-node examples/qlora-llama3.ts MODEL_FOLDER DATA.json [OUTPUT]');
+  process.exit(1);
+}
 main(modelPath, dataPath, outputDir).catch((error: unknown) => {
   console.error(error);
   process.exitCode = 1;

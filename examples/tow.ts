@@ -25,6 +25,10 @@ async function main(modelPath: string, dataPath: string, outputDir = 'outputs/to
 }
 
 const [modelPath, dataPath, outputDir] = process.argv.slice(2);
+if (!dataPath) {
+  console.error('usage: npx ts-node examples/tow.ts MODEL_FOLDER DATA.jsonl [OUTPUT]');
+  process.exit(1);
+}
 main(modelPath, dataPath, outputDir).catch((error: unknown) => {
   console.error(error);
   process.exitCode = 1;

@@ -34,7 +34,9 @@ Napi::Value map_file(const Napi::CallbackInfo& info) {
   struct stat about = {};
   const bool fits = ::fstat(file, &about) == 0 && S_ISREG(about.st_mode) && static_cast<uint64_t>(about.st_size) == bytes && bytes > 0;
   void* const data = fits ? ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file, 0) : MAP_FAILED;
+  const int why = errno;
   ::close(file);
+  errno = why;
   if (!fits) return env.Null();
   if (data == MAP_FAILED) fail(env, path, "mapped");
   // Rows are read in random order: reading ahead would fetch what nobody asked for.

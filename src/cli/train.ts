@@ -85,7 +85,8 @@ async function follow(config: ResolvedConfig, { trainer, model, tokenizer }: Pic
 function announce(event: Extract<TrainEvent, { type: 'plan' }>, config: ResolvedConfig, model: PreTrainedModel): void {
   say(style.bold(`${config.modelNameOrPath} on ${config.datasetName}`));
   if (model.peft && currentWorld().rank === 0) model.printTrainableParameters();
-  say(`device: ${describeDevice(event.plan.device.name)}`);
+  // The plan's first line has the device's name; of a GPU people want to know which.
+  if (event.plan.device.kind !== 'cpu') say(`device: ${describeDevice(event.plan.device.name)}`);
   say(printPlan(event.plan, event.remedies));
   say(`  recomputation: ${event.policy}`);
 }

@@ -335,7 +335,7 @@ export class Trainer {
   // ---- checkpoints
 
   private async save(schedule: Schedule): Promise<TrainEvent> {
-    const { args, state, options } = this;
+    const { args, state } = this;
     const { runner } = this.plan();
     const path = join(args.outputDir, `checkpoint-${state.globalStep}`);
     if (state.bestGlobalStep === state.globalStep) state.bestModelCheckpoint = path;

@@ -49,6 +49,16 @@ async function failedRun(extra: string, paths: { model?: string; data?: string }
   return { error, left: existsSync(out) ? readdirSync(out) : [] };
 }
 
+test('an output folder that is a file', async () => {
+  const out = fresh();
+  writeFileSync(out, 'kept');
+  const parts = await setupSft(loadConfig(writeConfig(`${out}.yaml`, { model, data, out }, '')), { warn: () => undefined });
+  const error = await failure(() => parts.trainer.train());
+  await parts.model.close();
+  expect(error).toMatchObject({ code: 'ERR_CHECKPOINT', at: out, message: expect.stringContaining('a file stands where a folder should') });
+  expect(readFileSync(out, 'utf8')).toBe('kept');
+});
+
 test('the run that the others break is sound', async () => {
   const out = fresh();
   const { trainer, model: m } = await setupSft(loadConfig(writeConfig(`${out}.yaml`, { model, data, out }, 'eval_strategy: steps\n')));

@@ -111,8 +111,8 @@ inline __attribute__((always_inline)) void finish_tile(const TileArgs& t, __m512
   }
 }
 
-// Asks for the lines of c (and of the addend) while the tile is still multiplying: a gradient of fp32 lies in memory, and
-// waiting for it at the end of every tile costs 4 % at K = 1024.
+// Asks for the lines of c (and of the addend) while the tile is still multiplying: a gradient of fp32 lies in memory,
+// and waiting for it at the end of every tile costs 4 % at K = 1024.
 template <int R>
 inline __attribute__((always_inline)) void fetch_output(const TileArgs& t) {
   const Epilogue& e = *t.epilogue;

@@ -28,7 +28,7 @@ constexpr int64_t kCachedRowsBytes = 8 << 20;  // op(a) beyond this is read from
 constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows do not share cache sets
 constexpr int64_t kRowsPerPackChunk = 96;
 constexpr int64_t kMinJobRows = 48;
-constexpr int64_t kPackCostRows = 20;     // packing a panel costs about as much as this many rows of tiles (bf16; fp32 30 to 50)
+constexpr int64_t kPackCostRows = 20;     // packing a panel costs about as much as this many rows of tiles
 constexpr int64_t kInlineWork = 1 << 15;  // multiply-adds below which waking threads costs more than it saves
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -87,6 +87,41 @@ Range part_of(int64_t total, int64_t parts, int64_t i) {
   return {begin, total * (i + 1) / parts - begin};
 }
 
+// What a thread will pack next, as a rectangle of bytes. It is asked for tile by tile of the panel before, because a
+// packing that waits for memory costs as much as 20 to 50 rows of tiles, and one from the cache 3 to 5.
+class Upcoming {
+ public:
+  Upcoming() = default;
+  Upcoming(const MatOperand& b, int64_t k0, int64_t k, Range columns) {
+    const int64_t bits = b.format == MatFormat::kDense ? 8 * element_bytes(b.dtype) : 4;
+    const Range row = b.transposed ? columns : Range{k0, k};
+    const Range col = b.transposed ? Range{k0, k} : columns;
+    data_ = static_cast<const char*>(b.data) + (row.begin * b.ld + col.begin) * bits / 8;
+    row_bytes_ = b.ld * bits / 8;
+    lines_per_row_ = ceil_div(col.size * bits / 8, 64);
+    lines_ = row.size * lines_per_row_;
+  }
+
+  // Called before tile `i` of `tiles`: asks for lines during the last tiles only, since a long panel's rows of op(a)
+  // would push them out of the second cache again.
+  void fetch(int64_t i, int64_t tiles) const {
+    const int64_t first = std::max<int64_t>(0, lines_ - (tiles - i) * kLinesPerTile);
+    const int64_t end = std::min(lines_, first + kLinesPerTile);
+    if (i + ceil_div(lines_, kLinesPerTile) < tiles) return;
+    int64_t line = first % lines_per_row_;
+    const char* row = data_ + first / lines_per_row_ * row_bytes_;
+    for (int64_t n = first; n < end; ++n) {
+      __builtin_prefetch(row + 64 * line, 0, 2);
+      if (++line == lines_per_row_) line = 0, row += row_bytes_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLinesPerTile = 64;
+  const char* data_ = nullptr;
+  int64_t row_bytes_ = 0, lines_per_row_ = 1, lines_ = 0;
+};
+
 class Product {
  public:
   Product(const GemmCall& call, Pool& pool, void* scratch);
@@ -98,15 +133,17 @@ class Product {
   void multiply_by_blocks(int64_t row0, int64_t rows);
   bool rows_outgrow_cache(int64_t rows) const;
   Range columns_of(int64_t panel) const;
-  void job(int64_t row0, Range rows, int64_t panel, int worker) const;
+  void job(int64_t row0, Range rows, int64_t panel, int64_t next_panel, int worker) const;
+  int64_t next_chunk(int64_t chunk) const { return chunk + (inline_ ? 1 : pool_.threads()); }
+  Upcoming upcoming(const Block& block, Range columns) const;
   void few_rows_job(int64_t row0, Range columns, float* sums) const;
   // With n threads, each gets about every nth panel: how many lanes further on its next one lies.
   int64_t next_lanes() const { return kPanelCols * (inline_ ? 1 : pool_.threads()); }
   Block next_block(int* term, int64_t* unit) const;
   void multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, float* sums,
-                      bool first, bool last) const;
+                      bool first, bool last, const Upcoming& upcoming) const;
   void tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums, bool first,
-             bool last) const;
+             bool last, const Upcoming& upcoming) const;
 
   template <class Body>
   void for_each(int64_t chunks, Body&& body) {
@@ -240,8 +277,10 @@ void Product::multiply_row_block(int64_t row0, int64_t rows) {
   if (rows_outgrow_cache(rows)) return multiply_by_blocks(row0, rows);
   const int64_t parts = row_parts(rows, panels_, inline_ ? 1 : pool_.threads());
   // One run of rows after the other: what all panels read of op(a) meanwhile stays in the shared cache.
-  for_each(panels_ * parts, [&](int64_t chunk, int worker) {
-    job(row0, part_of(rows, parts, chunk / panels_), chunk % panels_, worker);
+  const int64_t chunks = panels_ * parts;
+  for_each(chunks, [&](int64_t chunk, int worker) {
+    const int64_t next = next_chunk(chunk);
+    job(row0, part_of(rows, parts, chunk / panels_), chunk % panels_, next < chunks ? next % panels_ : -1, worker);
   });
 }
 
@@ -263,12 +302,20 @@ void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
   for (bool first = true; term < call_.term_count; first = false) {
     const Block block = next_block(&term, &unit);
     const bool last = term == call_.term_count;
-    for_each(panels_ * parts, [&](int64_t chunk, int worker) {
+    int after_term = term;
+    int64_t after_unit = unit;
+    const Block after = last ? block : next_block(&after_term, &after_unit);
+    const int64_t chunks = panels_ * parts;
+    for_each(chunks, [&](int64_t chunk, int worker) {
       const int64_t panel = chunk % panels_;
+      const int64_t next = next_chunk(chunk);
+      const Upcoming ahead = next < chunks ? upcoming(block, columns_of(next % panels_))
+                             : last        ? Upcoming()
+                                           : upcoming(after, columns_of(next % panels_));
       const Range run = part_of(rows, parts, chunk / panels_);
       auto* packed = reinterpret_cast<uint32_t*>(workers_ + worker * worker_bytes_);
-      multiply_block(block, row0, run, columns_of(panel), packed, shared_sums_ + (panel * rows + run.begin) * kPanelCols,
-                     first, last);
+      float* const sums = shared_sums_ + (panel * rows + run.begin) * kPanelCols;
+      multiply_block(block, row0, run, columns_of(panel), packed, sums, first, last, ahead);
     });
   }
 }
@@ -296,9 +343,18 @@ Block Product::next_block(int* term, int64_t* unit) const {
   return block;
 }
 
+// The first run of a block, which is all of it but for LoRA's few columns of K.
+Upcoming Product::upcoming(const Block& block, Range columns) const {
+  if (block.count == 0) return Upcoming();
+  const Block::Run& run = block.runs[0];
+  const Term& t = terms_[run.term];
+  const int per_unit = k_per_unit(kernels_.unit);
+  return Upcoming(*t.b, run.unit * per_unit, std::min(run.units * per_unit, t.k - run.unit * per_unit), columns);
+}
+
 // Packs a block of op(b) and slides it over a run of rows.
 void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, float* sums,
-                             bool first, bool last) const {
+                             bool first, bool last, const Upcoming& upcoming) const {
   const int per_unit = k_per_unit(kernels_.unit);
   Segment segments[kMaxSegments];
   for (int i = 0; i < block.count; ++i) {
@@ -311,7 +367,7 @@ void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range
     segments[i] = {t.rows + run.unit * 4, t.row_stride, panel, run.units};
     panel += run.units * kPanelCols;
   }
-  tiles(segments, block.count, row0, rows, columns, sums, first, last);
+  tiles(segments, block.count, row0, rows, columns, sums, first, last, upcoming);
 }
 
 // Columns are dealt out in vectors of 16, so that no panel is left with a sliver.
@@ -320,7 +376,8 @@ Range Product::columns_of(int64_t panel) const {
   return {16 * vectors.begin, std::min(16 * vectors.size, call_.n - 16 * vectors.begin)};
 }
 
-void Product::job(int64_t row0, Range rows, int64_t panel_index, int worker) const {
+// `next_panel`: that of the chunk which this thread will probably claim next, or -1.
+void Product::job(int64_t row0, Range rows, int64_t panel_index, int64_t next_panel, int worker) const {
   char* scratch = workers_ + worker * worker_bytes_;
   auto* panel = reinterpret_cast<uint32_t*>(scratch);
   auto* sums = reinterpret_cast<float*>(scratch + panel_bytes_);
@@ -328,13 +385,16 @@ void Product::job(int64_t row0, Range rows, int64_t panel_index, int worker) con
   if (without_panel_) return few_rows_job(row0, columns, sums);
   int term = 0;
   int64_t unit = 0;
-  bool first = true;
-  bool last = false;
-  while (!last) {
-    const Block block = next_block(&term, &unit);
+  Block block = next_block(&term, &unit);
+  const Block first_block = block;
+  for (bool first = true, last = false; !last; first = false) {
     last = term == call_.term_count;
-    multiply_block(block, row0, rows, columns, panel, sums, first, last);
-    first = false;
+    const Block following = last ? first_block : next_block(&term, &unit);
+    const Upcoming ahead = !last             ? upcoming(following, columns)
+                           : next_panel >= 0 ? upcoming(first_block, columns_of(next_panel))
+                                             : Upcoming();
+    multiply_block(block, row0, rows, columns, panel, sums, first, last, ahead);
+    block = following;
   }
 }
 
@@ -349,11 +409,11 @@ void Product::few_rows_job(int64_t row0, Range columns, float* sums) const {
                        static_cast<int>(call_.m),
                        sums});
   }
-  tiles(nullptr, 0, row0, {0, call_.m}, columns, sums, false, true);
+  tiles(nullptr, 0, row0, {0, call_.m}, columns, sums, false, true, Upcoming());
 }
 
 void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums,
-                    bool first, bool last) const {
+                    bool first, bool last, const Upcoming& upcoming) const {
   TileArgs t;
   t.segments = segments;
   t.segment_count = count;
@@ -369,6 +429,7 @@ void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows
     t.a_row = rows.begin + tile.begin;
     t.row = row0 + t.a_row;
     t.sums = sums + i * kTileRows * kPanelCols;
+    upcoming.fetch(i, tile_count);
     kernels_.tile(t);
   }
 }

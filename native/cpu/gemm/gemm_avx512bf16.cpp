@@ -139,7 +139,7 @@ struct Bf16Pairs {
   }
 
   /*
-   * 64 consecutive k of 16 lanes, from codes straight to units: codes, not values, are brought together first. A register
+   * 64 consecutive k of 16 lanes, from codes straight to units: codes, not values, are brought together. A register
    * holds 16 bytes (16 units) of lanes r, 4 + r, 8 + r and 12 + r, one per 128-bit part, and a second table
    * of 64 entries the 16 values of each, so one permute decodes 4 units of 4 lanes. Index: bits 4 and 5 name the lane.
    */

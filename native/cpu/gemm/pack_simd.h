@@ -224,7 +224,7 @@ struct Packer {
     return scaled + m.nested_offset;
   }
 
-  // A line of scales holds 16 (64 when they are coded) blocks: what the next lanes need is asked for in step with their codes.
+  // A line of scales holds 16 (64 when they are coded) blocks: what the next lanes need is asked for in step with codes.
   static void fetch_scales(const MatOperand& m, int64_t element, int64_t elements) {
     const int64_t bytes = m.absmax_q == nullptr ? 4 : 1;
     const char* scales = m.absmax_q == nullptr ? reinterpret_cast<const char*>(m.absmax)
@@ -233,7 +233,7 @@ struct Packer {
     for (int64_t at = element / 64 * bytes; at < end; at += 64) fetch(scales + at);
   }
 
-  // Whole vectors of lanes along k, without the buffer in between; the number of lanes done. Reading codes is waiting for
+  // Whole vectors of lanes along k, without the buffer in between; the number of lanes done. Reading codes is waiting on
   // memory: a short block of K is one of many for these lanes, then `next_lanes` further on come others.
   static int64_t panel_from_codes(const PackArgs& p, const Panel& panel) {
     const MatOperand& m = *p.operand;

@@ -157,6 +157,7 @@ describe('errors point at the place', () => {
     ['datasets:\n  - path: a\n    splitt: b', 'train.yaml:2:5', /datasets\.0.*splitt/, /path/],
     ['datasets:\n  - path: 3', 'train.yaml:2:11', /datasets\.0\.path/, /path/],
     ['row_filter: {input: {nott: 1}}', 'train.yaml:1:21', /row_filter\.input/, /mapping/],
+    ['stream_lanes: 2', 'train.yaml:1:15', /stream_lanes: expected dataset_streaming: true/, /remove it/],
     [
       'warmup_ratio: 2',
       'train.yaml:1:15',
