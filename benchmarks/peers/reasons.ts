@@ -18,6 +18,7 @@ const REASONS: readonly [start: string, reason: string][] = [
   ],
   ['GEMM f32, 2 threads', 'as in bf16; and most pairs of that row were disturbed'],
   ['GEMM bf16, 1 thread', 'a transposed operand (TN) is transposed while it is packed: 1 to 2 points below 90 % of peak for 512 cubed'],
+  ['GEMM f32, 1 thread', 'fp32 rows of 1,536 and fewer columns along k (NN) are packed from memory 256 bytes at a time: a point below 85 % of peak'],
   ['decode', 'a single row is bound by memory (bf16) and by expanding and transposing codes (NF4)'],
   [
     'trace + compile + plan',
