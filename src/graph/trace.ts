@@ -23,17 +23,11 @@ export interface Graph {
 }
 
 /** What the node of an op is made of. */
-interface OpFields {
+interface OpFields extends Pick<Node, 'inputs' | 'attributes' | 'where' | 'phase' | 'block' | 'recompute'> {
   readonly op: OpDef;
-  readonly inputs: readonly Tensor[];
-  readonly attributes: Attributes;
   readonly types: readonly TensorType[];
-  readonly where: string;
-  readonly phase: Phase;
-  readonly block: string;
   /** Default: after all nodes made so far. */
   readonly order?: number;
-  readonly recompute?: string;
 }
 
 /** The `order` of a node that comes as late as it can. A small integer as any other's, so that nodes keep one layout in V8. */

@@ -6,6 +6,9 @@
  */
 import type { PreTokenizerKind } from './byte-level';
 
+/** llama.cpp adds BOS to these byte-level vocabularies unless the file says otherwise; all of them cut as Llama 3 does. */
+export const BOS_BY_DEFAULT = new Set(['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2']);
+
 /** `tokenizer.ggml.pre` -> how it cuts. Names that llama.cpp treats alike share a row. */
 export const PRE_TOKENIZERS: Record<string, PreTokenizerKind> = {};
 for (const name of [
@@ -24,32 +27,8 @@ for (const name of [
   PRE_TOKENIZERS[name] = 'gpt2';
 for (const name of ['smollm', 'starcoder', 'refact', 'command-r', 'codeshell', 'exaone', 'minerva-7b'])
   PRE_TOKENIZERS[name] = 'gpt2-digits';
-for (const name of [
-  'llama-bpe',
-  'llama3',
-  'llama-v3',
-  'falcon3',
-  'falcon-h1',
-  'pixtral',
-  'midm-2.0',
-  'lfm2',
-  'dbrx',
-  'smaug-bpe',
-])
-  PRE_TOKENIZERS[name] = 'llama3';
+for (const name of [...BOS_BY_DEFAULT, 'dbrx', 'smaug-bpe']) PRE_TOKENIZERS[name] = 'llama3';
 for (const name of ['qwen2', 'deepseek-r1-qwen', 'kormo', 'megrez']) PRE_TOKENIZERS[name] = 'qwen2';
-
-/** llama.cpp adds BOS to these byte-level vocabularies unless the file says otherwise. */
-export const BOS_BY_DEFAULT = new Set([
-  'llama-bpe',
-  'llama3',
-  'llama-v3',
-  'falcon3',
-  'falcon-h1',
-  'pixtral',
-  'midm-2.0',
-  'lfm2',
-]);
 
 /** Every `tokenizer.ggml.pre` that is known; `default` has a pattern of its own. */
 export const KNOWN_GGUF_PRE_TOKENIZERS: readonly string[] = [...Object.keys(PRE_TOKENIZERS), 'default'];

@@ -4,13 +4,13 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { crc32 } from 'node:zlib';
 import { createLoader } from '../../src/data';
 import { currentWorld } from '../../src/runtime/world';
 import { configFromObject } from '../../src/train/arguments';
 import { sftLoss } from '../../src/train/losses/sft';
 import { Trainer } from '../../src/train/trainer';
 import { goldenExamples, goldenModel } from './golden';
+import { trainedBytes } from './trained-bytes';
 
 export interface RanksRun {
   readonly outputDir: string;
@@ -72,14 +72,7 @@ async function main(run: RanksRun): Promise<void> {
     if (run.kill?.rank === rank && run.kill.step === event.step) process.kill(process.pid, 'SIGKILL');
     if (run.stop?.rank === rank && run.stop.step === event.step) stop.abort();
   }
-  const session = await model.ready();
-  const parameters: number[] = [];
-  let crc = 0;
-  for (const p of model.trainableParameters()) {
-    const bytes = await session.readState(p.slot().name);
-    crc = crc32(bytes, crc);
-    parameters.push(...new Float32Array(bytes.slice().buffer));
-  }
+  const { parameters, crc } = await trainedBytes(model);
   const { numTokens, totalFlos } = trainer.state;
   const result: RankResult = {
     losses, gradNorms, evalLosses, numTokens, totalFlos, crc, parameters, interrupted, library,

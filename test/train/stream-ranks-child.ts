@@ -4,10 +4,10 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { crc32 } from 'node:zlib';
 import { currentWorld } from '../../src/runtime/world';
 import { configFromObject } from '../../src/train/arguments';
 import { setupSft } from '../../src/train/setup';
+import { trainedBytes } from './trained-bytes';
 
 export interface StreamRun {
   readonly model: string;
@@ -55,14 +55,7 @@ async function main(run: StreamRun): Promise<void> {
     epochs.push(event.epoch);
     if (run.kill?.rank === rank && run.kill.step === event.step) process.kill(process.pid, 'SIGKILL');
   }
-  const session = await model.ready();
-  const parameters: number[] = [];
-  let crc = 0;
-  for (const p of model.trainableParameters()) {
-    const bytes = await session.readState(p.slot().name);
-    crc = crc32(bytes, crc);
-    for (const value of new Float32Array(bytes.slice().buffer)) parameters.push(value);
-  }
+  const { parameters, crc } = await trainedBytes(model);
   const result: StreamRunResult = { losses, epochs, numTokens, parameters, crc, warnings, opened: [...opened] };
   mkdirSync(run.outputDir, { recursive: true });
   writeFileSync(join(run.outputDir, `rank-${rank}.json`), JSON.stringify(result));

@@ -134,11 +134,13 @@ class Product {
   bool rows_outgrow_cache(int64_t rows) const;
   Range columns_of(int64_t panel) const;
   void job(int64_t row0, Range rows, int64_t panel, int64_t next_panel, int worker) const;
-  int64_t next_chunk(int64_t chunk) const { return chunk + (inline_ ? 1 : pool_.threads()); }
+  // With n threads, each claims about every nth chunk.
+  int64_t chunks_apart() const { return inline_ ? 1 : pool_.threads(); }
   Upcoming upcoming(const Block& block, Range columns) const;
   void few_rows_job(int64_t row0, Range columns, float* sums) const;
-  // With n threads, each gets about every nth panel: how many lanes further on its next one lies.
-  int64_t next_lanes() const { return kPanelCols * (inline_ ? 1 : pool_.threads()); }
+  bool few() const { return call_.m <= kTileRows; }
+  // Few rows: how many lanes further on the thread's next panel lies, for the packing to ask for. Many rows: 0, see Upcoming.
+  int64_t next_lanes() const { return few() ? kPanelCols * chunks_apart() : 0; }
   Block next_block(int* term, int64_t* unit) const;
   void multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, float* sums,
                       bool first, bool last, const Upcoming& upcoming) const;
@@ -212,10 +214,9 @@ Product::Product(const GemmCall& call, Pool& pool, void* scratch)
   panel_bytes_ = round_up(panel_bytes(total_k), 64);
   worker_bytes_ = panel_bytes_ + round_up(sums_bytes(call.m), 64);
   panels_ = ceil_div(call.n, kPanelCols);
-  const bool few = call.m <= kTileRows;
-  const bool small_panels = few && kernels_.few_rows_code_units > 0 && codes_along_k;
+  const bool small_panels = few() && kernels_.few_rows_code_units > 0 && codes_along_k;
   block_units_ = small_panels ? kernels_.few_rows_code_units : kernels_.panel_units;
-  without_panel_ = few && kernels_.few_rows != nullptr && !small_panels;
+  without_panel_ = few() && kernels_.few_rows != nullptr && !small_panels;
   inline_ = call.m * call.n * std::max<int64_t>(total_k, 1) < kInlineWork;
 }
 
@@ -279,7 +280,7 @@ void Product::multiply_row_block(int64_t row0, int64_t rows) {
   // One run of rows after the other: what all panels read of op(a) meanwhile stays in the shared cache.
   const int64_t chunks = panels_ * parts;
   for_each(chunks, [&](int64_t chunk, int worker) {
-    const int64_t next = next_chunk(chunk);
+    const int64_t next = chunk + chunks_apart();
     job(row0, part_of(rows, parts, chunk / panels_), chunk % panels_, next < chunks ? next % panels_ : -1, worker);
   });
 }
@@ -308,7 +309,7 @@ void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
     const int64_t chunks = panels_ * parts;
     for_each(chunks, [&](int64_t chunk, int worker) {
       const int64_t panel = chunk % panels_;
-      const int64_t next = next_chunk(chunk);
+      const int64_t next = chunk + chunks_apart();
       const Upcoming ahead = next < chunks ? upcoming(block, columns_of(next % panels_))
                              : last        ? Upcoming()
                                            : upcoming(after, columns_of(next % panels_));
@@ -345,7 +346,7 @@ Block Product::next_block(int* term, int64_t* unit) const {
 
 // The first run of a block, which is all of it but for LoRA's few columns of K.
 Upcoming Product::upcoming(const Block& block, Range columns) const {
-  if (block.count == 0) return Upcoming();
+  if (block.count == 0 || few()) return Upcoming();
   const Block::Run& run = block.runs[0];
   const Term& t = terms_[run.term];
   const int per_unit = k_per_unit(kernels_.unit);
@@ -362,8 +363,7 @@ void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range
     const Term& t = terms_[run.term];
     const int64_t k0 = run.unit * per_unit;
     const int64_t k = std::min(run.units * per_unit, t.k - k0);
-    const int64_t next = call_.m <= kTileRows ? next_lanes() : 0;
-    kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, k0, k, panel, 0, next});
+    kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, k0, k, panel, 0, next_lanes()});
     segments[i] = {t.rows + run.unit * 4, t.row_stride, panel, run.units};
     panel += run.units * kPanelCols;
   }
