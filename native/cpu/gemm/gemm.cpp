@@ -428,7 +428,7 @@ void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows
     t.rows = static_cast<int>(tile.size);
     t.a_row = rows.begin + tile.begin;
     t.row = row0 + t.a_row;
-    t.sums = sums + i * kTileRows * kPanelCols;
+    t.sums = sums + tile.begin * kPanelCols;
     upcoming.fetch(i, tile_count);
     kernels_.tile(t);
   }
