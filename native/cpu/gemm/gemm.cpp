@@ -45,11 +45,11 @@ int64_t sums_bytes(int64_t m) { return 4 * kPanelCols * std::min(round_up(m, kTi
 
 char* align64(char* p) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + 63) & ~uintptr_t{63}); }
 
-// One term, seen through the kernels' units.
+// One term, or a stretch of its K, seen through the kernels' units.
 struct Term {
   const MatOperand* a;
   const MatOperand* b;
-  int64_t k;
+  int64_t k0, k;
   int64_t units;
   bool a_in_place;
   const char* rows;    // unit 0 of row 0 of the row block in work
@@ -59,10 +59,14 @@ struct Term {
 
 int64_t inner_extent(const MatOperand& b) { return b.transposed ? b.cols : b.rows; }
 
-bool readable_in_place(const MatOperand& a, Unit unit) {
-  if (a.transposed || a.format != MatFormat::kDense) return false;
-  if (unit == Unit::kF32) return a.dtype == DType::F32;
-  return unit == Unit::kBf16Pair && a.dtype == DType::BF16 && a.cols % 2 == 0;
+// How much of K, from its beginning, is read in place. The last of an odd number of bf16 elements is no unit: it is packed.
+int64_t readable_in_place(const GemmTerm& term, Unit unit) {
+  const MatOperand& a = term.a;
+  const int64_t k = inner_extent(term.b);
+  if (a.transposed || a.format != MatFormat::kDense) return 0;
+  if (unit == Unit::kF32) return a.dtype == DType::F32 ? k : 0;
+  if (unit != Unit::kBf16Pair || a.dtype != DType::BF16) return 0;
+  return term.b.format == MatFormat::kDense || k % 2 == 0 ? k - k % 2 : 0;
 }
 
 int64_t element_bytes(DType dtype) { return dtype == DType::F32 ? 4 : 2; }
@@ -156,19 +160,22 @@ class Product {
     }
   }
 
+  void add_term(const GemmTerm& source, int64_t k0, int64_t k, bool in_place);
+
   const GemmCall& call_;
   Pool& pool_;
   const KernelTable& kernels_;
   Epilogue epilogue_;
-  Term terms_[kGemmMaxTerms];
-  int64_t total_units_ = 0;
+  Term terms_[2 * kGemmMaxTerms];
+  int term_count_ = 0;
   int64_t panels_;
   int64_t block_units_;  // units of K per packed panel
   bool without_panel_;
   int64_t row_block_;
   bool inline_;
   int64_t shared_bytes_;
-  float* shared_sums_;
+  float* shared_sums_;  // behind the packed rows
+  int64_t shared_left_;
   char* workers_;
   int64_t panel_bytes_;
   int64_t worker_bytes_;
@@ -179,20 +186,18 @@ Product::Product(const GemmCall& call, Pool& pool, void* scratch)
   epilogue_ = {call.alpha,     call.bias, call.bias_dtype, call.addend, call.addend_dtype,
                call.addend_ld, call.c,    call.c_dtype,    call.ldc};
   int64_t total_k = 0;
-  int64_t packed_units = 0;
   bool codes_along_k = false;
   for (int i = 0; i < call.term_count; ++i) {
     const GemmTerm& source = call.terms[i];
-    Term& term = terms_[i];
-    term.a = &source.a;
-    term.b = &source.b;
-    term.k = inner_extent(source.b);
-    term.units = ceil_div(term.k, k_per_unit(kernels_.unit));
-    term.a_in_place = readable_in_place(source.a, kernels_.unit);
-    total_k += term.k;
-    total_units_ += term.units;
-    if (!term.a_in_place) packed_units += term.units + kRowPadding;
+    const int64_t k = inner_extent(source.b), in_place = readable_in_place(source, kernels_.unit);
+    if (in_place > 0) add_term(source, 0, in_place, true);
+    if (in_place < k || k == 0) add_term(source, in_place, k - in_place, false);
+    total_k += k;
     codes_along_k |= source.b.format != MatFormat::kDense && source.b.transposed;
+  }
+  int64_t packed_units = 0;
+  for (int i = 0; i < term_count_; ++i) {
+    if (!terms_[i].a_in_place) packed_units += terms_[i].units + kRowPadding;
   }
   const int64_t padded_k = total_k + kRowPadding * call.term_count;
   shared_bytes_ = 4 * packed_rows_limit(call.m, padded_k) * padded_k;
@@ -204,12 +209,13 @@ Product::Product(const GemmCall& call, Pool& pool, void* scratch)
   }
   char* p = align64(static_cast<char*>(scratch));
   auto* packed = reinterpret_cast<uint32_t*>(p);
-  shared_sums_ = reinterpret_cast<float*>(p);
-  for (int i = 0; i < call.term_count; ++i) {
+  for (int i = 0; i < term_count_; ++i) {
     Term& term = terms_[i];
     term.packed = term.a_in_place ? nullptr : packed;
     if (!term.a_in_place) packed += row_block_ * (term.units + kRowPadding);
   }
+  shared_sums_ = reinterpret_cast<float*>(align64(reinterpret_cast<char*>(packed)));
+  shared_left_ = p + shared_bytes_ - reinterpret_cast<char*>(shared_sums_);
   workers_ = align64(p + shared_bytes_);
   panel_bytes_ = round_up(panel_bytes(total_k), 64);
   worker_bytes_ = panel_bytes_ + round_up(sums_bytes(call.m), 64);
@@ -218,6 +224,11 @@ Product::Product(const GemmCall& call, Pool& pool, void* scratch)
   block_units_ = small_panels ? kernels_.few_rows_code_units : kernels_.panel_units;
   without_panel_ = few() && kernels_.few_rows != nullptr && !small_panels;
   inline_ = call.m * call.n * std::max<int64_t>(total_k, 1) < kInlineWork;
+}
+
+void Product::add_term(const GemmTerm& source, int64_t k0, int64_t k, bool in_place) {
+  const int64_t units = ceil_div(k, k_per_unit(kernels_.unit));
+  terms_[term_count_++] = {&source.a, &source.b, k0, k, units, in_place, nullptr, 0, nullptr};
 }
 
 void Product::run() {
@@ -230,9 +241,9 @@ void Product::run() {
 
 // Points every term at rows [row0, row0 + rows) of op(a), packing those that cannot be read in place.
 void Product::pack_row_block(int64_t row0, int64_t rows) {
-  int packed_terms[kGemmMaxTerms];
+  int packed_terms[2 * kGemmMaxTerms];
   int packed_count = 0;
-  for (int i = 0; i < call_.term_count; ++i) {
+  for (int i = 0; i < term_count_; ++i) {
     Term& term = terms_[i];
     if (term.a_in_place) {
       term.row_stride = term.a->ld * element_bytes(term.a->dtype);
@@ -249,8 +260,8 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
     const Term& term = terms_[packed_terms[chunk / chunks]];
     const int64_t first = chunk % chunks * kRowsPerPackChunk;
     const int64_t stride = term.units + kRowPadding;
-    kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(kRowsPerPackChunk, rows - first), 0, term.k,
-                        term.packed + first * stride, stride});
+    kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(kRowsPerPackChunk, rows - first), term.k0,
+                        term.k, term.packed + first * stride, stride});
   });
 }
 
@@ -287,22 +298,23 @@ void Product::multiply_row_block(int64_t row0, int64_t rows) {
 
 // A long K (the gradient of a head's input: K is the vocabulary): every panel would read op(a) from memory again.
 bool Product::rows_outgrow_cache(int64_t rows) const {
-  if (inline_ || panels_ < 2 || 4 * rows * total_units_ <= kCachedRowsBytes) return false;
-  for (int i = 0; i < call_.term_count; ++i) {
-    if (!terms_[i].a_in_place) return false;
+  if (inline_ || panels_ < 2) return false;
+  int64_t units = 0;
+  for (int i = 0; i < term_count_; ++i) {
+    if (terms_[i].a_in_place) units += terms_[i].units;
   }
-  return 4 * rows * panels_ * kPanelCols <= shared_bytes_;
+  return 4 * rows * units > kCachedRowsBytes && 4 * rows * panels_ * kPanelCols <= shared_left_;
 }
 
 // The same product, one block of K after the other for all panels: a block of op(a) is read from memory once. The
-// fp32 sums of all panels are carried from block to block where packed rows would lie: op(a) is read in place here.
+// fp32 sums of all panels are carried from block to block, in the room that rows read in place leave.
 void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
   const int64_t parts = row_parts(rows, panels_, pool_.threads());
   int term = 0;
   int64_t unit = 0;
-  for (bool first = true; term < call_.term_count; first = false) {
+  for (bool first = true; term < term_count_; first = false) {
     const Block block = next_block(&term, &unit);
-    const bool last = term == call_.term_count;
+    const bool last = term == term_count_;
     int after_term = term;
     int64_t after_unit = unit;
     const Block after = last ? block : next_block(&after_term, &after_unit);
@@ -326,7 +338,7 @@ Block Product::next_block(int* term, int64_t* unit) const {
   int64_t left = block_units_;
   Block block;
   block.count = 0;
-  while (*term < call_.term_count && left > 0 && block.count < kMaxSegments) {
+  while (*term < term_count_ && left > 0 && block.count < kMaxSegments) {
     const Term& t = terms_[*term];
     int64_t units = t.units - *unit;
     // A block that ends inside a term ends at a multiple of 64, where 4-bit blocks begin.
@@ -350,7 +362,8 @@ Upcoming Product::upcoming(const Block& block, Range columns) const {
   const Block::Run& run = block.runs[0];
   const Term& t = terms_[run.term];
   const int per_unit = k_per_unit(kernels_.unit);
-  return Upcoming(*t.b, run.unit * per_unit, std::min(run.units * per_unit, t.k - run.unit * per_unit), columns);
+  const int64_t k = run.unit * per_unit;
+  return Upcoming(*t.b, t.k0 + k, std::min(run.units * per_unit, t.k - k), columns);
 }
 
 // Packs a block of op(b) and slides it over a run of rows.
@@ -361,9 +374,9 @@ void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range
   for (int i = 0; i < block.count; ++i) {
     const Block::Run& run = block.runs[i];
     const Term& t = terms_[run.term];
-    const int64_t k0 = run.unit * per_unit;
-    const int64_t k = std::min(run.units * per_unit, t.k - k0);
-    kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, k0, k, panel, 0, next_lanes()});
+    const int64_t begin = run.unit * per_unit;
+    const int64_t k = std::min(run.units * per_unit, t.k - begin);
+    kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, t.k0 + begin, k, panel, 0, next_lanes()});
     segments[i] = {t.rows + run.unit * 4, t.row_stride, panel, run.units};
     panel += run.units * kPanelCols;
   }
@@ -388,7 +401,7 @@ void Product::job(int64_t row0, Range rows, int64_t panel_index, int64_t next_pa
   Block block = next_block(&term, &unit);
   const Block first_block = block;
   for (bool first = true, last = false; !last; first = false) {
-    last = term == call_.term_count;
+    last = term == term_count_;
     const Block following = last ? first_block : next_block(&term, &unit);
     const Upcoming ahead = !last             ? upcoming(following, columns)
                            : next_panel >= 0 ? upcoming(first_block, columns_of(next_panel))
@@ -401,9 +414,9 @@ void Product::job(int64_t row0, Range rows, int64_t panel_index, int64_t next_pa
 // Generation: no row of op(b) is used often enough to be worth a panel.
 void Product::few_rows_job(int64_t row0, Range columns, float* sums) const {
   std::fill_n(sums, kPanelCols * call_.m, 0.0f);
-  for (int i = 0; i < call_.term_count; ++i) {
+  for (int i = 0; i < term_count_; ++i) {
     const Term& t = terms_[i];
-    kernels_.few_rows({{t.b, t.b->transposed, columns.begin, columns.size, 0, t.k, nullptr, 0, next_lanes()},
+    kernels_.few_rows({{t.b, t.b->transposed, columns.begin, columns.size, t.k0, t.k, nullptr, 0, next_lanes()},
                        t.rows,
                        t.row_stride,
                        static_cast<int>(call_.m),
