@@ -28,6 +28,7 @@ constexpr int64_t kCachedRowsBytes = 8 << 20;  // op(a) beyond this is read from
 constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows do not share cache sets
 constexpr int64_t kRowsPerPackChunk = 96;
 constexpr int64_t kMinJobRows = 48;
+constexpr int64_t kMaxPieces = 8;
 constexpr int64_t kPackCostRows = 20;     // packing a panel costs about as much as this many rows of tiles
 constexpr int64_t kInlineWork = 1 << 15;  // multiply-adds below which waking threads costs more than it saves
 
@@ -85,10 +86,48 @@ struct Block {
   int count;
 };
 
+// The jobs of a block of rows: panel after panel for one run of rows after the other, the last of them in pieces, so that
+// no thread has to wait long for the one that comes in last. As few as possible otherwise: every job packs its panel.
+struct Jobs {
+  int64_t panels, rows;
+  int64_t runs = 1;    // of rows
+  int64_t whole = 0;   // jobs that are a panel times a run
+  int64_t pieces = 1;  // of every later one
+  int64_t count = 0;
+
+  Jobs(int64_t panels, int64_t rows, int64_t threads);
+  int64_t job(int64_t i) const { return i < whole ? i : whole + (i - whole) / pieces; }
+  int64_t panel(int64_t i) const { return job(i) % panels; }
+  Range rows_of(int64_t i) const;
+};
+
 // Part `i` of `parts` nearly equal parts of [0, total).
 Range part_of(int64_t total, int64_t parts, int64_t i) {
   const int64_t begin = total * i / parts;
   return {begin, total * (i + 1) / parts - begin};
+}
+
+Range Jobs::rows_of(int64_t i) const {
+  const Range run = part_of(rows, runs, job(i) / panels);
+  if (i < whole) return run;
+  const Range piece = part_of(run.size, pieces, (i - whole) % pieces);
+  return {run.begin + piece.begin, piece.size};
+}
+
+Jobs::Jobs(int64_t panels, int64_t rows, int64_t threads) : panels(panels), rows(rows), runs(ceil_div(rows, kMaxJobRows)) {
+  const int64_t all = panels * runs, size = ceil_div(rows, runs);
+  whole = count = all;
+  if (threads == 1) return;
+  int64_t best = INT64_MAX;
+  for (int64_t split = 0; split <= std::min(all, 2 * threads); ++split) {
+    for (int64_t n = split == 0 ? 1 : 2; n == 1 || (split > 0 && n <= kMaxPieces && size / n >= kMinJobRows); ++n) {
+      // In rows of tiles, times the threads: all work, plus half a last job of every thread.
+      const int64_t piece = ceil_div(size, n) + kPackCostRows, one = size + kPackCostRows;
+      const int64_t work = std::max((all - split) * one + split * n * piece, ceil_div(all - split, threads) * threads * one);
+      const int64_t cost = work + threads * piece / 2;
+      if (cost < best) best = cost, whole = all - split, pieces = n, count = whole + split * n;
+    }
+  }
 }
 
 // What a thread will pack next, as a rectangle of bytes. It is asked for tile by tile of the panel before, because a
@@ -265,34 +304,12 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
   });
 }
 
-// Into how many runs of rows the jobs are cut: enough to keep all threads busy to the end, as few as
-// possible otherwise, because every run packs the panel again.
-int64_t row_parts(int64_t rows, int64_t panels, int64_t threads) {
-  const int64_t least = ceil_div(rows, kMaxJobRows);
-  int64_t best = least;
-  int64_t best_cost = INT64_MAX;
-  for (int64_t parts = least; parts < least + 4 * threads; ++parts) {
-    const int64_t size = ceil_div(rows, parts);
-    if (parts > least && size < kMinJobRows) break;
-    // Rounds of jobs, plus half a job for the thread that comes in last.
-    const int64_t half_rounds = 2 * ceil_div(panels * parts, threads) + (threads > 1 ? 1 : 0);
-    const int64_t cost = half_rounds * (size + kPackCostRows);
-    if (cost < best_cost) {
-      best_cost = cost;
-      best = parts;
-    }
-  }
-  return best;
-}
-
 void Product::multiply_row_block(int64_t row0, int64_t rows) {
   if (rows_outgrow_cache(rows)) return multiply_by_blocks(row0, rows);
-  const int64_t parts = row_parts(rows, panels_, inline_ ? 1 : pool_.threads());
-  // One run of rows after the other: what all panels read of op(a) meanwhile stays in the shared cache.
-  const int64_t chunks = panels_ * parts;
-  for_each(chunks, [&](int64_t chunk, int worker) {
-    const int64_t next = chunk + chunks_apart();
-    job(row0, part_of(rows, parts, chunk / panels_), chunk % panels_, next < chunks ? next % panels_ : -1, worker);
+  const Jobs jobs(panels_, rows, inline_ ? 1 : pool_.threads());
+  for_each(jobs.count, [&](int64_t i, int worker) {
+    const int64_t next = i + chunks_apart();
+    job(row0, jobs.rows_of(i), jobs.panel(i), next < jobs.count ? jobs.panel(next) : -1, worker);
   });
 }
 
@@ -309,7 +326,7 @@ bool Product::rows_outgrow_cache(int64_t rows) const {
 // The same product, one block of K after the other for all panels: a block of op(a) is read from memory once. The
 // fp32 sums of all panels are carried from block to block, in the room that rows read in place leave.
 void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
-  const int64_t parts = row_parts(rows, panels_, pool_.threads());
+  const Jobs jobs(panels_, rows, pool_.threads());
   int term = 0;
   int64_t unit = 0;
   for (bool first = true; term < term_count_; first = false) {
@@ -318,14 +335,13 @@ void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
     int after_term = term;
     int64_t after_unit = unit;
     const Block after = last ? block : next_block(&after_term, &after_unit);
-    const int64_t chunks = panels_ * parts;
-    for_each(chunks, [&](int64_t chunk, int worker) {
-      const int64_t panel = chunk % panels_;
-      const int64_t next = chunk + chunks_apart();
-      const Upcoming ahead = next < chunks ? upcoming(block, columns_of(next % panels_))
-                             : last        ? Upcoming()
-                                           : upcoming(after, columns_of(next % panels_));
-      const Range run = part_of(rows, parts, chunk / panels_);
+    for_each(jobs.count, [&](int64_t i, int worker) {
+      const int64_t panel = jobs.panel(i);
+      const int64_t next = i + chunks_apart();
+      const Upcoming ahead = next < jobs.count ? upcoming(block, columns_of(jobs.panel(next)))
+                             : last            ? Upcoming()
+                                               : upcoming(after, columns_of(jobs.panel(next - jobs.count)));
+      const Range run = jobs.rows_of(i);
       auto* packed = reinterpret_cast<uint32_t*>(workers_ + worker * worker_bytes_);
       float* const sums = shared_sums_ + (panel * rows + run.begin) * kPanelCols;
       multiply_block(block, row0, run, columns_of(panel), packed, sums, first, last, ahead);
