@@ -26,7 +26,9 @@ constexpr int64_t kPackedRowsBytes = 4 << 20;  // stays in L3 while every panel 
 constexpr int64_t kMinPackedRows = 96;
 constexpr int64_t kCachedRowsBytes = 8 << 20;  // op(a) beyond this is read from memory by every panel
 constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows do not share cache sets
-constexpr int64_t kRowsPerPackChunk = 96;
+constexpr int64_t kPackUnit = 32;  // lanes of a cache line of bf16
+constexpr int64_t kMaxPackRows = 128;
+constexpr int64_t kStreamedBytes = 512 << 10;
 constexpr int64_t kMinJobRows = 48;
 constexpr int64_t kMaxPieces = 8;
 constexpr int64_t kPackCostRows = 20;     // packing a panel costs about as much as this many rows of tiles
@@ -294,13 +296,16 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
     }
   }
   if (packed_count == 0) return;
-  const int64_t chunks = ceil_div(rows, kRowsPerPackChunk);
+  // As many for every thread, as far as whole cache lines go.
+  const int64_t share = round_up(ceil_div(rows, 2 * chunks_apart()), kPackUnit);
+  const int64_t size = std::min(kMaxPackRows, share), chunks = ceil_div(rows, size);
   for_each(chunks * packed_count, [&](int64_t chunk, int) {
     const Term& term = terms_[packed_terms[chunk / chunks]];
-    const int64_t first = chunk % chunks * kRowsPerPackChunk;
+    const int64_t first = chunk % chunks * size;
     const int64_t stride = term.units + kRowPadding;
-    kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(kRowsPerPackChunk, rows - first), term.k0,
-                        term.k, term.packed + first * stride, stride});
+    const bool stream = 4 * rows * stride >= kStreamedBytes;
+    kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(size, rows - first), term.k0, term.k,
+                        term.packed + first * stride, stride, 0, stream});
   });
 }
 

@@ -62,6 +62,7 @@ struct F32Units {
   static constexpr int kPerUnit = 1;
   static constexpr DType kCodeType = DType::F32;
   static constexpr bool kUnitsFromCodes = false;
+  static constexpr bool kLine = false;
 
   static int64_t panel_width(int64_t) { return kSub; }
   static Reg zero() { return _mm256_setzero_ps(); }

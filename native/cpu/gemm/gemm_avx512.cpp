@@ -41,10 +41,13 @@ struct F32Units {
   static constexpr int kPerUnit = 1;
   static constexpr DType kCodeType = DType::F32;
   static constexpr bool kUnitsFromCodes = false;
+  static constexpr bool kLine = true;
 
   static int64_t panel_width(int64_t lanes) { return (lanes + 15) / 16 * 16; }
   static Reg zero() { return _mm512_setzero_si512(); }
   static void store(uint32_t* p, Reg x) { _mm512_storeu_si512(p, x); }
+  static void stream(uint32_t* p, Reg x) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), x); }
+  static void finish_stream() { _mm_sfence(); }
   static void store_part(uint32_t* p, Reg x, int64_t n) {
     if (n >= 16) {
       _mm512_storeu_si512(p, x);

@@ -78,20 +78,35 @@ struct Packer {
     return S::template along_lanes<D>(p0, p1, lanes - lane);
   }
 
+  // Packed rows that outgrow the caches are written past them, where a vector is a cache line: storing into lines that the
+  // other cores have read costs twice as much as the packing itself.
+  struct Rows {
+    uint32_t* out;
+    int64_t stride;
+    bool stream;
+    void store(int64_t lane, int64_t unit, Reg x, int64_t left) const {
+      uint32_t* p = out + lane * stride + unit;
+      if constexpr (S::kLine) {
+        if (stream && left >= W) return S::stream(p, x);
+      }
+      S::store_part(p, x, left);
+    }
+  };
+
   template <DType D>
-  static void rows_from_lanes(const Source& s, int64_t lanes, int64_t k, uint32_t* out, int64_t stride) {
+  static void rows_from_lanes(const Source& s, int64_t lanes, int64_t k, const Rows& rows) {
     const int64_t units = units_of(k);
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const char* p = s.data + lane * s.row_bytes;
       for (int64_t u = 0; u < units; u += W) {
         const Reg x = S::template along_k<D>(p + u * P * kElement<D>, k - u * P);
-        S::store_part(out + lane * stride + u, x, units - u);
+        rows.store(lane, u, x, units - u);
       }
     }
   }
 
   template <DType D>
-  static void rows_from_k(const Source& s, int64_t lanes, int64_t k, uint32_t* out, int64_t stride) {
+  static void rows_from_k(const Source& s, int64_t lanes, int64_t k, const Rows& rows) {
     const int64_t units = units_of(k);
     for (int64_t u = 0; u < units; u += W) {
       const char* ahead = s.data + (u + W) * P * s.row_bytes;
@@ -105,9 +120,9 @@ struct Packer {
 #pragma GCC unroll 16
           for (int64_t i = 0; i < W; ++i) S::two_along_lanes(row_at<D>(s, u + i, lane), s.row_bytes, &low[i], &high[i]);
           S::transpose(low);
-          for (int64_t j = 0; j < W; ++j) S::store(out + (lane + j) * stride + u, low[j]);
+          for (int64_t j = 0; j < W; ++j) rows.store(lane + j, u, low[j], W);
           S::transpose(high);
-          for (int64_t j = 0; j < W; ++j) S::store(out + (lane + W + j) * stride + u, high[j]);
+          for (int64_t j = 0; j < W; ++j) rows.store(lane + W + j, u, high[j], W);
         }
       }
       for (; lane < lanes; lane += W) {
@@ -120,7 +135,7 @@ struct Packer {
         }
         S::transpose(block);
         const int64_t count = least(W, lanes - lane);
-        for (int64_t j = 0; j < count; ++j) S::store_part(out + (lane + j) * stride + u, block[j], units - u);
+        for (int64_t j = 0; j < count; ++j) rows.store(lane + j, u, block[j], units - u);
       }
     }
   }
@@ -319,29 +334,36 @@ struct Packer {
   }
 
   template <DType D>
-  static void dense_rows(const PackArgs& p, const Source& s, int64_t lanes, int64_t k, uint32_t* out) {
+  static void dense_rows(const PackArgs& p, const Source& s, int64_t lanes, int64_t k, const Rows& rows) {
     if (p.k_contiguous) {
-      rows_from_lanes<D>(s, lanes, k, out, p.stride);
+      rows_from_lanes<D>(s, lanes, k, rows);
     } else {
-      rows_from_k<D>(s, lanes, k, out, p.stride);
+      rows_from_k<D>(s, lanes, k, rows);
     }
   }
 
   static void pack_rows(const PackArgs& p) {
     if (p.operand->format != MatFormat::kDense) {
       for_code_regions(p, [&p](const Source& s, int64_t lane, int64_t lanes, int64_t k, int64_t count) {
-        dense_rows<S::kCodeType>(p, s, lanes, count, p.out + lane * p.stride + k / P);
+        dense_rows<S::kCodeType>(p, s, lanes, count, {p.out + lane * p.stride + k / P, p.stride, false});
       });
       return;
     }
     const Source s = source_of(p);
+    const bool lines = reinterpret_cast<uintptr_t>(p.out) % 64 == 0 && p.stride % 16 == 0;
+    const Rows rows = {p.out, p.stride, p.stream && lines};
     switch (p.operand->dtype) {
       case DType::F32:
-        return dense_rows<DType::F32>(p, s, p.lanes, p.k, p.out);
+        dense_rows<DType::F32>(p, s, p.lanes, p.k, rows);
+        break;
       case DType::BF16:
-        return dense_rows<DType::BF16>(p, s, p.lanes, p.k, p.out);
+        dense_rows<DType::BF16>(p, s, p.lanes, p.k, rows);
+        break;
       default:
-        return dense_rows<DType::F16>(p, s, p.lanes, p.k, p.out);
+        dense_rows<DType::F16>(p, s, p.lanes, p.k, rows);
+    }
+    if constexpr (S::kLine) {
+      if (rows.stream) S::finish_stream();
     }
   }
 
