@@ -3,7 +3,8 @@
  *
  * A round gives every contender one short slice, in an order that turns from round to round. Within a round the machine
  * is nearly the same for all, so what is quoted is the median of the ratios of rounds, with their spread. A pair in which
- * either slice was disturbed (statistics.ts, or the probe around the round) is dropped; rounds go on until enough are left or the bound is reached.
+ * either slice was disturbed (statistics.ts, or the probe around the round) is dropped; rounds go on until enough are left
+ * of every pair that is quoted, or the bound is reached. Which rounds count never depends on the ratios themselves.
  */
 import { cpuPerWall, median, QUIET_SHARE, quietBound, type Sample } from './statistics';
 
@@ -59,9 +60,18 @@ export class Interleaved {
     private readonly probe: Probe | null = null,
   ) {}
 
-  /** Runs rounds until `wanted` had no disturbed slice, at most `atMost`. */
-  async run(wanted: number, atMost = 2 * wanted): Promise<this> {
-    while (this.rounds.length < atMost && this.undisturbed() < wanted) {
+  /**
+   * Runs rounds until `wanted` had no disturbed slice, at most `atMost`. `quoted` names the pairs whose ratios are quoted,
+   * which may follow from the rounds so far (the faster peer): then each of them needs `wanted` rounds, not necessarily
+   * the same ones. Without it a round counts when no contender was disturbed.
+   */
+  async run(
+    wanted: number,
+    atMost = 2 * wanted,
+    quoted: (run: this) => readonly (readonly string[])[] = () => [this.contenders.map((c) => c.name)],
+  ): Promise<this> {
+    const undisturbed = (): number => Math.min(...quoted(this).map((names) => this.quietRounds(names).length));
+    while (this.rounds.length < atMost && undisturbed() < wanted) {
       const turn = this.rounds.length % this.contenders.length;
       const order = [...this.contenders.slice(turn), ...this.contenders.slice(0, turn)];
       const round: Record<string, Slice> = {};
@@ -71,10 +81,6 @@ export class Interleaved {
       this.probed.push(Math.min(before, this.probe?.() ?? NaN));
     }
     return this;
-  }
-
-  private undisturbed(): number {
-    return this.quietRounds(this.contenders.map((c) => c.name)).length;
   }
 
   /** Rounds in which none of these was disturbed. */

@@ -1,9 +1,15 @@
 /*
  * The machine's own arithmetic peak: every thread runs independent chains of fused multiply-adds on registers, so
- * nothing but the arithmetic units limits it. Usage: peak f32|bf16 THREADS MILLISECONDS. Prints one JSON object with the
- * best burst of about 20 ms and the CPU time it got per wall time; a shared host changes speed, and its peak is what it gives when nobody disturbs.
+ * nothing but the arithmetic units limits it.
  *
- * f32: the faster of AVX2 and AVX-512 FMA. bf16: VDPBF16PS, or the f32 figure where the processor has none (its bf16
+ * Usage: peak f32|bf16 THREADS MILLISECONDS [INSTRUCTION]. Prints one JSON object.
+ *   Without an instruction: the best burst of about 20 ms, of all instructions that the processor has, and the CPU time it
+ *   got per wall time. A shared host changes speed, and its peak is what it gives when nobody disturbs.
+ *   With one: a slice. All threads loop for that long with this instruction; work, wall and CPU time of the whole slice,
+ *   from when all threads are ready until the last is done. Interleaved with slices of other programs it says what the
+ *   machine gave in their round.
+ *
+ * f32: AVX2 or AVX-512 FMA, whichever is faster. bf16: VDPBF16PS, or the f32 figure where the processor has none (its bf16
  * GEMMs then run at fp32 speed). Elsewhere: a loop of fused multiply-adds that the compiler vectorises.
  */
 #include <sys/resource.h>
@@ -25,7 +31,7 @@
 namespace {
 
 constexpr int kChains = 12;
-constexpr int kSteps = 100000;
+constexpr int kSteps = 20000;  // some 40 us a call: a slice ends that close to its time
 
 double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -103,6 +109,59 @@ double burst(const Spin& spin, int threads, int calls) {
   return spin.flops * calls * threads / (wall_seconds() - start) * 1e-9;
 }
 
+struct Slice {
+  double wall, cpu;  // seconds
+  double flops;
+};
+
+// Clocks start when every thread waits at the line and stop when the last one is done: neither the process nor its
+// threads' starts count. A thread that falls behind does less; nobody waits for it.
+Slice slice(const Spin& spin, int threads, double seconds) {
+  std::atomic<int> ready{0}, done{0};
+  std::atomic<bool> go{false};
+  std::atomic<long> calls{0};
+  double start = 0;  // written before `go`
+  const auto loop = [&] {
+    long n = 0;
+    do spin.run(), ++n;
+    while (wall_seconds() - start < seconds);
+    calls.fetch_add(n);
+    done.fetch_add(1);
+  };
+  std::vector<std::thread> team;
+  for (int i = 1; i < threads; ++i)
+    team.emplace_back([&] {
+      ready.fetch_add(1);
+      while (!go.load()) {
+      }
+      loop();
+    });
+  while (ready.load() < threads - 1) {
+  }
+  const double cpu = cpu_seconds();
+  start = wall_seconds();
+  go.store(true);
+  loop();
+  while (done.load() < threads) {
+  }
+  Slice out{wall_seconds() - start, cpu_seconds() - cpu, spin.flops * static_cast<double>(calls.load())};
+  for (auto& t : team) t.join();
+  return out;
+}
+
+int print_slice(const std::vector<Spin>& candidates, const char* instruction, int threads, double seconds) {
+  for (const Spin& s : candidates) {
+    if (std::strcmp(s.name, instruction) != 0) continue;
+    const Slice done = slice(s, threads, seconds);
+    std::printf("{\"wallMs\": %.4f, \"cpuMs\": %.3f, \"work\": %.0f}\n", done.wall * 1e3, done.cpu * 1e3, done.flops);
+    return 0;
+  }
+  std::fprintf(stderr, "expected an instruction out of");
+  for (const Spin& s : candidates) std::fprintf(stderr, " '%s'", s.name);
+  std::fprintf(stderr, ", received '%s'\n", instruction);
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -110,6 +169,7 @@ int main(int argc, char** argv) {
   const int threads = argc > 2 ? std::max(1, std::atoi(argv[2])) : 1;
   const double seconds = argc > 3 ? std::atof(argv[3]) * 1e-3 : 0.5;
   const std::vector<Spin> candidates = spins(bf16);
+  if (argc > 4) return print_slice(candidates, argv[4], threads, seconds);
   double best = 0, share = 0;
   const char* name = "";
   const double start = wall_seconds();

@@ -1,14 +1,16 @@
 /**
  * `npm run bench:ops`: single ops through a session, against the machine's arithmetic peak.
  *
- * For each case the median and best time of one application, GFLOP/s, share of the peak measured beside it, and the bytes
- * the op must move at least. What is bound by memory shows in GB/s.
+ * For each case the median and best time of one application, GFLOP/s, share of peak (the median of undisturbed pairs of
+ * slices of the op and of the machine's register loop, which alternate), and the bytes the op must move at least. What is
+ * bound by memory shows in GB/s.
  */
 import { numberFlag, parseFlags, runMain } from '../harness/arguments';
+import { asSlice, Interleaved, type Contender, type Ratio } from '../harness/interleave';
 import { describeMachine, machineLine } from '../harness/machine';
-import { MachinePeak } from '../harness/peak';
+import { MachinePeak, peakRatio, shareOfPeak } from '../harness/peak';
 import { appendResults } from '../harness/results';
-import { summarize } from '../harness/statistics';
+import { summarize, type Sample } from '../harness/statistics';
 import { figure, formatTable, percent } from '../harness/table';
 import { nodeWorker } from '../harness/worker';
 import { caseName, precisionOf, type OpCase } from './cases';
@@ -18,7 +20,7 @@ const FLAGS = {
   quick: { help: 'every fifth case for 20 ms; not saved' },
   threads: { value: 'N', help: 'engine threads (default 2)' },
   filter: { value: 'TEXT', help: 'only cases whose name contains it, e.g. "bf16 NT"' },
-  ms: { value: 'N', help: 'milliseconds per case (default 600)' },
+  ms: { value: 'N', help: 'milliseconds per case, and as many of the register loop (default 600)' },
   'no-save': { help: 'do not append to benchmarks/results/' },
 } as const;
 
@@ -32,11 +34,15 @@ interface OpFigures {
   readonly gflops: number;
   readonly bestGflops: number;
   readonly shareOfPeak: number;
+  readonly peakRatio: Ratio | null;
   readonly gigabytesPerSecond: number;
   readonly cpuPerWall: number;
   readonly quiet: number;
   readonly total: number;
 }
+
+/** Length of a slice: the op's time is split into slices of about that, each beside one of the loop. */
+const SLICE_MS = 120;
 
 runMain(async () => {
   const flags = parseFlags(
@@ -59,8 +65,24 @@ runMain(async () => {
   try {
     for (const c of chosen) {
       const { flops, bytes } = (await worker.request({ prepare: c })) as { flops: number; bytes: number };
-      peak.measure(precisionOf(c), threads, 60);
-      const s = summarize((await worker.work({ runMs: ms })).samples, threads, c.kind !== 'row');
+      const rounds = Math.max(1, Math.round(ms / SLICE_MS));
+      const runMs = ms / rounds;
+      const samples: Sample[] = [];
+      const op: Contender = {
+        name: 'op',
+        threads,
+        busy: c.kind !== 'row',
+        slice: async () => {
+          const slice = (await worker.work({ runMs })).samples;
+          samples.push(...slice);
+          return asSlice(slice, flops);
+        },
+      };
+      const loop = peak.contender(precisionOf(c), threads, runMs);
+      // The time per case is fixed: a disturbed machine shows as `-`, not as a longer run.
+      const run = await new Interleaved(loop ? [op, loop] : [op]).run(rounds, rounds);
+      const ratio = peakRatio(run, op.name);
+      const s = summarize(samples, threads, op.busy);
       const gflops = flops / s.medianMs / 1e6;
       const bestGflops = flops / s.bestMs / 1e6;
       await worker.request({ release: true });
@@ -73,7 +95,8 @@ runMain(async () => {
         bestMs: s.bestMs,
         gflops,
         bestGflops,
-        shareOfPeak: peak.share(gflops, precisionOf(c), threads),
+        shareOfPeak: shareOfPeak(ratio),
+        peakRatio: ratio,
         gigabytesPerSecond: bytes / s.medianMs / 1e6,
         cpuPerWall: s.cpuPerWall,
         quiet: s.quiet,

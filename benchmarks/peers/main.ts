@@ -27,7 +27,10 @@ const FLAGS = {
   quick: { help: 'tiny shapes, two rounds: shows that everything runs; not saved, its figures mean nothing' },
   rows: { value: 'LIST', help: `of ${GROUPS.join(', ')} (default all)` },
   threads: { value: 'N', help: 'threads of both sides (default 2)' },
-  rounds: { value: 'N', help: 'undisturbed pairs wanted per comparison (default 10; at most twice as many are run)' },
+  rounds: {
+    value: 'N',
+    help: 'undisturbed pairs wanted per comparison (default 10; at most twice as many are run); half of it per shape of GEMM and attention (at most three times as many)',
+  },
   'no-save': { help: 'do not append to benchmarks/results/ nor draw the chart there' },
 } as const;
 

@@ -1,6 +1,7 @@
 /** A line of the peers' table: two programs, the ratio of their interleaved slices, and what the target says to it. */
 import type { Interleaved, Rate, Ratio } from '../harness/interleave';
-import { figure } from '../harness/table';
+import { shareOfPeak } from '../harness/peak';
+import { figure, percent } from '../harness/table';
 
 export type Group =
   'lora' | 'lora-checkpoint' | 'lora-f32' | 'tinyllama' | 'gpt2' | 'gemm' | 'attention' | 'generate' | 'start' | 'plan';
@@ -38,8 +39,10 @@ export interface PeerRow {
   readonly ratio: Ratio;
   /** Target ratio; null when the row has none. */
   readonly targetRatio: number | null;
-  /** Share of the machine's arithmetic peak that ours reached; null where it means nothing. */
+  /** Share of the machine's arithmetic peak that ours reached; null where it means nothing, NaN when it was not judged. */
   readonly shareOfPeak: number | null;
+  /** The share's pairs, where the register loop was a contender of the run; otherwise the share is of the best burst. */
+  readonly peakRatio?: Ratio | null;
   readonly oursPeakRssBytes: number | null;
   readonly peerPeakRssBytes: number | null;
   readonly verdicts: readonly Verdict[];
@@ -59,6 +62,23 @@ export function ratioVerdict(ratio: Ratio, target: number, of = ''): Verdict {
 
 export function memoryVerdict(ours: number, peer: number, share: number): Verdict {
   return judge(`RSS <= ${share}x`, `${(ours / peer).toFixed(2)}x`, ours <= share * peer);
+}
+
+/**
+ * A target for the shares of peak of several shapes. Disturbed shapes are counted beside: they cannot meet it, and a judged
+ * one that misses is a miss whatever they would have said.
+ */
+export function peakVerdict(rows: readonly PeerRow[], target: number): Verdict {
+  const shares = rows.map((r) => shareOfPeak(r.peakRatio ?? null)).filter(Number.isFinite);
+  const met = shares.filter((s) => s >= target).length;
+  const disturbed = rows.filter((r) => r.peakRatio?.disturbed).length;
+  const lowest = shares.length ? `, lowest ${percent(Math.min(...shares))}` : '';
+  return judge(
+    `>= ${percent(target)} of peak on every shape`,
+    `${met} of ${rows.length}${lowest}${disturbed ? `, ${disturbed} disturbed` : ''}`,
+    met === rows.length,
+    shares.length === rows.length || met < shares.length,
+  );
 }
 
 /** `1.52x [1.48, 1.55] of 12`, or that every pair was disturbed. */

@@ -11,7 +11,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 
-from protocol import config, serve, timed
+from protocol import config, rest, serve, timed
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
@@ -90,11 +90,13 @@ def main():
             works.update(matmul_works(case, repeats[0]) if case["kind"] == "matmul" else attention_works(case, repeats[0]))
             for work in works.values():
                 work()
+            rest()
             return {"libraries": list(works)}
         samples, end = [], time.perf_counter() + request["runMs"] / 1e3
         while not samples or time.perf_counter() < end:
             one = timed(works[request["library"]])
             samples.append({key: value / repeats[0] for key, value in one.items()})
+        rest()
         return {"samples": samples}
 
     serve({}, handle)
