@@ -2,11 +2,10 @@
 // decay, moments, update) and with block-wise 8-bit moments (Dettmers et al., 2110.02861; decay before the update).
 //
 // The parameters are cut into pieces once, at prepare; a step hands the pieces to the pool, so a thousand small LoRA
-// matrices cost one dispatch. A piece's gradients are cleared while they are in the cache. Bias corrections are computed in double from the step, which counts from 1.
+// matrices cost one dispatch. Bias corrections are computed in double from the step, which counts from 1.
 //
 // scratch(adamw) = scratch(adamw_8bit) = 0
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "common.h"
@@ -26,7 +25,7 @@ struct Adam {
   std::vector<Piece> pieces;
 };
 
-// Reads attributes and the three scalars, cuts the parameters. `per` tensors for each come in and go out, p and g first.
+// Reads attributes and the three scalars, cuts the parameters. `per` tensors for each come in, p and g first; all but g go out.
 Status prepare_adam(NodeView& node, size_t per, int64_t grain, KernelPlan* plan, Adam** out) {
   auto* a = plan->emplace<Adam>();
   int64_t count;
@@ -36,17 +35,18 @@ Status prepare_adam(NodeView& node, size_t per, int64_t grain, KernelPlan* plan,
   LATHE_TRY(node.attributes.number("eps", &a->eps));
   LATHE_TRY(node.attributes.number("weight_decay", &a->weight_decay));
   LATHE_EXPECT(node, count >= 0, "count must not be negative");
-  LATHE_TRY(expect_arity(node, 3 + per * size_t(count), per * size_t(count)));
+  LATHE_TRY(expect_arity(node, 3 + per * size_t(count), (per - 1) * size_t(count)));
   LATHE_TRY(expect_vector(node, node.inputs[0], DType::F32, 1, "lr"));
   LATHE_TRY(expect_vector(node, node.inputs[1], DType::I32, 1, "step"));
   LATHE_TRY(expect_vector(node, node.inputs[2], DType::F32, 1, "grad_scale"));
   for (int i = 0; i < count; i++) {
-    auto& p = node.inputs[3 + per * size_t(i)];
+    const size_t in = 3 + per * size_t(i), out = (per - 1) * size_t(i);
+    auto& p = node.inputs[in];
     LATHE_TRY(expect_float(node, p, "a parameter"));
-    LATHE_TRY(expect_same(node, p, node.outputs[per * size_t(i)], "an updated parameter"));
-    LATHE_TRY(expect_vector(node, node.inputs[4 + per * size_t(i)], DType::F32, p.numel(), "a gradient"));
-    LATHE_TRY(expect_vector(node, node.outputs[per * size_t(i) + 1], DType::F32, p.numel(), "a cleared gradient"));
-    for (size_t k = 0; k < per; k++) plan->allow_alias(int(per * size_t(i) + k), int(3 + per * size_t(i) + k));
+    LATHE_TRY(expect_same(node, p, node.outputs[out], "an updated parameter"));
+    LATHE_TRY(expect_vector(node, node.inputs[in + 1], DType::F32, p.numel(), "a gradient"));
+    plan->allow_alias(int(out), int(in));
+    for (size_t k = 2; k < per; k++) plan->allow_alias(int(out + k - 1), int(in + k));
     a->type.push_back(p.dtype);
     for (int64_t s = 0; s < p.numel(); s += grain) a->pieces.push_back({i, s, std::min(grain, p.numel() - s)});
   }
@@ -85,7 +85,7 @@ Status prepare_adamw(NodeView& node, const DeviceSpec&, KernelPlan* plan) {
     int64_t n = node.inputs[3 + 4 * i].numel();
     for (size_t k = 1; k <= 2; k++) {
       LATHE_TRY(expect_vector(node, node.inputs[4 + 4 * i + k], DType::F32, n, "a moment"));
-      LATHE_TRY(expect_vector(node, node.outputs[4 * i + 1 + k], DType::F32, n, "an updated moment"));
+      LATHE_TRY(expect_vector(node, node.outputs[3 * i + k], DType::F32, n, "an updated moment"));
     }
   }
   return ok_status();
@@ -96,12 +96,11 @@ Status run_adamw(const KernelPlan& plan, const Buffers& b, Stream& stream) {
   auto& table = rows();
   over_pieces(stream, a, [&](const Piece& piece) {
     DType t = a.type[size_t(piece.parameter)];
-    int in = 3 + 4 * piece.parameter, out = 4 * piece.parameter;
+    int in = 3 + 4 * piece.parameter, out = 3 * piece.parameter;
     table.adamw[int(t)](&s, at(b.inputs[in], piece.start, t), b.in<float>(in + 1) + piece.start,
                         b.in<float>(in + 2) + piece.start, b.in<float>(in + 3) + piece.start,
-                        at(b.outputs[out], piece.start, t), b.out<float>(out + 2) + piece.start,
-                        b.out<float>(out + 3) + piece.start, piece.n);
-    std::memset(b.out<float>(out + 1) + piece.start, 0, size_t(piece.n) * sizeof(float));
+                        at(b.outputs[out], piece.start, t), b.out<float>(out + 1) + piece.start,
+                        b.out<float>(out + 2) + piece.start, piece.n);
   });
   return ok_status();
 }
@@ -114,7 +113,7 @@ Status prepare_adamw_8bit(NodeView& node, const DeviceSpec&, KernelPlan* plan) {
     for (size_t k = 1; k <= 4; k++) {
       DType t = k <= 2 ? DType::U8 : DType::F32;
       LATHE_TRY(expect_vector(node, node.inputs[4 + 6 * i + k], t, k <= 2 ? n : blocks, "a state"));
-      LATHE_TRY(expect_vector(node, node.outputs[6 * i + 1 + k], t, k <= 2 ? n : blocks, "an updated state"));
+      LATHE_TRY(expect_vector(node, node.outputs[5 * i + k], t, k <= 2 ? n : blocks, "an updated state"));
     }
   }
   return ok_status();
@@ -125,16 +124,15 @@ Status run_adamw_8bit(const KernelPlan& plan, const Buffers& b, Stream& stream) 
   auto& table = rows();
   over_pieces(stream, a, [&](const Piece& piece) {
     DType t = a.type[size_t(piece.parameter)];
-    int in = 3 + 6 * piece.parameter, out = 6 * piece.parameter;
+    int in = 3 + 6 * piece.parameter, out = 5 * piece.parameter;
     for (int64_t start = piece.start; start < piece.start + piece.n; start += kBlock) {
       int64_t n = std::min(kBlock, piece.start + piece.n - start), block = start / kBlock;
       table.adamw_8bit[int(t)](&s, at(b.inputs[in], start, t), b.in<float>(in + 1) + start,
                                b.in<uint8_t>(in + 2) + start, b.in<uint8_t>(in + 3) + start, b.in<float>(in + 4)[block],
-                               b.in<float>(in + 5)[block], at(b.outputs[out], start, t), b.out<uint8_t>(out + 2) + start,
-                               b.out<uint8_t>(out + 3) + start, b.out<float>(out + 4) + block,
-                               b.out<float>(out + 5) + block, n);
+                               b.in<float>(in + 5)[block], at(b.outputs[out], start, t), b.out<uint8_t>(out + 1) + start,
+                               b.out<uint8_t>(out + 2) + start, b.out<float>(out + 3) + block,
+                               b.out<float>(out + 4) + block, n);
     }
-    std::memset(b.out<float>(out + 1) + piece.start, 0, size_t(piece.n) * sizeof(float));
   });
   return ok_status();
 }

@@ -25,7 +25,7 @@ struct Piece {
 };
 struct Parameter {
   const void* in[6];
-  void* out[6];
+  void* out[5];  // in's, without the gradient
   int32_t dtype, unused;
 };
 
@@ -67,9 +67,8 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(const Piece* pieces, co
     const float second = fma_rn(grad * grad, s.one_minus_beta2, static_cast<const float*>(q.in[3])[i] * s.beta2);
     const float denominator = fma_rn(sqrt_rn(second), root, s.eps);
     const float p = mul_rn(load_as(q.in[0], i, q.dtype), s.decay);
-    static_cast<float*>(q.out[1])[i] = 0;  // the gradient, read above
-    static_cast<float*>(q.out[2])[i] = first;
-    static_cast<float*>(q.out[3])[i] = second;
+    static_cast<float*>(q.out[1])[i] = first;
+    static_cast<float*>(q.out[2])[i] = second;
     store_as(q.out[0], i, q.dtype, fma_rn(-div_rn(first, denominator), s.step_size, p));
   }
 }
@@ -100,20 +99,19 @@ __global__ void __launch_bounds__(kThreads) adamw_8bit_kernel(const Piece* piece
       }
       const float moved = fma_rn(-div_rn(m, add_rn(sqrt_rn(v), eps)), step_size, mul_rn(w, s.decay));
       store_as(q.out[0], i, q.dtype, good ? moved : w);
-      static_cast<float*>(q.out[1])[i] = 0;  // the gradient, read above
     }
     const float top1 = block_reduce(fabsf(m), sums, Max{});
     const float top2 = block_reduce(v, sums, Max{});
     if (threadIdx.x == 0) {
-      static_cast<float*>(q.out[4])[block] = top1;
-      static_cast<float*>(q.out[5])[block] = top2;
+      static_cast<float*>(q.out[3])[block] = top1;
+      static_cast<float*>(q.out[4])[block] = top2;
     }
     if (!mine) continue;
     // A block of zeros takes the codes of 0. A negative moment must not lose its sign to code 127 (zero): it takes 126.
     int c = top1 > 0 ? nearest_code(map1, div_rn(m, top1)) : 127;
     if (m < 0 && c >= 127) c = 126;
-    static_cast<uint8_t*>(q.out[2])[i] = uint8_t(c);
-    static_cast<uint8_t*>(q.out[3])[i] = uint8_t(top2 > 0 ? nearest_code(map2, div_rn(v, top2)) : 0);
+    static_cast<uint8_t*>(q.out[1])[i] = uint8_t(c);
+    static_cast<uint8_t*>(q.out[2])[i] = uint8_t(top2 > 0 ? nearest_code(map2, div_rn(v, top2)) : 0);
   }
 }
 
@@ -131,12 +129,12 @@ struct Adam {
   Hyper hyper{};
   std::vector<Parameter> parameters;  // dtypes
   std::vector<Piece> pieces;
-  size_t per = 0;  // tensors of a parameter, in and out
+  size_t per = 0;  // tensors of a parameter that come in
   std::shared_ptr<Table> table = std::make_shared<Table>();
   uint64_t piece_bytes() const { return uint64_t(round_up(int64_t(pieces.size() * sizeof(Piece)), 256)); }
 };
 
-// Reads attributes and the three scalars, cuts the parameters. `per` tensors for each come in and go out, p and g first.
+// Reads attributes and the three scalars, cuts the parameters. `per` tensors for each come in, p and g first; all but g go out.
 Status prepare_adam(NodeView& node, const DeviceSpec& device, size_t per, KernelPlan* plan) {
   auto* a = plan->emplace<Adam>();
   int64_t count;
@@ -146,27 +144,27 @@ Status prepare_adam(NodeView& node, const DeviceSpec& device, size_t per, Kernel
   LATHE_TRY(node.attributes.number("eps", &a->hyper.eps));
   LATHE_TRY(node.attributes.number("weight_decay", &a->hyper.weight_decay));
   LATHE_EXPECT(node, count >= 0, "count must not be negative");
-  LATHE_TRY(expect_arity(node, 3 + per * size_t(count), per * size_t(count)));
+  LATHE_TRY(expect_arity(node, 3 + per * size_t(count), (per - 1) * size_t(count)));
   LATHE_TRY(expect_vector(node, node.inputs[0], DType::F32, 1, "lr"));
   LATHE_TRY(expect_vector(node, node.inputs[1], DType::I32, 1, "step"));
   LATHE_TRY(expect_vector(node, node.inputs[2], DType::F32, 1, "grad_scale"));
   a->per = per;
   const bool narrow = per == 6;
   for (int i = 0; i < count; i++) {
-    const size_t in = 3 + per * size_t(i), out = per * size_t(i);
+    const size_t in = 3 + per * size_t(i), out = (per - 1) * size_t(i);
     auto& p = node.inputs[in];
     const int64_t n = p.numel(), blocks = ceil_div(n, kBlock);
     LATHE_TRY(expect_float(node, p, "a parameter"));
     LATHE_TRY(expect_same(node, p, node.outputs[out], "an updated parameter"));
     LATHE_TRY(expect_vector(node, node.inputs[in + 1], DType::F32, n, "a gradient"));
-    LATHE_TRY(expect_vector(node, node.outputs[out + 1], DType::F32, n, "a cleared gradient"));
+    plan->allow_alias(int(out), int(in));
     for (size_t k = 2; k < per; k++) {
       const bool code = narrow && k <= 3;
       const int64_t size = narrow && k > 3 ? blocks : n;
       LATHE_TRY(expect_vector(node, node.inputs[in + k], code ? DType::U8 : DType::F32, size, "a state"));
-      LATHE_TRY(expect_vector(node, node.outputs[out + k], code ? DType::U8 : DType::F32, size, "an updated state"));
+      LATHE_TRY(expect_vector(node, node.outputs[out + k - 1], code ? DType::U8 : DType::F32, size, "an updated state"));
+      plan->allow_alias(int(out + k - 1), int(in + k));
     }
-    for (size_t k = 0; k < per; k++) plan->allow_alias(int(out + k), int(in + k));
     Parameter q{};
     q.dtype = int32_t(p.dtype);
     a->parameters.push_back(q);
@@ -190,7 +188,8 @@ Status run_adam(const KernelPlan& plan, const Buffers& b, Stream& stream) {
   if (changed) table.sent = a.parameters;
   for (size_t i = 0; i < a.parameters.size(); i++) {
     Parameter q = a.parameters[i];
-    for (size_t k = 0; k < a.per; k++) q.in[k] = b.inputs[3 + a.per * i + k], q.out[k] = b.outputs[a.per * i + k];
+    for (size_t k = 0; k < a.per; k++) q.in[k] = b.inputs[3 + a.per * i + k];
+    for (size_t k = 0; k + 1 < a.per; k++) q.out[k] = b.outputs[(a.per - 1) * i + k];
     changed = changed || std::memcmp(&q, &table.sent[i], sizeof q) != 0;
     table.sent[i] = q;
   }

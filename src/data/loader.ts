@@ -111,6 +111,10 @@ export class Loader implements StepSource {
     return this.summary.shapes;
   }
 
+  get gradientAccumulationSteps(): number {
+    return this.options.gradientAccumulationSteps;
+  }
+
   /** The step at the position; the position moves on, from the end of an epoch into the next. */
   next(): StepBatches {
     const step = this.step(this.position.epoch, this.position.stepInEpoch);

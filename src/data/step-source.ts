@@ -11,7 +11,7 @@ export interface StepBatches {
   stepInEpoch: number;
   /** No further step of this epoch follows. */
   endsEpoch: boolean;
-  /** Up to gradientAccumulationSteps; may be empty on a rank in the last step of an epoch. */
+  /** Up to the source's gradientAccumulationSteps; may be empty on a rank in the last step of an epoch. */
   microBatches: Batch[];
   /** Trained labels of the whole step, all ranks: the loss's divisor. */
   numLabels: number;
@@ -22,6 +22,8 @@ export interface StepSource {
   readonly stepsPerEpoch: number | null;
   /** Every batch has one of these: T tokens in at most S documents. */
   readonly shapes: readonly { tokens: number; documents: number }[];
+  /** The most micro-batches that a step has on one rank. */
+  readonly gradientAccumulationSteps: number;
   /** The step at the position; the position moves on, from the end of an epoch into the next. @throws ERR_DATA as the data */
   next(): StepBatches | Promise<StepBatches>;
   /** Plain JSON (once stringified): what `seek` needs to go on after the last step handed out. */

@@ -71,6 +71,7 @@ const kWindowRows = 2048;
 export class StreamLoader implements StepSource {
   readonly stepsPerEpoch = null;
   readonly shapes: readonly { tokens: number; documents: number }[];
+  readonly gradientAccumulationSteps: number;
   /** What truncation has cut so far in this process. */
   readonly truncation: TruncationReport;
   private readonly rank: number;
@@ -94,6 +95,7 @@ export class StreamLoader implements StepSource {
     const { batchSize, gradientAccumulationSteps = 1, worldSize = 1, rank = 0, maxLength } = options;
     this.rank = rank;
     this.worldSize = worldSize;
+    this.gradientAccumulationSteps = gradientAccumulationSteps;
     this.microBatches = gradientAccumulationSteps * worldSize;
     this.shapes = shapesOf(batchSize, maxLength, options.packing ?? 'bfd', this.documentsPerRow());
     this.truncation = emptyReport(options.truncation ?? 'keep_start', maxLength);

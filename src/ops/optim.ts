@@ -2,17 +2,18 @@
  * Optimizer steps as ops over many tensors at once, so that a backend can do them in one launch.
  *
  * AdamW: arXiv 1711.05101 in torch's order (decay, moments, update). 8-bit: arXiv 2110.02861 with bitsandbytes'
- * block-wise codes (blocks of 256, signed and unsigned dynamic maps). Learning rate and step are inputs. A step clears the
- * gradients it has read: they are in the cache then, and another pass over them would cost as much memory traffic again.
+ * block-wise codes (blocks of 256, signed and unsigned dynamic maps). Learning rate and step are inputs. Gradients are only
+ * read: the next step's first micro-batch writes over them.
  */
 import { apply } from '../graph/trace';
 import type { Cost, NdArray, OpDef } from '../graph/op-def';
-import { elementCount, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
+import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
 import { expectCount, expectFloat, expectType, ndArray, numberOf, streamCost } from './expect';
 import { DYNAMIC_MAP_SIGNED, DYNAMIC_MAP_UNSIGNED } from './quant-tables';
 
 export const OPTIMIZER_BLOCK = 256;
 
+/** `perParameter`, here and below: inputs of a parameter, the gradient among them. */
 function checkGroup(op: string, x: readonly TensorType[], a: Attributes, perParameter: number): number {
   const count = numberOf(op, a, 'count');
   expectCount(op, x, 3 + perParameter * count);
@@ -27,15 +28,26 @@ function checkGroup(op: string, x: readonly TensorType[], a: Attributes, perPara
   return count;
 }
 
-/** Output i of a step may lie where input 3 + i lies: a group's tensors come back in the order they were given. */
-const inPlace = (a: Attributes, perParameter: number): (readonly [number, number])[] =>
-  Array.from({ length: (a.count as number) * perParameter }, (_, i) => [i, 3 + i] as const);
+/** A parameter's tensors come back in the order they were given, without the gradient; each may lie where it lay. */
+function inPlace(a: Attributes, perParameter: number): (readonly [number, number])[] {
+  const pairs: (readonly [number, number])[] = [];
+  for (let i = 0; i < (a.count as number); i++) {
+    const [out, first] = [i * (perParameter - 1), 3 + i * perParameter];
+    pairs.push([out, first]);
+    for (let k = 2; k < perParameter; k++) pairs.push([out + k - 1, first + k]);
+  }
+  return pairs;
+}
 
-/** Everything is read and written once. */
+/** Everything is read once, and all but the gradients written once. */
 function stepCost(x: readonly TensorType[], a: Attributes, perParameter: number, flopsPerElement: number): Cost {
   let elements = 0;
-  for (let i = 0; i < (a.count as number); i++) elements += elementCount(x[3 + i * perParameter].shape);
-  return { flops: flopsPerElement * elements, bytes: 2 * streamCost(x, [], 0).bytes };
+  let bytes = 2 * streamCost(x, [], 0).bytes;
+  for (let i = 0; i < (a.count as number); i++) {
+    elements += elementCount(x[3 + i * perParameter].shape);
+    bytes -= typeBytes(x[4 + i * perParameter]);
+  }
+  return { flops: flopsPerElement * elements, bytes };
 }
 
 const adamwDef: OpDef = {
@@ -44,9 +56,9 @@ const adamwDef: OpDef = {
     const count = checkGroup('adamw', x, a, 4);
     const out: TensorType[] = [];
     for (let i = 0; i < count; i++) {
-      const [p, g, first, second] = [x[3 + 4 * i], x[4 + 4 * i], x[5 + 4 * i], x[6 + 4 * i]];
+      const [p, first, second] = [x[3 + 4 * i], x[5 + 4 * i], x[6 + 4 * i]];
       for (const moment of [first, second]) expectType('adamw', `a moment of parameter ${i}`, moment, 'f32', p.shape);
-      out.push(p, g, first, second);
+      out.push(p, first, second);
     }
     return out;
   },
@@ -59,7 +71,7 @@ const adamwDef: OpDef = {
         const s = adamStep(p.data[j], g.data[j] * x[2].data[0], m.data[j], v.data[j], x[0].data[0], x[1].data[0], a);
         [np.data[j], nm.data[j], nv.data[j]] = [s.p, s.m, s.v];
       }
-      out.push(np, ndArray(g.shape), nm, nv);
+      out.push(np, nm, nv);
     }
     return out;
   },
@@ -82,11 +94,11 @@ const adamw8bitDef: OpDef = {
     const count = checkGroup('adamw_8bit', x, a, 6);
     const out: TensorType[] = [];
     for (let i = 0; i < count; i++) {
-      const [p, g, c1, c2, a1, a2] = x.slice(3 + 6 * i, 9 + 6 * i);
+      const [p, , c1, c2, a1, a2] = x.slice(3 + 6 * i, 9 + 6 * i);
       const n = elementCount(p.shape);
       for (const c of [c1, c2]) expectType('adamw_8bit', `codes of parameter ${i}`, c, 'u8', [n]);
       for (const s of [a1, a2]) expectType('adamw_8bit', `absmax of parameter ${i}`, s, 'f32', [Math.ceil(n / OPTIMIZER_BLOCK)]);
-      out.push(p, g, c1, c2, a1, a2);
+      out.push(p, c1, c2, a1, a2);
     }
     return out;
   },
@@ -100,7 +112,7 @@ const adamw8bitDef: OpDef = {
 };
 
 function adam8Reference(x: readonly NdArray[], [p, g, c1, c2, a1, a2]: readonly NdArray[], a: Attributes): NdArray[] {
-  const [np, cleared, nc1, nc2, na1, na2] = [p, g, c1, c2, a1, a2].map((t) => ndArray(t.shape));
+  const [np, nc1, nc2, na1, na2] = [p, c1, c2, a1, a2].map((t) => ndArray(t.shape));
   const n = p.data.length;
   for (let b = 0; b * OPTIMIZER_BLOCK < n; b++) {
     const end = Math.min(n, (b + 1) * OPTIMIZER_BLOCK);
@@ -134,7 +146,7 @@ function adam8Reference(x: readonly NdArray[], [p, g, c1, c2, a1, a2]: readonly 
       nc2.data[b * OPTIMIZER_BLOCK + j] = maxV > 0 ? nearestCode(DYNAMIC_MAP_UNSIGNED, vs[j] / maxV) : 0;
     });
   }
-  return [np, cleared, nc1, nc2, na1, na2];
+  return [np, nc1, nc2, na1, na2];
 }
 
 /** Index of the nearest entry of a sorted map; a tie takes the lower one. */
@@ -168,14 +180,14 @@ export interface StepInputs {
 
 const adamAttributes = (count: number, o: AdamOptions): Attributes => ({ count, beta1: o.beta1, beta2: o.beta2, eps: o.eps, weight_decay: o.weightDecay });
 
-/** One AdamW step over groups [p, g, m, v]; returns the same four for each, the gradient cleared. */
+/** One AdamW step over groups [p, g, m, v]; returns [p, m, v] for each. */
 export function adamw(inputs: StepInputs, groups: readonly (readonly Tensor[])[], o: AdamOptions): Tensor[][] {
   const out = apply(adamwDef, [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()], adamAttributes(groups.length, o));
-  return groups.map((_, i) => out.slice(4 * i, 4 * i + 4));
+  return groups.map((_, i) => out.slice(3 * i, 3 * i + 3));
 }
 
-/** One 8-bit AdamW step over groups [p, g, code1, code2, absmax1, absmax2]; returns the same six for each, the gradient cleared. */
+/** One 8-bit AdamW step over groups [p, g, code1, code2, absmax1, absmax2]; returns the same for each, without g. */
 export function adamw8bit(inputs: StepInputs, groups: readonly (readonly Tensor[])[], o: AdamOptions): Tensor[][] {
   const out = apply(adamw8bitDef, [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()], adamAttributes(groups.length, o));
-  return groups.map((_, i) => out.slice(6 * i, 6 * i + 6));
+  return groups.map((_, i) => out.slice(5 * i, 5 * i + 5));
 }

@@ -51,7 +51,7 @@ export function optimizerSlots(kind: OptimizerKind, p: OptimizedParameter): Stat
   ];
 }
 
-/** Traces one step over all parameters, which clears their gradients: one op per (format, weight decay) group. */
+/** Traces one step over all parameters: one op per (format, weight decay) group. */
 export function traceOptimizerStep(kind: OptimizerKind, parameters: readonly OptimizedParameter[], inputs: StepInputs, o: Omit<AdamOptions, 'weightDecay'>): void {
   const groups = new Map<string, OptimizedParameter[]>();
   for (const p of parameters) {
@@ -65,7 +65,7 @@ export function traceOptimizerStep(kind: OptimizerKind, parameters: readonly Opt
     const tensors = group.map((p, i) => [readState(p.slot), readState(p.gradient), ...slots[i].map(readState)]);
     const options = { ...o, weightDecay: group[0].weightDecay };
     const step = uses8bit(kind, group[0]) ? adamw8bit : adamw;
-    step(inputs, tensors, options).forEach((updated, i) => assign(updated, [group[i].slot, group[i].gradient, ...slots[i]]));
+    step(inputs, tensors, options).forEach((updated, i) => assign(updated, [group[i].slot, ...slots[i]]));
   }
 }
 

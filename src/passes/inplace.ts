@@ -3,11 +3,12 @@
  *
  * A `Storage` is a piece of memory that holds one value at a time: an arena interval, a state slot, a file range or a
  * constant. An op may write over an input that dies there (`mayAlias`); an update is written straight into its slot when
- * no reader of the old value comes later, otherwise a copy is appended. `verify` replays the result and proves it.
+ * no reader of the old value comes later, otherwise a copy is appended. What such an update was made from in place is made
+ * in the slot as well (the head's part of a tied embedding's gradient). `verify` replays the result and proves it.
  */
 import { elementwiseOps } from '../ops/elementwise';
 import { makeNode, TensorTable, type Graph } from '../graph/trace';
-import { typeBytes, type Node, type StateSlot, type Tensor } from '../graph/tensor';
+import { sameType, typeBytes, type Node, type StateSlot, type Tensor } from '../graph/tensor';
 
 export interface Storage {
   readonly kind: 'arena' | 'state' | 'external' | 'constant';
@@ -49,6 +50,10 @@ class Placer {
   /** By node and output: the inputs that may be written over. */
   private readonly aliases = new Map<Node, Tensor[][]>();
   private readonly reads = new Map<Node, Map<string, number>>();
+  /** Of the nodes that run, without copies. */
+  private readonly position: TensorTable<number>;
+  /** By slot: the position of the last node that reads its old value. */
+  private readonly lastRead = new Map<string, number>();
 
   private readonly graph: Graph;
 
@@ -56,11 +61,13 @@ class Placer {
     this.graph = keepOldState(graph);
     this.schedule = this.graph.nodes.filter((n) => n.kind === 'op' && !n.op!.view);
     this.lastUse = new TensorTable(this.graph.nodes);
+    this.position = new TensorTable(this.graph.nodes);
   }
 
   place(): Placed {
     this.planCopies();
     this.findLastUses();
+    this.extendTargets();
     this.placeLeaves();
     const { schedule } = this;
     for (let i = 0; i < schedule.length; i++) this.placeOutputs(schedule[i], i);
@@ -69,9 +76,7 @@ class Placer {
 
   /** Decides which updates can be written in place; the rest become copies at the end of the schedule. */
   private planCopies(): void {
-    const { schedule } = this;
-    const position = new TensorTable<number>(this.graph.nodes);
-    const lastRead = new Map<string, number>();
+    const { schedule, position, lastRead } = this;
     for (let i = 0; i < schedule.length; i++) {
       const node = schedule[i];
       position.set(node, i);
@@ -135,6 +140,22 @@ class Placer {
       for (let j = 0; j < inputs.length; j++) lastUse.set(viewed(inputs[j]), i);
     }
     for (const t of this.graph.outputs.values()) lastUse.set(viewed(t), schedule.length);
+  }
+
+  /** An update may lie over an input that dies there: then that input is made in the slot too, if nobody needs the slot by then. */
+  private extendTargets(): void {
+    const { position, lastRead, lastUse, target } = this;
+    // A map's loop also visits what is added to it meanwhile. A copy, which has no position, is left alone.
+    for (const [value, slot] of target) {
+      const at = position.get(value.node);
+      if (at === undefined) continue;
+      const earlier = this.aliasInputs(value).find(
+        (t) =>
+          t.node.kind === 'op' && !t.node.op!.view && sameType(t.type, slot) && !target.has(t) && lastUse.get(t) === at &&
+          (lastRead.get(slot.name) ?? -1) < position.get(t.node)! && value.node.inputs.filter((other) => viewed(other) === t).length === 1,
+      );
+      if (earlier) target.set(earlier, slot);
+    }
   }
 
   private placeLeaves(): void {

@@ -44,6 +44,8 @@ export interface RunPlan {
 interface Variant {
   policy: CheckpointPolicy;
   batch: number;
+  /** Micro-batches per step. */
+  accumulation: number;
   length: number;
   loadIn4bit: boolean;
   optim: 'adamw' | 'adamw_8bit';
@@ -58,6 +60,7 @@ export async function planRun(config: ResolvedConfig, deviceName: string): Promi
   const raw = await configOf(config);
   const base: Omit<Variant, 'policy'> = {
     batch: config.perDeviceTrainBatchSize,
+    accumulation: config.gradientAccumulationSteps,
     length: config.maxLength ?? 1024,
     loadIn4bit: config.loadIn4bit,
     optim: optimizerKind(config.optim),
@@ -101,6 +104,7 @@ function planVariant(config: ResolvedConfig, raw: RawConfig, device: DeviceSpec,
     optimizer: { kind: v.optim, beta1: config.adamBeta1, beta2: config.adamBeta2, eps: config.adamEpsilon, maxGradNorm: config.maxGradNorm ?? 0 },
     weightDecayOf: (p) => (hasWeightDecay(p.name) ? config.weightDecay : 0),
     trainShapes: [shape],
+    gradientAccumulationSteps: v.accumulation,
     evalShapes,
     checkpoint: v.policy,
     device,
@@ -121,8 +125,8 @@ function alternatives(v: Variant, config: ResolvedConfig): { change: string; var
   }
   if (v.batch > 1) {
     const batch = Math.ceil(v.batch / 2);
-    const accumulation = config.gradientAccumulationSteps * 2;
-    list.push({ change: `per_device_train_batch_size: ${batch}, gradient_accumulation_steps: ${accumulation}`, variant: { ...v, batch } });
+    const accumulation = v.accumulation * 2;
+    list.push({ change: `per_device_train_batch_size: ${batch}, gradient_accumulation_steps: ${accumulation}`, variant: { ...v, batch, accumulation } });
   }
   list.push({ change: `max_length: ${Math.ceil(v.length / 2)}`, variant: { ...v, length: Math.ceil(v.length / 2) } });
   if (!v.loadIn4bit && config.usePeft) list.push({ change: 'load_in_4bit: true', variant: { ...v, loadIn4bit: true } });

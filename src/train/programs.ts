@@ -1,7 +1,9 @@
 /**
- * The programs of a training run (DESIGN.md 4): `micro` adds a micro-batch's gradients into gradient state, `apply`
- * clips, steps the optimizer and clears the gradients, `eval` measures. Learning rate, step and loss scale are inputs,
- * so nothing is compiled again as training goes on; shapes come from a small set of buckets.
+ * The programs of a training run (DESIGN.md 4): `micro` writes the gradients of a step's first micro-batch into gradient
+ * state, `micro, adding` adds those of a later one, `apply` clips and steps the optimizer, `eval` measures. Learning rate,
+ * step and loss scale are inputs, so nothing is compiled again as training goes on; shapes come from a small set of buckets.
+ *
+ * Invariant: a step begins by writing every gradient, so nothing depends on what the slots held before it.
  */
 import { gradients } from '../autodiff/grad';
 import { compile } from '../compile/compile';
@@ -44,29 +46,39 @@ function batchInputs(shape: BatchShape, training: boolean): BatchTensors {
   };
 }
 
-/** Forward and backward of one micro-batch; adds into the gradient slots. Outputs the loss sum and metric sums. */
-export function microGraph(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape): Graph {
-  return trace('micro', () => {
+/**
+ * Forward and backward of one micro-batch. `accumulate`: its gradients are added to what the slots hold; otherwise they
+ * are written over it, and the old values are not read. Outputs the loss sum and metric sums.
+ */
+export function microGraph(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, accumulate: boolean): Graph {
+  return trace(accumulate ? 'micro, adding' : 'micro', () => {
     const { lossSum, metricSums } = loss(model, batchInputs(shape, true));
     const scaled = scaleBy(lossSum, input('loss_scale', [1], 'f32'));
     const grads = gradients(
       scaled,
       parameters.map((p) => readState(p.slot)),
     );
-    inPhase('update', () => parameters.forEach((p, i) => updateState(p.gradient, add(grads[i], readState(p.gradient)))));
+    inPhase('update', () => parameters.forEach((p, i) => updateState(p.gradient, accumulate ? add(grads[i], readState(p.gradient)) : grads[i])));
     output('loss_sum', lossSum);
     for (const [name, value] of Object.entries(metricSums)) output(name, value);
   });
 }
 
 /** `microGraph` as a program for a device. */
-export function microProgram(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, device: DeviceSpec, policy: CheckpointPolicy): Program {
-  return compile(microGraph(model, loss, parameters, shape), { device, checkpoint: policy });
+export function microProgram(
+  model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, accumulate: boolean, device: DeviceSpec, policy: CheckpointPolicy,
+): Program {
+  return compile(microGraph(model, loss, parameters, shape, accumulate), { device, checkpoint: policy });
+}
+
+/** Zeros for every gradient: what a rank without a micro-batch brings to a step. */
+export function clearGraph(parameters: readonly OptimizedParameter[]): Graph {
+  return trace('clear', () => inPhase('update', () => parameters.forEach((p) => updateState(p.gradient, fill(p.gradient, 0)))));
 }
 
 /**
- * Clips by global norm, steps the optimizer, clears the gradients. Outputs grad_norm before clipping. `stepped`: the
- * parameters whose optimizer state this rank keeps; the norm is that of all.
+ * Clips by global norm and steps the optimizer; the gradients stay as they are. Outputs grad_norm before clipping.
+ * `stepped`: the parameters whose optimizer state this rank keeps; the norm is that of all.
  */
 export function applyGraph(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, stepped = parameters): Graph {
   return trace('apply', () =>
@@ -74,8 +86,6 @@ export function applyGraph(parameters: readonly OptimizedParameter[], settings: 
       const norm = globalNorm(parameters.map((p) => readState(p.gradient)));
       const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: clipCoefficient(norm, settings.maxGradNorm) };
       traceOptimizerStep(settings.kind, stepped, inputs, settings);
-      const mine = new Set(stepped);
-      for (const p of parameters) if (!mine.has(p)) updateState(p.gradient, fill(p.gradient, 0));
       output('grad_norm', norm);
     }),
   );

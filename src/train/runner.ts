@@ -19,7 +19,7 @@ import type { ProgramHandle, Session } from '../runtime/session';
 import type { Loss } from './losses/loss';
 import type { OwnedSlot } from './ranks';
 import { partition } from '../optim/partition';
-import { applyProgram, evalProgram, microProgram, reduceGraph, shareGraph, type BatchShape, type OptimizerSettings } from './programs';
+import { applyProgram, clearGraph, evalProgram, microProgram, reduceGraph, shareGraph, type BatchShape, type OptimizerSettings } from './programs';
 
 export interface RunnerOptions {
   readonly loss: Loss;
@@ -28,6 +28,8 @@ export interface RunnerOptions {
   readonly weightDecayOf: (p: Parameter) => number;
   readonly trainShapes: readonly BatchShape[];
   readonly evalShapes: readonly BatchShape[];
+  /** The most micro-batches of a step on this rank; default: 1. With more, each shape has a second program, which adds. */
+  readonly gradientAccumulationSteps?: number;
   readonly checkpoint: CheckpointPolicy;
   readonly device: DeviceSpec;
   /** Seed of dropout masks. */
@@ -46,7 +48,9 @@ export interface BatchSums {
   readonly metricSums: Readonly<Record<string, number>>;
 }
 
-type ShapeKind = 'micro' | 'eval';
+/** `micro` begins a step's gradients, `adding` goes on with them. */
+const SHAPE_KINDS = ['micro', 'adding', 'eval'] as const;
+type ShapeKind = (typeof SHAPE_KINDS)[number];
 
 export class StepRunner {
   readonly parameters: readonly OptimizedParameter[];
@@ -54,10 +58,14 @@ export class StepRunner {
   /** Programs over all ranks: gradients summed before `apply`, parameters shared after it. */
   private readonly reduce: Program | null;
   private readonly share: Program | null;
+  /** Zero gradients, for a step in which this rank has no micro-batch. */
+  private readonly clear: Program | null;
   /** The rank that keeps the optimizer state of each parameter. */
   private readonly owners: readonly number[];
   private readonly world: { readonly rank: number; readonly size: number };
-  private readonly compiled: Record<ShapeKind, Map<number, Program>> = { micro: new Map(), eval: new Map() };
+  private readonly compiled: Record<ShapeKind, Map<number, Program>> = { micro: new Map(), adding: new Map(), eval: new Map() };
+  /** Whether the gradients of the step to come are begun. */
+  private begun = false;
   private session: Session | null = null;
   private readonly loaded = new Map<Program, ProgramHandle>();
 
@@ -79,15 +87,18 @@ export class StepRunner {
     this.apply = applyProgram(this.parameters, options.optimizer, options.device, this.owned());
     this.reduce = size > 1 ? compile(reduceGraph(this.parameters, size), { device: options.device }) : null;
     this.share = shards ? compile(shareGraph(this.parameters, this.owners, size), { device: options.device }) : null;
+    this.clear = size > 1 ? compile(clearGraph(this.parameters), { device: options.device }) : null;
     // The largest shapes decide the plan; the others are compiled at the start of the run.
-    for (const kind of ['micro', 'eval'] as const) {
+    for (const kind of SHAPE_KINDS) {
       const shapes = this.shapesOf(kind);
       if (shapes.length) this.program(kind, Math.max(...shapes.map((s) => s.tokens)));
     }
   }
 
   private shapesOf(kind: ShapeKind): readonly BatchShape[] {
-    return kind === 'micro' ? this.options.trainShapes : this.options.evalShapes;
+    const { trainShapes, evalShapes, gradientAccumulationSteps = 1 } = this.options;
+    if (kind === 'adding' && gradientAccumulationSteps <= 1) return [];
+    return kind === 'eval' ? evalShapes : trainShapes;
   }
 
   /** The program for batches of `tokens` rows, compiled once. */
@@ -102,18 +113,19 @@ export class StepRunner {
     }
     const { loss, device, checkpoint } = this.options;
     const { module } = this.model;
-    const program = kind === 'micro' ? microProgram(module, loss, this.parameters, shape, device, checkpoint) : evalProgram(module, loss, shape, device);
+    const program = kind === 'eval' ? evalProgram(module, loss, shape, device) : microProgram(module, loss, this.parameters, shape, kind === 'adding', device, checkpoint);
     this.compiled[kind].set(tokens, program);
     return program;
   }
 
   /** Programs compiled so far: before `start` the largest of each kind. */
   programs(): Program[] {
-    const update = [this.reduce, this.apply, this.share].filter((p) => p !== null);
-    return [...this.compiled.micro.values(), ...update, ...this.compiled.eval.values()];
+    const { micro, adding, eval: evaluation } = this.compiled;
+    const update = [this.clear, this.reduce, this.apply, this.share].filter((p) => p !== null);
+    return [...micro.values(), ...adding.values(), ...update, ...evaluation.values()];
   }
 
-  /** Forward and backward of a micro-batch of this shape. */
+  /** Forward and backward of a step's first micro-batch of this shape. */
   microProgram(tokens: number): Program {
     return this.program('micro', tokens);
   }
@@ -162,7 +174,7 @@ export class StepRunner {
     const session = await this.model.ready();
     session.defineState(this.trainingSlots());
     // Now rather than when the first batch of a shape comes: compiling in the middle of a step would hold up the event loop.
-    for (const kind of ['micro', 'eval'] as const) {
+    for (const kind of SHAPE_KINDS) {
       for (const { tokens } of this.shapesOf(kind)) {
         this.program(kind, tokens);
         await nextTurn();
@@ -174,17 +186,34 @@ export class StepRunner {
   }
 
   /**
-   * Adds the gradients of `batch`, its loss divided by `labels` (those of the whole step). `step` counts from 1. With
-   * `checkFinite` it rejects with ERR_NONFINITE, naming the node, at the first value that is not finite.
+   * The gradients of `batch`, its loss divided by `labels` (those of the whole step): micro-batch 0 writes them over those of
+   * the step before, later ones add theirs. `step` counts from 1. With `checkFinite` it rejects with ERR_NONFINITE, naming the
+   * node, at the first value that is not finite.
    */
   async micro(batch: Batch, labels: number, step: number, microIndex: number, checkFinite = false): Promise<BatchSums> {
+    const { gradientAccumulationSteps = 1 } = this.options;
+    if (microIndex >= gradientAccumulationSteps || (microIndex > 0 && !this.begun)) {
+      throw new LatheError('ERR_PROGRAM', `micro-batch ${microIndex} of a step: expected one below ${gradientAccumulationSteps}, after micro-batch 0`, {
+        remedy: 'give gradientAccumulationSteps to the runner, and a step its micro-batches in order',
+      });
+    }
+    this.begun = true;
     // A micro-batch's number is the one it has in the step of all ranks, so that its dropout masks are those of one rank.
     const { rank, size } = this.world;
-    return this.runBatch(this.program('micro', batch.tokens), batch, { rng: this.rng(step, microIndex * size + rank), loss_scale: Float32Array.of(1 / labels) }, checkFinite);
+    const program = this.program(microIndex > 0 ? 'adding' : 'micro', batch.tokens);
+    return this.runBatch(program, batch, { rng: this.rng(step, microIndex * size + rank), loss_scale: Float32Array.of(1 / labels) }, checkFinite);
   }
 
-  /** One optimizer step over the accumulated gradients of all ranks; the norm is the one before clipping. */
+  /**
+   * One optimizer step over the accumulated gradients of all ranks, of which a rank that ran no micro-batch since the last
+   * one gives zeros; the norm is the one before clipping.
+   */
   async update(learningRate: number, step: number): Promise<{ gradNorm: number }> {
+    if (!this.begun) {
+      if (!this.clear) throw new LatheError('ERR_PROGRAM', `step ${step} has no micro-batch`, { remedy: 'run micro before update' });
+      await this.run(this.clear, {});
+    }
+    this.begun = false;
     if (this.reduce) await this.run(this.reduce, {});
     const out = await this.run(this.apply, { lr: Float32Array.of(learningRate), step: Int32Array.of(step) });
     if (this.share) await this.run(this.share, {});

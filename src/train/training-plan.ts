@@ -90,6 +90,7 @@ function makeRunner(options: TrainerOptions, device: DeviceSpec, checkpoint: Che
     },
     weightDecayOf: (p: Parameter) => (hasWeightDecay(p.name) ? args.weightDecay : 0),
     trainShapes: options.trainLoader.shapes,
+    gradientAccumulationSteps: options.trainLoader.gradientAccumulationSteps,
     evalShapes: options.evalLoader?.shapes ?? [],
     checkpoint,
     device,

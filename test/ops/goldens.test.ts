@@ -106,7 +106,7 @@ describe('optimizers', () => {
       const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: input('scale', [1], 'f32') };
       const [p, ...state] = slots.map(readState);
       const group = [p, input('g', [N], 'f32'), ...state];
-      const [[stepped, , ...moments]] = (kind === 'adamw' ? adamw : adamw8bit)(inputs, [group], HYPER);
+      const [[stepped, ...moments]] = (kind === 'adamw' ? adamw : adamw8bit)(inputs, [group], HYPER);
       [stepped, ...moments].forEach((t, i) => updateState(slots[i], t));
     });
     const program = session.loadProgram(compile(graph, { device }).bytes);

@@ -13,7 +13,7 @@ function adamw(name: string, shapes: readonly (readonly number[])[], o: { lr?: n
     name,
     inputs: [...scalars(o.lr ?? 1e-2, o.step ?? 3, o.gradScale ?? 1), ...groups],
     attributes: { count: shapes.length, ...HYPER, ...o.hyper },
-    out: shapes.flatMap((s) => [`float[${s.join()}]`, `f32[${s.join()}]`, `f32[${s.join()}]`, `f32[${s.join()}]`]),
+    out: shapes.flatMap((s) => [`float[${s.join()}]`, `f32[${s.join()}]`, `f32[${s.join()}]`]),
     tolerance: update,
   };
 }
@@ -32,7 +32,7 @@ function adamw8(name: string, shapes: readonly (readonly number[])[], o: { lr?: 
     name,
     inputs: [...scalars(o.lr ?? 1e-2, o.step ?? 3, o.gradScale ?? 1), ...groups],
     attributes: { count: shapes.length, ...HYPER, ...o.hyper },
-    out: shapes.flatMap((s) => [`float[${s.join()}]`, `f32[${s.join()}]`, `u8[${size(s)}]`, `u8[${size(s)}]`, `f32[${Math.ceil(size(s) / 256)}]`, `f32[${Math.ceil(size(s) / 256)}]`]),
+    out: shapes.flatMap((s) => [`float[${s.join()}]`, `u8[${size(s)}]`, `u8[${size(s)}]`, `f32[${Math.ceil(size(s) / 256)}]`, `f32[${Math.ceil(size(s) / 256)}]`]),
     tolerance: codes,
   };
 }

@@ -62,6 +62,7 @@ export function recipeRunner(model: PreTrainedModel, o: RecipeOptions = {}): Ste
     weightDecayOf: () => 0.01,
     trainShapes: [{ tokens: MAX_TOKENS, documents: 8 }],
     evalShapes: [{ tokens: MAX_TOKENS, documents: 8 }],
+    gradientAccumulationSteps: o.accumulation ?? 2,
     checkpoint: o.checkpoint ?? 'none',
     device: deviceSpec(o.device ?? 'cpu', o.threads ?? 2),
     seed: 42,

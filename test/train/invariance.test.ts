@@ -28,6 +28,7 @@ async function step(batches: readonly Batch[], makeModel: () => Promise<PreTrain
       optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, maxGradNorm: 1 },
       weightDecayOf: () => 0,
       trainShapes: shapes,
+      gradientAccumulationSteps: batches.length,
       evalShapes: [],
       checkpoint: 'none',
       device: deviceSpec('cpu', 2),

@@ -38,6 +38,8 @@ export interface RankResult {
   readonly parameters: number[];
   readonly optimizerBytes: number;
   readonly interrupted: boolean;
+  /** Steps of the first epoch in which this rank has no micro-batch. */
+  readonly withoutBatch: number;
   readonly library: string;
 }
 
@@ -51,12 +53,15 @@ async function main(run: RanksRun): Promise<void> {
   });
   const model = await goldenModel('f32', 1, 0.1);
   const loader = { batchSize: 2, rank, worldSize: size };
+  const trainLoader = createLoader([...goldenExamples(), ...goldenExamples().slice(0, 3)], { ...loader, gradientAccumulationSteps: run.accumulation, seed: 7, maxBuckets: 2 });
+  const steps = Math.min(run.steps, trainLoader.stepsPerEpoch);
+  const withoutBatch = Array.from({ length: steps }, (_, s) => trainLoader.step(0, s)).filter((s) => s.microBatches.length === 0).length;
   const stop = new AbortController();
   const trainer = new Trainer({
     model,
     args,
     loss: sftLoss,
-    trainLoader: createLoader([...goldenExamples(), ...goldenExamples().slice(0, 3)], { ...loader, gradientAccumulationSteps: run.accumulation, seed: 7, maxBuckets: 2 }),
+    trainLoader,
     evalLoader: createLoader(goldenExamples().slice(0, 5), { ...loader, samplingStrategy: 'sequential' }),
   });
   const losses: number[] = [];
@@ -75,7 +80,7 @@ async function main(run: RanksRun): Promise<void> {
   const { parameters, crc } = await trainedBytes(model);
   const { numTokens, totalFlos } = trainer.state;
   const result: RankResult = {
-    losses, gradNorms, evalLosses, numTokens, totalFlos, crc, parameters, interrupted, library,
+    losses, gradNorms, evalLosses, numTokens, totalFlos, crc, parameters, interrupted, withoutBatch, library,
     optimizerBytes: trainer.plan().plan.byClass.optimizer,
   };
   mkdirSync(run.outputDir, { recursive: true });

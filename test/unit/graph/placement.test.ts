@@ -217,6 +217,17 @@ describe('updates', () => {
     });
     expect(result).toEqual({ a: 5, b: 2, c: 3, both: 6 });
   });
+
+  test('a value on its way into a slot lies there where nobody reads the old one any more', async () => {
+    const sum = (other: StateSlot) => (): void => updateState(a, add(scale(readState(b), 10), activation(readState(other), 'relu')));
+    const kindOfScaled = (fn: () => void): string => {
+      const { placed } = place(trace('t', fn));
+      return placed.storage.get(placed.schedule[0].outputs[0])!.kind;
+    };
+    expect([kindOfScaled(sum(c)), kindOfScaled(sum(a))]).toEqual(['state', 'arena']);
+    expect(await run(sum(c))).toEqual({ a: 23, b: 2, c: 3 });
+    expect(await run(sum(a))).toEqual({ a: 21, b: 2, c: 3 });
+  });
 });
 
 describe('arena of a training step', () => {
@@ -234,6 +245,19 @@ describe('arena of a training step', () => {
       expect(arena.bytes).toBeGreaterThanOrEqual(live);
       expect([policy, arena.bytes <= 1.05 * live]).toEqual([policy, true]);
     }
+  });
+
+  test("what a gradient is made from in place is made in the gradient's slot", () => {
+    const placeOf = (accumulate: boolean): string => {
+      const { placed } = place(optimize(tinyLlama({ full: true, tied: true }).graph(accumulate)));
+      const head = placed.schedule.find((n) => n.op!.name === 'linear_cross_entropy_grad')!;
+      const { kind, slot } = placed.storage.get(head.outputs[4])!;
+      return slot?.name ?? kind;
+    };
+    // The embedding's part is added to the head's.
+    expect(placeOf(false)).toBe('grad:model.embed_tokens.weight');
+    // The slot holds the sum of earlier micro-batches, which is added at the end.
+    expect(placeOf(true)).toBe('arena');
   });
 
   test('inputs are overwritten once they are dead', () => {

@@ -21,14 +21,19 @@ function expectGolden(name: string, text: string): void {
 
 /** QLoRA with dropout on two projections of a bf16 model. */
 const QLORA: TinyOptions = { dtype: 'bf16', quantised: true, hidden: 64, dropout: 0.1, targets: ['q_proj', 'v_proj', 'down_proj'] };
-const graphOf = (o: TinyOptions): Graph => tinyLlama(o).graph();
+const FULL: TinyOptions = { full: true, tied: true };
+const graphOf = (o: TinyOptions, accumulate?: boolean): Graph => tinyLlama(o).graph(accumulate);
 
 test.each(['none', 'light', 'block', 'smart'] as const)('QLoRA step, checkpoint %s', (policy) => {
   expectGolden(`llama-qlora-${policy}`, printGraph(optimize(graphOf(QLORA), policy)));
 });
 
 test('full training step with a tied embedding', () => {
-  expectGolden('llama-full', printGraph(optimize(graphOf({ full: true, tied: true }), 'none')));
+  expectGolden('llama-full', printGraph(optimize(graphOf(FULL), 'none')));
+});
+
+test('the same for a later micro-batch of the step', () => {
+  expectGolden('llama-full-adding', printGraph(optimize(graphOf(FULL, true), 'none')));
 });
 
 test.each(['adamw', 'adamw_8bit'] as const)('%s step', (kind) => {
@@ -46,6 +51,8 @@ test('what the goldens must show', () => {
   expect(ops('linear_cross_entropy_grad')).toBe(1);
   expect(ops('add')).toBe(0);
   expect(text).not.toContain('embedding_grad');
+  // A step's first micro-batch does not read what the gradients were.
+  expect(text).not.toMatch(/^%.*@grad:/m);
   // One update per adapter matrix.
   expect(text.match(/^update /gm)).toHaveLength(6);
 });

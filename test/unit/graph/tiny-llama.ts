@@ -34,8 +34,9 @@ export interface Tiny {
   readonly model: CausalLm;
   readonly parameters: readonly OptimizedParameter[];
   readonly shape: BatchShape;
-  graph(): Graph;
-  program(policy: CheckpointPolicy, threads?: number): Program;
+  /** `accumulate`, here and below: add to the gradients that are there; default: write over them. */
+  graph(accumulate?: boolean): Graph;
+  program(policy: CheckpointPolicy, threads?: number, accumulate?: boolean): Program;
 }
 
 export function tinyLlama(o: TinyOptions = {}): Tiny {
@@ -56,8 +57,8 @@ export function tinyLlama(o: TinyOptions = {}): Tiny {
     model,
     parameters,
     shape,
-    graph: () => microGraph(model, sftLoss, parameters, shape),
-    program: (policy, threads = 2) => microProgram(model, sftLoss, parameters, shape, deviceSpec('cpu', threads), policy),
+    graph: (accumulate = false) => microGraph(model, sftLoss, parameters, shape, accumulate),
+    program: (policy, threads = 2, accumulate = false) => microProgram(model, sftLoss, parameters, shape, accumulate, deviceSpec('cpu', threads), policy),
   };
 }
 
