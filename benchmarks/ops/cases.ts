@@ -12,13 +12,15 @@ import type { DType } from '../../src/graph/dtype';
 import type { StateSlot, Tensor } from '../../src/graph/tensor';
 import { apply, constant, readState, trace, updateState } from '../../src/graph/trace';
 import { attention, attentionDecode, attentionOps } from '../../src/ops/attention';
-import { add, glu, elementwiseOps } from '../../src/ops/elementwise';
+import { activation, add, glu, elementwiseOps } from '../../src/ops/elementwise';
 import { embedding } from '../../src/ops/embedding';
 import { lossOps } from '../../src/ops/loss';
 import { matmul } from '../../src/ops/matmul';
-import { normOps, rmsNorm } from '../../src/ops/norm';
+import { concatCols, splitCols } from '../../src/ops/movement';
+import { layerNorm, normOps, rmsNorm } from '../../src/ops/norm';
 import { adamw, adamw8bit, OPTIMIZER_BLOCK } from '../../src/ops/optim';
 import { BLOCK, dequantizeParts, quantCode, quantize4bit } from '../../src/ops/quant';
+import { globalNorm, sumRows } from '../../src/ops/reduce';
 import { rope, ropeTable } from '../../src/ops/rope';
 
 /** C [M, N] = A B. First letter of the layout: A as is or stored transposed; second: B. NT is a forward linear. */
@@ -44,7 +46,7 @@ export interface AttentionCase {
   readonly form: 'f32' | 'bf16';
 }
 
-/** What surrounds the products in a SmolLM2-135M step of T tokens, by op name. */
+/** What surrounds the products in a step of T tokens, by op name: of SmolLM2-135M, from layer_norm on of GPT-2 124M. */
 export interface RowCase {
   readonly kind: 'row';
   readonly op:
@@ -59,7 +61,15 @@ export interface RowCase {
     | 'adamw'
     | 'adamw_8bit'
     | 'quantize_4bit'
-    | 'attention_decode';
+    | 'attention_decode'
+    | 'layer_norm'
+    | 'layer_norm_grad'
+    | 'activation'
+    | 'activation_grad'
+    | 'sum_rows'
+    | 'split_cols'
+    | 'concat_cols'
+    | 'global_norm';
   readonly tokens: number;
 }
 
@@ -178,6 +188,9 @@ function applyAttention(c: AttentionCase): Apply {
 const WIDTH = { d: 576, f: 1536, vocabulary: 49152, heads: 9, kvHeads: 3, headDim: 64 };
 /** LoRA r 16 on all seven modules of the 135M shape. */
 const ADAPTER_ELEMENTS = 4_884_480;
+const GPT2 = { d: 768, f: 3072 };
+/** The gradients of a model of 124M parameters, in as many tensors as a layer has. */
+const GRADIENTS = { count: 12, elements: 10_370_048 };
 
 function applyRow({ op, tokens }: RowCase): Apply {
   const { d, f, vocabulary, heads, kvHeads, headDim } = WIDTH;
@@ -246,6 +259,42 @@ function applyRow({ op, tokens }: RowCase): Apply {
         const [k, v] = ['k', 'v'].map((n) => s.given(n + i, [1, tokens, kvHeads * headDim], 'bf16'));
         const shape = { heads, kvHeads, headDim, scale: 1 / Math.sqrt(headDim), causal: true };
         s.keep(`o${i}`, attentionDecode(s.given(`q${i}`, [1, heads * headDim], 'bf16'), k, v, ints([tokens]), shape));
+      };
+    case 'layer_norm':
+      return (s, i) => {
+        const [w, b] = ['w', 'b'].map((n) => s.given(n, [GPT2.d], 'bf16'));
+        s.keep(`y${i}`, layerNorm(rows(s, `x${i}`, GPT2.d), w, b, 1e-5));
+      };
+    case 'layer_norm_grad':
+      return (s, i) => {
+        const inputs = [
+          ...['dy', 'x'].map((n) => rows(s, n + i, GPT2.d)),
+          s.given('w', [GPT2.d], 'bf16'),
+          ...['mean', 'rstd'].map((n) => s.given(n, [tokens], 'f32')),
+          rows(s, `r${i}`, GPT2.d),
+        ];
+        apply(normOps.layer_norm_grad, inputs, { addend: 1 }).forEach((g, j) => s.keep(`g${j}.${i}`, g));
+      };
+    case 'activation':
+      return (s, i) => s.keep(`y${i}`, activation(rows(s, `x${i}`, GPT2.f), 'gelu_tanh'));
+    case 'activation_grad':
+      return (s, i) => {
+        const inputs = ['dy', 'x'].map((n) => rows(s, n + i, GPT2.f));
+        s.keep(`dx${i}`, apply(elementwiseOps.activation_grad, inputs, { kind: 'gelu_tanh' })[0]);
+      };
+    case 'sum_rows':
+      return (s, i) => s.keep(`y${i}`, sumRows(rows(s, `x${i}`, GPT2.f)));
+    case 'split_cols':
+      return (s, i) =>
+        splitCols(rows(s, `x${i}`, 3 * GPT2.d), [GPT2.d, GPT2.d, GPT2.d]).forEach((y, j) => s.keep(`y${j}.${i}`, y));
+    case 'concat_cols':
+      return (s, i) => s.keep(`y${i}`, concatCols(['q', 'k', 'v'].map((n) => rows(s, n + i, GPT2.d))));
+    case 'global_norm':
+      return (s, i) => {
+        const gradients = Array.from({ length: GRADIENTS.count }, (_, j) =>
+          s.given(`g${j}`, [GRADIENTS.elements], 'f32'),
+        );
+        s.keep(`y${i}`, globalNorm(gradients));
       };
   }
 }

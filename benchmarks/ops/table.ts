@@ -92,6 +92,14 @@ const ROWS: readonly RowCase['op'][] = [
   'adamw_8bit',
   'quantize_4bit',
   'attention_decode',
+  'layer_norm',
+  'layer_norm_grad',
+  'activation',
+  'activation_grad',
+  'sum_rows',
+  'split_cols',
+  'concat_cols',
+  'global_norm',
 ];
 
 /** Everything, in the order it is printed. */

@@ -71,25 +71,10 @@ Status run_rms_norm(const KernelPlan& plan, const Buffers& b, Stream& stream) {
 // Adds the rows' shares to dw (and db): dw = sum dy (x - mean) rstd, db = sum dy. mean null is 0.
 void weight_grad(const Norm& n, const void* dy, const void* x, const float* mean, const float* rstd, float* dw, float* db,
                  Stream& stream) {
-  auto share = rows().norm_weight_axpy[int(n.type)];
-  auto add = rows().axpy[int(n.type)];
-  parallel_strips(stream, n.rows, n.cols, [&](int64_t first, int64_t width) {
-    for (int64_t col = first; col < first + width; col += kStrip) {
-      int64_t w = std::min<int64_t>(kStrip, first + width - col);
-      float sum[2][kStrip] = {{0}, {0}}, part[2][kStrip];
-      for (int64_t block = 0; block < n.rows; block += 64) {
-        std::fill_n(part[0], w, 0.0f);
-        std::fill_n(part[1], w, 0.0f);
-        for (int64_t r = block; r < std::min(n.rows, block + 64); r++) {
-          const void* g = at(dy, r * n.cols + col, n.type);
-          if (dw) share(g, at(x, r * n.cols + col, n.type), mean ? mean[r] : 0.0f, rstd[r], part[0], w);
-          if (db) add(1.0f, g, part[1], w);
-        }
-        for (int64_t j = 0; j < w; j++) sum[0][j] += part[0][j], sum[1][j] += part[1][j];
-      }
-      if (dw) std::copy_n(sum[0], w, dw + col);
-      if (db) std::copy_n(sum[1], w, db + col);
-    }
+  auto columns = rows().norm_columns[int(n.type)];
+  parallel_wide_strips(stream, n.rows, n.cols, [&](int64_t col, int64_t width) {
+    columns(at(dy, col, n.type), at(x, col, n.type), n.cols, mean, rstd, n.rows, dw ? dw + col : nullptr,
+            db ? db + col : nullptr, width);
   });
 }
 

@@ -1,7 +1,7 @@
 // Reductions: sum, sum_rows, global_norm.
 //
 // Full sums go by blocks of 4096 elements: each block in fp32 by the row primitive's fixed order, block sums in f64 in
-// block order. Column sums go down column strips, 64 rows in fp32 at a time, strip by strip: no partial results of
+// block order. Column sums go down column strips, 64 rows in fp32 at a time (kRowBlock), in row order: no partial results of
 // threads are ever combined, so any thread count gives the same bits.
 //
 // scratch(sum) = 8 * ceil(numel / 4096)
@@ -98,19 +98,15 @@ Status prepare_sum_rows(NodeView& node, const DeviceSpec&, KernelPlan* plan) {
 }
 Status run_sum_rows(const KernelPlan& plan, const Buffers& b, Stream& stream) {
   auto& c = plan.get<Columns>();
-  auto axpy = rows().axpy[int(c.type)];
+  auto sum_columns = rows().sum_columns[int(c.type)];
   const float* addend = c.addend ? b.in<float>(1) : nullptr;
-  parallel_strips(stream, c.rows, c.cols, [&](int64_t first, int64_t width) {
+  parallel_wide_strips(stream, c.rows, c.cols, [&](int64_t first, int64_t width) {
+    if (!addend) return sum_columns(at(b.inputs[0], first, c.type), c.cols, c.rows, b.out<float>(0) + first, width);
     for (int64_t col = first; col < first + width; col += kStrip) {
       int64_t w = std::min<int64_t>(kStrip, first + width - col);
-      float sum[kStrip] = {0}, part[kStrip];
-      for (int64_t r = 0; r < c.rows; r += 64) {
-        std::fill_n(part, w, 0.0f);
-        for (int64_t k = r; k < std::min(c.rows, r + 64); k++) axpy(1.0f, at(b.inputs[0], k * c.cols + col, c.type), part, w);
-        for (int64_t j = 0; j < w; j++) sum[j] += part[j];
-      }
-      float* out = b.out<float>(0) + col;
-      for (int64_t j = 0; j < w; j++) out[j] = addend ? sum[j] + addend[col + j] : sum[j];
+      float sum[kStrip];  // the output may lie on the addend
+      sum_columns(at(b.inputs[0], col, c.type), c.cols, c.rows, sum, w);
+      for (int64_t j = 0; j < w; j++) b.out<float>(0)[col + j] = sum[j] + addend[col + j];
     }
   });
   return ok_status();

@@ -306,6 +306,43 @@ void test_reductions(const RowOps& r) {
   }
 }
 
+// Against the definition: blocks of kRowBlock rows, each from 0 in row order. To the bit where an addition rounds alone.
+void test_columns(const RowOps& r) {
+  for (int t = 0; t < 2; t++)
+    for (int64_t rows : {1, 7, 8, 64, 65, 203})
+      for (int64_t n : {1, 15, 16, 33, 100, 513}) {
+        int64_t stride = n + 3;
+        Row x(t, normals(rows * stride)), dy(t, normals(rows * stride)), mean(0, normals(rows)), rstd(0, normals(rows));
+        Row sum(0, n), dw(0, n), db(0, n), only(0, n);
+        r.sum_columns[t](dy.at(), stride, rows, (float*)sum.at(), n);
+        r.norm_columns[t](dy.at(), x.at(), stride, (float*)mean.at(), (float*)rstd.at(), rows, (float*)dw.at(), (float*)db.at(), n);
+        bool sums = true, weights = true, same = true;
+        for (int64_t j = 0; j < n; j++) {
+          float total = 0;
+          double weight = 0, size = 0;
+          for (int64_t block = 0; block < rows; block += kRowBlock) {
+            float part = 0;
+            for (int64_t i = block; i < std::min(rows, block + kRowBlock); i++) {
+              part += float(dy.get(i * stride + j));
+              double term = dy.get(i * stride + j) * (x.get(i * stride + j) - mean.get(i)) * rstd.get(i);
+              weight += term, size += std::fabs(dy.get(i * stride + j) * rstd.get(i)) * (std::fabs(x.get(i * stride + j)) + std::fabs(mean.get(i)));
+            }
+            total += part;
+          }
+          sums = sums && sum.get(j) == double(total) && db.get(j) == double(total);
+          weights = weights && std::fabs(dw.get(j) - weight) <= 80 * 6e-8 * size;
+        }
+        r.norm_columns[t](dy.at(), x.at(), stride, (float*)mean.at(), (float*)rstd.at(), rows, (float*)only.at(), nullptr, n);
+        for (int64_t j = 0; j < n; j++) same = same && only.get(j) == dw.get(j);
+        r.norm_columns[t](dy.at(), x.at(), stride, nullptr, (float*)rstd.at(), rows, nullptr, (float*)only.at(), n);
+        for (int64_t j = 0; j < n; j++) same = same && only.get(j) == db.get(j);
+        std::string at = std::string(kTypes[t]) + " rows " + std::to_string(rows) + " n " + std::to_string(n);
+        check(sums && sum.guarded() && db.guarded(), "sums of columns " + at);
+        check(weights && dw.guarded(), "a norm's weights " + at);
+        check(same && only.guarded(), "either of a norm's sums alone " + at);
+      }
+}
+
 void test_norms(const RowOps& r) {
   for (int t = 0; t < 2; t++)
     for (int w = 0; w < 2; w++)
@@ -586,6 +623,7 @@ int main() {
     test_elementwise(*r);
     test_accuracy(*r);
     test_reductions(*r);
+    test_columns(*r);
     test_norms(*r);
     test_rope(*r);
     test_four_bit(*r);

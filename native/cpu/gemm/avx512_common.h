@@ -92,7 +92,14 @@ inline __attribute__((always_inline)) void finish_tile(const TileArgs& t, __m512
       p += e.addend_ld * size;
     }
   }
-  if (e.c_dtype == DType::F32) {
+  if (e.stream && t.cols == 16 * V) {
+    float* c = static_cast<float*>(e.c) + t.row * e.ldc + t.col;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) _mm512_stream_ps(c + r * e.ldc + 16 * v, sums[r][v]);
+    }
+  } else if (e.c_dtype == DType::F32) {
     float* c = static_cast<float*>(e.c) + t.row * e.ldc + t.col;
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
@@ -129,6 +136,8 @@ inline __attribute__((always_inline)) void fetch_output(const TileArgs& t) {
   }
 }
 
+[[maybe_unused]] inline void finish_stream() { _mm_sfence(); }
+
 // 32 bits in place in a row of bf16 may lie at any even address.
 using AnyFloat __attribute__((aligned(1), may_alias)) = float;
 
@@ -143,7 +152,7 @@ __attribute__((noinline)) void tile_of(const TileArgs& t) {
       sums[r][v] = t.resume ? _mm512_loadu_ps(t.sums + r * kPanelCols + 16 * v) : _mm512_setzero_ps();
     }
   }
-  if (t.finish) fetch_output<R>(t);
+  if (t.finish && !t.epilogue->stream) fetch_output<R>(t);
   for (int s = 0; s < t.segment_count; ++s) {
     const Segment& segment = t.segments[s];
     const char* a[R];

@@ -74,6 +74,13 @@ int64_t readable_in_place(const GemmTerm& term, Unit unit) {
 
 int64_t element_bytes(DType dtype) { return dtype == DType::F32 ? 4 : 2; }
 
+// The gradient of a large weight (op(a) is transposed) is read again at the end of the step: its lines need not come into
+// the caches, neither before they are overwritten nor after.
+bool streams(const GemmCall& call) {
+  return call.terms[0].a.transposed && call.c_dtype == DType::F32 && call.addend == nullptr && call.ldc % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(call.c) % 64 == 0 && 4 * call.m * call.n >= kStreamedBytes;
+}
+
 struct Range {
   int64_t begin, size;
 };
@@ -225,7 +232,7 @@ class Product {
 Product::Product(const GemmCall& call, Pool& pool, void* scratch)
     : call_(call), pool_(pool), kernels_(gemm_kernels(call.bf16_compute)) {
   epilogue_ = {call.alpha,     call.bias, call.bias_dtype, call.addend, call.addend_dtype,
-               call.addend_ld, call.c,    call.c_dtype,    call.ldc};
+               call.addend_ld, call.c,    call.c_dtype,    call.ldc,    streams(call)};
   int64_t total_k = 0;
   bool codes_along_k = false;
   for (int i = 0; i < call.term_count; ++i) {
@@ -466,6 +473,7 @@ void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows
     upcoming.fetch(i, tile_count);
     kernels_.tile(t);
   }
+  if (last && epilogue_.stream && kernels_.finish_stream != nullptr) kernels_.finish_stream();
 }
 
 }  // namespace

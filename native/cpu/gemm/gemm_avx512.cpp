@@ -47,7 +47,7 @@ struct F32Units {
   static Reg zero() { return _mm512_setzero_si512(); }
   static void store(uint32_t* p, Reg x) { _mm512_storeu_si512(p, x); }
   static void stream(uint32_t* p, Reg x) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), x); }
-  static void finish_stream() { _mm_sfence(); }
+  static void finish_stream() { cpu::finish_stream(); }
   static void store_part(uint32_t* p, Reg x, int64_t n) {
     if (n >= 16) {
       _mm512_storeu_si512(p, x);
@@ -92,7 +92,10 @@ constexpr KernelTable kTable = {"avx512",
                                 1024,
                                 Packer<F32Units<kRounded>>::pack_rows,
                                 Packer<F32Units<kRounded>>::pack_panel,
-                                tile_any<FmaF32, NarrowF32>};
+                                tile_any<FmaF32, NarrowF32>,
+                                nullptr,
+                                0,
+                                finish_stream};
 
 }  // namespace
 

@@ -49,7 +49,7 @@ struct Bf16Pairs {
   static Reg zero() { return _mm512_setzero_si512(); }
   static void store(uint32_t* p, Reg x) { _mm512_storeu_si512(p, x); }
   static void stream(uint32_t* p, Reg x) { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), x); }
-  static void finish_stream() { _mm_sfence(); }
+  static void finish_stream() { cpu::finish_stream(); }
   static void store_part(uint32_t* p, Reg x, int64_t n) {
     if (n >= 16) {
       _mm512_storeu_si512(p, x);
@@ -224,7 +224,8 @@ const KernelTable kTable = {"avx512bf16",
                             Packer<Bf16Pairs>::pack_panel,
                             tile_any<DotBf16, NarrowBf16>,
                             FewRows<Bf16Pairs>::multiply,
-                            64};
+                            64,
+                            finish_stream};
 
 }  // namespace
 

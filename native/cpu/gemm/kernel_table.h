@@ -61,6 +61,8 @@ struct Epilogue {
   void* c;
   DType c_dtype;
   int64_t ldc;
+  /* c is written past the caches where the instruction set can: fp32, no addend, rows of whole cache lines. */
+  bool stream;
 };
 
 struct TileArgs {
@@ -100,6 +102,8 @@ struct KernelTable {
   /* Units of K per panel that serve few rows of 4-bit weights better than `few_rows` does, because such a panel stays in
    * L1 and is packed fast; a multiple of 64, or 0. */
   int64_t few_rows_code_units;
+  /* After tiles with `Epilogue::stream`, before another thread may read c; null where they do not stream. */
+  void (*finish_stream)();
 };
 
 /* Null where the variant is not compiled in. */

@@ -11,8 +11,9 @@
  * to: an element of DType kCodeType), panel_width(lanes), zero(), store(), store_part(), transpose(Reg*),
  * along_k<DType>(p, valid) reading kWidth units of one lane, along_lanes<DType>(p0, p1, valid) reading one
  * unit of kWidth lanes (p1: the second k of a pair, or null), two_along_lanes(p, row_bytes, lo, hi) the same for
- * 2 kWidth lanes of bf16 pairs, expand64(bytes, scale, table, out), and kUnitsFromCodes; if that is true also
- * units64(bytes, lane_bytes, scales, scale_step, table, out, width): 64 k of kWidth lanes of codes, as a panel wants them.
+ * 2 kWidth lanes of bf16 pairs, expand64(bytes, scale, table, out), kLine (a Reg is a cache line; then also stream(p, x) and
+ * finish_stream(), to write past the caches), and kUnitsFromCodes; if that is true also units64(bytes,
+ * lane_bytes, scales, scale_step, table, out, width): 64 k of kWidth lanes of codes, as a panel wants them.
  *
  * Templates with internal linkage only: included by the per-ISA translation units.
  */

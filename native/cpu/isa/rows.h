@@ -37,6 +37,9 @@ struct AdamwScalars {
   float eps;
 };
 
+// Rows that are summed in fp32 before they join a column's sum.
+constexpr int64_t kRowBlock = 64;
+
 struct RowOps {
   const char* isa;
 
@@ -48,8 +51,14 @@ struct RowOps {
   void (*scale[2][2])(const void* x, float s, void* y, int64_t n);  // [dtype of x][dtype of y]
   // y += s * x
   void (*axpy[2])(float s, const void* x, float* y, int64_t n);
-  // y += dy * ((x - mean) * rstd): one row's share of a norm weight's gradient
-  void (*norm_weight_axpy[2])(const void* dy, const void* x, float mean, float rstd, float* y, int64_t n);
+
+  // ---- sums down n columns of `rows` rows, the next row `stride` elements further: blocks of kRowBlock rows, each from 0
+  // in row order, then the blocks in order
+  // y = sum x
+  void (*sum_columns[2])(const void* x, int64_t stride, int64_t rows, float* y, int64_t n);
+  // A norm's dw = sum dy * ((x - mean) * rstd), db = sum dy; mean may be null (0), dw or db too (not wanted).
+  void (*norm_columns[2])(const void* dy, const void* x, int64_t stride, const float* mean, const float* rstd,
+                          int64_t rows, float* dw, float* db, int64_t n);
 
   // ---- reductions to one fp32 number
   float (*dot[2])(const void* a, const void* b, int64_t n);

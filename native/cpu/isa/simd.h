@@ -27,6 +27,8 @@ struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 
 #define LATHE_INLINE inline __attribute__((always_inline))
+// The same for a lambda, after its parameters.
+#define LATHE_INLINED __attribute__((always_inline))
 
 LATHE_INLINE float bits_to_float(uint32_t u) { float f; __builtin_memcpy(&f, &u, 4); return f; }
 LATHE_INLINE uint32_t float_to_bits(float f) { uint32_t u; __builtin_memcpy(&u, &f, 4); return u; }
@@ -58,6 +60,7 @@ constexpr const char* kIsaName = "avx512";
 typedef __m512 F;
 typedef __m512i I;
 typedef __mmask16 M;
+struct Two { F a, b; };
 
 LATHE_INLINE F splat(float x) { return _mm512_set1_ps(x); }
 LATHE_INLINE I splat_i(int32_t x) { return _mm512_set1_epi32(x); }
@@ -69,6 +72,11 @@ LATHE_INLINE F max_of(F a, F b) { return _mm512_max_ps(a, b); }
 LATHE_INLINE F min_of(F a, F b) { return _mm512_min_ps(a, b); }
 LATHE_INLINE F abs_of(F a) { return _mm512_abs_ps(a); }
 LATHE_INLINE F sqrt_of(F a) { return _mm512_sqrt_ps(a); }
+// 1 / a for a in [1, 2^126]: an estimate of 14 bits and one Newton step, whose error is below the rounding's.
+LATHE_INLINE F inverse_of(F a) {
+  F r = _mm512_rcp14_ps(a);
+  return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1.0f)), r);
+}
 LATHE_INLINE F nearest(F a) { return _mm512_roundscale_ps(a, 0); }
 LATHE_INLINE M greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 LATHE_INLINE M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
@@ -127,18 +135,28 @@ LATHE_INLINE F load(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(fi
 LATHE_INLINE void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 LATHE_INLINE void store(float* p, F v, int64_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
 LATHE_INLINE F widen(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
-LATHE_INLINE __m256i narrow(F v) {
+// The bf16 lies in the upper half.
+LATHE_INLINE I rounded(F v) {
   I u = _mm512_castps_si512(v);
-  I r = _mm512_add_epi32(u, _mm512_add_epi32(_mm512_set1_epi32(0x7fff),
-                                             _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1))));
+  M odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
+  I r = _mm512_add_epi32(u, _mm512_mask_blend_epi32(odd, _mm512_set1_epi32(0x7fff), _mm512_set1_epi32(0x8000)));
   M nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-  r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+  return _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
 }
+LATHE_INLINE __m256i narrow(F v) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(v), 16)); }
 LATHE_INLINE F load(const bf16* p) { return widen(_mm256_loadu_si256((const __m256i*)p)); }
 LATHE_INLINE F load(const bf16* p, int64_t n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
 LATHE_INLINE void store(bf16* p, F v) { _mm256_storeu_si256((__m256i*)p, narrow(v)); }
 LATHE_INLINE void store(bf16* p, F v, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), narrow(v)); }
+// Two vectors of a bf16 row as even and odd elements: a shift and a mask instead of moves across lanes.
+LATHE_INLINE Two load_two(const bf16* p) {
+  I u = _mm512_loadu_si512(p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(u, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32(int(0xffff0000))))};
+}
+LATHE_INLINE void store_two(bf16* p, Two v) {
+  _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(rounded(v.a), 16), rounded(v.b)));
+}
 LATHE_INLINE F load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 LATHE_INLINE F load(const f16* p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p)); }
 LATHE_INLINE void store(f16* p, F v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(v, 0)); }
@@ -164,6 +182,7 @@ constexpr const char* kIsaName = "avx2";
 typedef __m256 F;
 typedef __m256i I;
 typedef __m256 M;
+struct Two { F a, b; };
 
 LATHE_INLINE F splat(float x) { return _mm256_set1_ps(x); }
 LATHE_INLINE I splat_i(int32_t x) { return _mm256_set1_epi32(x); }
@@ -174,6 +193,7 @@ LATHE_INLINE F min_of(F a, F b) { return _mm256_min_ps(a, b); }
 LATHE_INLINE F sign_bits() { return _mm256_castsi256_ps(_mm256_set1_epi32(int(0x80000000))); }
 LATHE_INLINE F abs_of(F a) { return _mm256_andnot_ps(sign_bits(), a); }
 LATHE_INLINE F sqrt_of(F a) { return _mm256_sqrt_ps(a); }
+LATHE_INLINE F inverse_of(F a) { return splat(1.0f) / a; }
 LATHE_INLINE F nearest(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 LATHE_INLINE M greater(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
 LATHE_INLINE M less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
@@ -218,17 +238,27 @@ LATHE_INLINE F load(const float* p, int64_t n) { return _mm256_maskload_ps(p, fi
 LATHE_INLINE void store(float* p, F v) { _mm256_storeu_ps(p, v); }
 LATHE_INLINE void store(float* p, F v, int64_t n) { _mm256_maskstore_ps(p, first(n), v); }
 LATHE_INLINE F widen(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
-LATHE_INLINE __m128i narrow(F v) {
+LATHE_INLINE I rounded(F v) {
   I u = _mm256_castps_si256(v);
   I r = _mm256_add_epi32(u, _mm256_add_epi32(splat_i(0x7fff), _mm256_and_si256(_mm256_srli_epi32(u, 16), splat_i(1))));
   I nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-  r = _mm256_srli_epi32(_mm256_blendv_epi8(r, _mm256_or_si256(u, splat_i(0x400000)), nan), 16);
+  return _mm256_blendv_epi8(r, _mm256_or_si256(u, splat_i(0x400000)), nan);
+}
+LATHE_INLINE __m128i narrow(F v) {
+  I r = _mm256_srli_epi32(rounded(v), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
 }
 LATHE_INLINE F load(const bf16* p) { return widen(_mm_loadu_si128((const __m128i*)p)); }
 LATHE_INLINE F load(const bf16* p, int64_t n) { return widen(load_short(p, n)); }
 LATHE_INLINE void store(bf16* p, F v) { _mm_storeu_si128((__m128i*)p, narrow(v)); }
 LATHE_INLINE void store(bf16* p, F v, int64_t n) { store_short(p, narrow(v), n); }
+LATHE_INLINE Two load_two(const bf16* p) {
+  I u = _mm256_loadu_si256((const I*)p);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(u, 16)), _mm256_castsi256_ps(_mm256_and_si256(u, splat_i(int(0xffff0000))))};
+}
+LATHE_INLINE void store_two(bf16* p, Two v) {
+  _mm256_storeu_si256((I*)p, _mm256_blend_epi16(_mm256_srli_epi32(rounded(v.a), 16), rounded(v.b), 0xaa));
+}
 LATHE_INLINE F load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 LATHE_INLINE F load(const f16* p, int64_t n) { return _mm256_cvtph_ps(load_short(p, n)); }
 LATHE_INLINE void store(f16* p, F v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, 0)); }
@@ -269,6 +299,7 @@ constexpr const char* kIsaName = "portable";
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef I M;
+struct Two { F a, b; };
 
 LATHE_INLINE F splat(float x) { return F{x, x, x, x}; }
 LATHE_INLINE I splat_i(int32_t x) { return I{x, x, x, x}; }
@@ -282,6 +313,7 @@ LATHE_INLINE F sqrt_of(F a) {
   for (int i = 0; i < kWidth; i++) a[i] = __builtin_sqrtf(a[i]);
   return a;
 }
+LATHE_INLINE F inverse_of(F a) { return splat(1.0f) / a; }
 // Adding 1.5 * 2^23 leaves no bits for a fraction; callers stay below 2^22.
 LATHE_INLINE F nearest(F a) { return (a + splat(12582912.0f)) - splat(12582912.0f); }
 LATHE_INLINE M greater(F a, F b) { return a > b; }
@@ -329,6 +361,8 @@ LATHE_INLINE F load(const bf16* p) { Short4 h; __builtin_memcpy(&h, p, 8); retur
 LATHE_INLINE F load(const bf16* p, int64_t n) { Short4 h = {0, 0, 0, 0}; __builtin_memcpy(&h, p, size_t(n) * 2); return widen(h); }
 LATHE_INLINE void store(bf16* p, F v) { Short4 h = narrow(v); __builtin_memcpy(p, &h, 8); }
 LATHE_INLINE void store(bf16* p, F v, int64_t n) { Short4 h = narrow(v); __builtin_memcpy(p, &h, size_t(n) * 2); }
+LATHE_INLINE Two load_two(const bf16* p) { return {load(p), load(p + kWidth)}; }
+LATHE_INLINE void store_two(bf16* p, Two v) { store(p, v.a), store(p + kWidth, v.b); }
 LATHE_INLINE F load(const f16* p, int64_t n) {
   F v = splat(0);
   for (int64_t i = 0; i < n; i++) v[i] = half_to_float(p[i].bits);
@@ -383,6 +417,9 @@ LATHE_INLINE F select_first(F v, F rest, Part k) {
   return load(t);
 }
 
+LATHE_INLINE Two load_two(const float* p) { return {load(p), load(p + kWidth)}; }
+LATHE_INLINE void store_two(float* p, Two v) { store(p, v.a), store(p + kWidth, v.b); }
+
 // body(i, Full or Part) for every vector of a row.
 template <class Body>
 LATHE_INLINE void each(int64_t n, Body body) {
@@ -390,6 +427,23 @@ LATHE_INLINE void each(int64_t n, Body body) {
   for (; i + kWidth <= n; i += kWidth) body(i, Full{});
   if (i < n) body(i, Part{n - i});
 }
+
+template <class A, class B> constexpr bool kSame = false;
+template <class A> constexpr bool kSame<A, A> = true;
+
+// y = op(x...) element by element: rows of one type two vectors at a time in the order that is cheapest for the type, what
+// is left and rows of mixed types as `each` does.
+template <class T, class Op, class... X>
+LATHE_INLINE void map(int64_t n, T* y, Op op, const X*... x) {
+  int64_t i = 0;
+  for (; (kSame<X, T> && ...) && i + 2 * kWidth <= n; i += 2 * kWidth)
+    [&](auto... v) LATHE_INLINED { store_two(y + i, {op(v.a...), op(v.b...)}); }(load_two(x + i)...);
+  for (; i + kWidth <= n; i += kWidth) store(y + i, op(load(x + i)...));
+  if (i < n) store(y + i, op(load(x + i, n - i)...), n - i);
+}
+
+// Brings a cache line near. Worth it for rows that lie apart; along one row the hardware does better alone.
+LATHE_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // Reductions across lanes: halves are folded, so the order is fixed by the width.
 LATHE_INLINE float lane_sum(F v) {
@@ -427,6 +481,25 @@ LATHE_INLINE float reduce(int64_t n, Body body) {
   for (; i + kWidth <= n; i += kWidth) a = body(i, Full{}, a);
   if (i < n) b = body(i, Part{n - i}, b);
   return lane_sum(total + (a + b));
+}
+
+// Two such sums in one pass, each in reduce's order: body(i, Full or Part, first accumulator, second) updates both.
+struct Sums { float a, b; };
+template <class Body>
+LATHE_INLINE Sums reduce_two(int64_t n, Body body) {
+  F zero = splat(0), total[2] = {zero, zero}, s[4] = {zero, zero, zero, zero}, t[4] = {zero, zero, zero, zero};
+  int64_t i = 0;
+  while (i + 4 * kWidth <= n) {
+    int64_t end = n - i < 64 * kWidth ? n : i + 64 * kWidth;
+    for (; i + 4 * kWidth <= end; i += 4 * kWidth)
+      for (int j = 0; j < 4; j++) body(i + j * kWidth, Full{}, s[j], t[j]);
+    total[0] = total[0] + ((s[0] + s[1]) + (s[2] + s[3]));
+    total[1] = total[1] + ((t[0] + t[1]) + (t[2] + t[3]));
+    for (int j = 0; j < 4; j++) s[j] = t[j] = zero;
+  }
+  for (; i + kWidth <= n; i += kWidth) body(i, Full{}, s[0], t[0]);
+  if (i < n) body(i, Part{n - i}, s[1], t[1]);
+  return {lane_sum(total[0] + (s[0] + s[1])), lane_sum(total[1] + (t[0] + t[1]))};
 }
 
 }  // namespace

@@ -26,6 +26,18 @@ LATHE_INLINE F exp_of(F x) {
   return scale_by_power(p, n);
 }
 
+// 2^x for |x| <= 2^20 or so: beyond the range of fp32 inf and 0. Fit 2.0e-9.
+LATHE_INLINE F exp2_of(F x) {
+  F n = nearest(x), r = x - n;
+  F p = splat(1.535336206e-04f);
+  p = fma(p, r, splat(1.339887456e-03f));
+  p = fma(p, r, splat(9.618437358e-03f));
+  p = fma(p, r, splat(5.550332471e-02f));
+  p = fma(p, r, splat(2.402264791e-01f));
+  p = fma(p, r, splat(6.931472029e-01f));
+  return scale_by_power(fma(p, r, splat(1.0f)), n);
+}
+
 LATHE_INLINE F sigmoid_of(F x) { return splat(1.0f) / (splat(1.0f) + exp_of(splat(0) - x)); }
 
 // Near 0 an odd polynomial (fit 4.5e-9), else 1 - 2 / (e^2|x| + 1): no cancellation there.
