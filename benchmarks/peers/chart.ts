@@ -95,7 +95,9 @@ function shortName(row: PeerRow): string {
 function rowShapes(row: PeerRow, top: number, x: (ratio: number) => number): Shape[] {
   const { ratio, targetRatio } = row;
   const judged = targetRatio !== null && !ratio.disturbed;
-  const fill = !judged ? COLORS.plain : ratio.median >= targetRatio ? COLORS.met : COLORS.missed;
+  // A row has other targets than its ratio too, as a GEMM its share of peak.
+  const missed = ratio.median < (targetRatio ?? 0) || row.verdicts.some((v) => v.met === false);
+  const fill = !judged ? COLORS.plain : missed ? COLORS.missed : COLORS.met;
   const middle = top + ROW / 2 - 2;
   const shapes: Shape[] = [
     {

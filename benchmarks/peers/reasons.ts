@@ -14,11 +14,14 @@ const REASONS: readonly [start: string, reason: string][] = [
   ['GEMM NF4', 'expanding the codes of a panel is paid back over the rows; 512 of them are few'],
   [
     'GEMM bf16, 2 threads',
-    'a product of 512 to 1,024 rows is 2 to 10 ms: panels do not divide evenly between two threads, and waking the second one counts',
+    'a product of 512 to 1,024 rows is 0.6 to 5 ms: packing panels twice, waiting for the last job and, for TN, packing op(a) into lines that the other core has read take 8 to 18 % there',
   ],
-  ['GEMM f32, 2 threads', 'as in bf16; and most pairs of that row were disturbed'],
-  ['GEMM bf16, 1 thread', 'a transposed operand (TN) is transposed while it is packed: 1 to 2 points below 90 % of peak for 512 cubed'],
-  ['GEMM f32, 1 thread', 'fp32 rows of 1,536 and fewer columns along k (NN) are packed from memory 256 bytes at a time: a point below 85 % of peak'],
+  ['GEMM f32, 2 threads', 'as in bf16'],
+  [
+    'GEMM bf16, 1 thread',
+    'a tile of 512 k spends 4 % on its beginning and end, panels another 3 %; a transposed op(a) (TN) is packed first, 5 % of 512 cubed',
+  ],
+  ['GEMM f32, 1 thread', 'a transposed op(a) (TN) is packed first'],
   ['decode', 'a single row is bound by memory (bf16) and by expanding and transposing codes (NF4)'],
   [
     'trace + compile + plan',
