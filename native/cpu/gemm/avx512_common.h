@@ -1,5 +1,5 @@
 /*
- * What both AVX-512 translation units share: the register tile, the epilogue, the 16x16 transposition.
+ * What both AVX-512 translation units share: the register tile, the epilogue, the transposition.
  *
  * Tile: 6 rows x 64 columns of fp32 sums in 24 of 32 registers, 4 for a row of the panel, 1 for a broadcast.
  * Every step is 4 loads and 6 broadcasts for 24 multiply-adds, so it is bound by arithmetic even when the
@@ -26,32 +26,26 @@ inline __mmask16 first_lanes(int64_t n) {
   return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (n < 0 ? 0 : n)) - 1);
 }
 
-// Row i of the result holds element i of every input row.
-[[maybe_unused]] inline void transpose16(__m512i* r) {
-  __m512i t[16];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m512i a = _mm512_unpacklo_epi32(r[4 * i], r[4 * i + 1]);
-    const __m512i b = _mm512_unpackhi_epi32(r[4 * i], r[4 * i + 1]);
-    const __m512i c = _mm512_unpacklo_epi32(r[4 * i + 2], r[4 * i + 3]);
-    const __m512i d = _mm512_unpackhi_epi32(r[4 * i + 2], r[4 * i + 3]);
-    t[4 * i] = _mm512_unpacklo_epi64(a, c);
-    t[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
-    t[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
-    t[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
-  }
-  // t[4g + j], 128-bit lane L: element 4L + j of rows 4g .. 4g+3. What is left is a 4x4 exchange of lanes.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(t[j], t[4 + j], 0x88);  // lanes 0, 2 of groups 0 and 1
-    const __m512i b = _mm512_shuffle_i32x4(t[j], t[4 + j], 0xdd);  // lanes 1, 3
-    const __m512i c = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0x88);
-    const __m512i d = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0xdd);
-    r[j] = _mm512_shuffle_i32x4(a, c, 0x88);
-    r[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    r[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
-    r[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
-  }
+// 16 bytes of rows j, j + step, j + 2 step and j + 3 step, one per 128-bit part: a transposition that begins so has only the
+// exchanges inside the parts left to do, and a masked load costs no shuffle.
+[[maybe_unused]] inline __m512i load_parts(const char* p, int64_t step) {
+  const auto load = [](const char* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); };
+  __m512i r = _mm512_castsi128_si512(load(p));
+  r = _mm512_mask_broadcast_i32x4(r, 0x00f0, load(p + step));
+  r = _mm512_mask_broadcast_i32x4(r, 0x0f00, load(p + 2 * step));
+  return _mm512_mask_broadcast_i32x4(r, 0xf000, load(p + 3 * step));
+}
+
+// out[i] holds 32-bit element i of 16 rows.
+[[maybe_unused]] inline void transpose_16_rows(const char* p, int64_t row_bytes, __m512i* out) {
+  const __m512i r0 = load_parts(p, 4 * row_bytes), r1 = load_parts(p + row_bytes, 4 * row_bytes);
+  const __m512i r2 = load_parts(p + 2 * row_bytes, 4 * row_bytes), r3 = load_parts(p + 3 * row_bytes, 4 * row_bytes);
+  const __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpackhi_epi32(r0, r1);
+  const __m512i c = _mm512_unpacklo_epi32(r2, r3), d = _mm512_unpackhi_epi32(r2, r3);
+  out[0] = _mm512_unpacklo_epi64(a, c);
+  out[1] = _mm512_unpackhi_epi64(a, c);
+  out[2] = _mm512_unpacklo_epi64(b, d);
+  out[3] = _mm512_unpackhi_epi64(b, d);
 }
 
 // fp32 from 16 elements; lanes outside the mask are not read.

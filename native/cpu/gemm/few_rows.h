@@ -51,35 +51,28 @@ struct FewRows {
                          int64_t next_lanes) {
     constexpr int64_t kElement = Pack::template kElement<D>;
     const int64_t units = Pack::units_of(k);
+    alignas(64) uint32_t buffer[W * W];
     for (int64_t lane = 0; lane < lanes; lane += W) {
       const int64_t count = Pack::least(W, lanes - lane);
       const char* p = s.data + lane * s.row_bytes;
       Sums<R> sums(to + lane);
       for (int64_t u = 0; u < units; u += W) {
-        Reg block[W];
-        if (count == W) {
-          // Past the end of these rows come the beginnings of the next ones.
-          const int64_t left = (k - u * P) * kElement;
-          const int64_t next = lane + 2 * W > lanes && next_lanes != 0 ? next_lanes - lane : W;
-          const int64_t ahead = left > kBytesAhead ? kBytesAhead : kBytesAhead - k * kElement + next * s.row_bytes;
-#pragma GCC unroll 16
-          for (int64_t j = 0; j < W; ++j) {
-            const char* at = p + j * s.row_bytes + u * P * kElement;
-            Pack::fetch(at + ahead);
-            block[j] = S::template along_k<D>(at, k - u * P);
+        // Past the end of these rows come the beginnings of the next ones.
+        const int64_t left = (k - u * P) * kElement;
+        const int64_t next = lane + 2 * W > lanes && next_lanes != 0 ? next_lanes - lane : W;
+        const int64_t ahead = left > kBytesAhead ? kBytesAhead : kBytesAhead - k * kElement + next * s.row_bytes;
+        const char* at = p + u * P * kElement;
+        for (int64_t j = 0; j < count; ++j) Pack::fetch(at + j * s.row_bytes + ahead);
+        const typename Pack::Block block = Pack::template block_of_lanes<D>(at, s.row_bytes, count, k - u * P, buffer);
+        const int64_t valid = Pack::least(W, units - u);
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < W; i += S::kAcross) {
+          Reg across[S::kAcross];
+          S::transpose_rows(block.data + 4 * i, block.row_bytes, across);
+#pragma GCC unroll 4
+          for (int64_t j = 0; j < S::kAcross; ++j) {
+            if (i + j < valid) sums.step(a + 4 * (u + i + j), a_stride, across[j]);
           }
-        } else {
-          for (int64_t j = 0; j < W; ++j) {
-            block[j] = j < count ? S::template along_k<D>(p + j * s.row_bytes + u * P * kElement, k - u * P)
-                                 : S::zero();
-          }
-        }
-        S::transpose(block);
-        if (units - u >= W) {
-#pragma GCC unroll 16
-          for (int64_t i = 0; i < W; ++i) sums.step(a + 4 * (u + i), a_stride, block[i]);
-        } else {
-          for (int64_t i = 0; i < units - u; ++i) sums.step(a + 4 * (u + i), a_stride, block[i]);
         }
       }
       sums.store(to + lane);

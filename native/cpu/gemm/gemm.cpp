@@ -27,7 +27,6 @@ constexpr int64_t kMinPackedRows = 96;
 constexpr int64_t kCachedRowsBytes = 8 << 20;  // op(a) beyond this is read from memory by every panel
 constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows do not share cache sets
 constexpr int64_t kPackUnit = 32;  // lanes of a cache line of bf16
-constexpr int64_t kMaxPackRows = 128;
 constexpr int64_t kStreamedBytes = 512 << 10;
 constexpr int64_t kMinJobRows = 48;
 constexpr int64_t kMaxPieces = 8;
@@ -305,7 +304,7 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
   if (packed_count == 0) return;
   // As many for every thread, as far as whole cache lines go.
   const int64_t share = round_up(ceil_div(rows, 2 * chunks_apart()), kPackUnit);
-  const int64_t size = std::min(kMaxPackRows, share), chunks = ceil_div(rows, size);
+  const int64_t size = std::min(kMaxPackLanes, share), chunks = ceil_div(rows, size);
   for_each(chunks * packed_count, [&](int64_t chunk, int) {
     const Term& term = terms_[packed_terms[chunk / chunks]];
     const int64_t first = chunk % chunks * size;

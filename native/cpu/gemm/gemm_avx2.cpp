@@ -73,8 +73,10 @@ struct F32Units {
     store(all, x);
     if (n > 0) std::memcpy(p, all, static_cast<size_t>(n) * 4);
   }
-  static void transpose(Reg* r) {
-    Reg t[8];
+  static constexpr int kAcross = 8;
+  static void transpose_rows(const char* p, int64_t row_bytes, Reg* out) {
+    Reg r[8], t[8];
+    for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(p + i * row_bytes));
     for (int i = 0; i < 2; ++i) {
       const Reg a = _mm256_unpacklo_ps(r[4 * i], r[4 * i + 1]);
       const Reg b = _mm256_unpackhi_ps(r[4 * i], r[4 * i + 1]);
@@ -86,10 +88,12 @@ struct F32Units {
       t[4 * i + 3] = _mm256_shuffle_ps(b, d, 0xee);
     }
     for (int j = 0; j < 4; ++j) {
-      r[j] = _mm256_permute2f128_ps(t[j], t[4 + j], 0x20);
-      r[4 + j] = _mm256_permute2f128_ps(t[j], t[4 + j], 0x31);
+      out[j] = _mm256_permute2f128_ps(t[j], t[4 + j], 0x20);
+      out[4 + j] = _mm256_permute2f128_ps(t[j], t[4 + j], 0x31);
     }
   }
+  template <DType D>
+  static constexpr bool kStoredUnits = false;
   static void narrow(float x, Code* out) { *out = x; }
 
   template <DType D>

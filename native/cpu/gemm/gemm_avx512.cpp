@@ -42,6 +42,7 @@ struct F32Units {
   static constexpr DType kCodeType = DType::F32;
   static constexpr bool kUnitsFromCodes = false;
   static constexpr bool kLine = true;
+  static constexpr int kAcross = 4;
 
   static int64_t panel_width(int64_t lanes) { return (lanes + 15) / 16 * 16; }
   static Reg zero() { return _mm512_setzero_si512(); }
@@ -55,7 +56,9 @@ struct F32Units {
       _mm512_mask_storeu_epi32(p, first_lanes(n), x);
     }
   }
-  static void transpose(Reg* r) { transpose16(r); }
+  static void transpose_rows(const char* p, int64_t row_bytes, Reg* out) { transpose_16_rows(p, row_bytes, out); }
+  template <DType D>
+  static constexpr bool kStoredUnits = D == DType::F32 && !kRounded;
   static void narrow(float x, Code* out) { *out = x; }
 
   template <DType D>

@@ -37,6 +37,7 @@ struct Bf16Pairs {
   static constexpr DType kCodeType = DType::BF16;
   static constexpr bool kUnitsFromCodes = true;
   static constexpr bool kLine = true;
+  static constexpr int kAcross = 4;
 
   using Acc = __m512;
   static Acc load_sums(const float* p) { return _mm512_loadu_ps(p); }
@@ -57,7 +58,9 @@ struct Bf16Pairs {
       _mm512_mask_storeu_epi32(p, first_lanes(n), x);
     }
   }
-  static void transpose(Reg* r) { transpose16(r); }
+  static void transpose_rows(const char* p, int64_t row_bytes, Reg* out) { transpose_16_rows(p, row_bytes, out); }
+  template <DType D>
+  static constexpr bool kStoredUnits = D == DType::BF16;
   static void narrow(float x, Code* out) {
     *out = static_cast<uint16_t>(_mm_extract_epi16(reinterpret_cast<__m128i>(_mm_cvtneps_pbh(_mm_set_ss(x))), 0));
   }

@@ -21,6 +21,7 @@ inline constexpr int kTileRows = 6;
 inline constexpr int kPanelCols = 64;
 inline constexpr int64_t kMaxPanelUnits = 1024;
 inline constexpr int kMaxSegments = 8;
+inline constexpr int64_t kMaxPackLanes = 128;  // of pack_rows
 
 enum class Unit : uint8_t {
   kF32,         // one element, as fp32

@@ -2,14 +2,15 @@
  * Packing for any vector instruction set: the loops, given a few vector primitives.
  *
  * The idea: there are two ways to read (along k, or along lanes) and two ways to write (rows or a panel).
- * When the way read is the way written, vectors are loaded, converted and stored; otherwise square blocks
- * of kWidth x kWidth units are transposed in registers. A unit is 32 bits whatever it holds, so a bf16 pair
- * transposes like an fp32. 4-bit operands are first expanded, a few KiB at a time, into a buffer that stays
+ * When the way read is the way written, vectors are loaded, converted and stored; otherwise blocks of kWidth rows are
+ * transposed while they are loaded, from where they are stored or from a buffer in L1. A unit is 32 bits whatever it holds,
+ * so a bf16 pair transposes like an fp32. 4-bit operands are first expanded, a few KiB at a time, into a buffer that stays
  * in L1, and then packed like dense ones.
  *
  * `S` supplies: Reg, kWidth (units per vector), kPerUnit (k per unit), kUnit, Code (what 4-bit codes expand
- * to: an element of DType kCodeType), panel_width(lanes), zero(), store(), store_part(), transpose(Reg*),
- * along_k<DType>(p, valid) reading kWidth units of one lane, along_lanes<DType>(p0, p1, valid) reading one
+ * to: an element of DType kCodeType), panel_width(lanes), zero(), store(), store_part(),
+ * transpose_rows(p, row_bytes, out) reading 32-bit elements 0 .. kAcross - 1 of kWidth rows (out[i] holds element i of each),
+ * kStoredUnits<DType> (an element, or a pair, is a unit as it is stored), along_k<DType>(p, valid) reading kWidth units of one lane, along_lanes<DType>(p0, p1, valid) reading one
  * unit of kWidth lanes (p1: the second k of a pair, or null), two_along_lanes(p, row_bytes, lo, hi) the same for
  * 2 kWidth lanes of bf16 pairs, expand64(bytes, scale, table, out), kLine (a Reg is a cache line; then also stream(p, x) and
  * finish_stream(), to write past the caches), and kUnitsFromCodes; if that is true also units64(bytes,
@@ -79,6 +80,8 @@ struct Packer {
     return S::template along_lanes<D>(p0, p1, lanes - lane);
   }
 
+  static constexpr int64_t kBufferStride = kMaxPackLanes + W;  // so that rows do not share cache sets
+
   // Packed rows that outgrow the caches are written past them, where a vector is a cache line: storing into lines that the
   // other cores have read costs twice as much as the packing itself.
   struct Rows {
@@ -106,37 +109,54 @@ struct Packer {
     }
   }
 
+  // W units of W lanes, lane after lane.
+  struct Block {
+    const char* data;
+    int64_t row_bytes;
+  };
+
+  // From `count` stored lanes with `k` elements left. In place where elements are units as they are stored; else, and where
+  // the rows' lines would push each other out of a cache set while they are read four times, by way of `buffer`.
+  template <DType D>
+  static Block block_of_lanes(const char* p, int64_t row_bytes, int64_t count, int64_t k, uint32_t* buffer) {
+    if (S::template kStoredUnits<D> && count == W && k >= W * P && row_bytes % 2048 != 0) return {p, row_bytes};
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < W; ++j) {
+      S::store(buffer + j * W, j < count ? S::template along_k<D>(p + j * row_bytes, k) : S::zero());
+    }
+    return {reinterpret_cast<const char*>(buffer), 4 * W};
+  }
+
+  // Stored rows of k, W units of them at a time: brought together as units in a buffer that stays in L1, whatever the distance
+  // of the rows (4 KiB apart, they would push each other out), and read from there across.
   template <DType D>
   static void rows_from_k(const Source& s, int64_t lanes, int64_t k, const Rows& rows) {
+    alignas(64) uint32_t buffer[W * kBufferStride];
     const int64_t units = units_of(k);
     for (int64_t u = 0; u < units; u += W) {
       const char* ahead = s.data + (u + W) * P * s.row_bytes;
       for (int64_t row = 0; row < W * P; ++row, ahead += s.row_bytes) {
         for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
       }
-      int64_t lane = 0;
-      if constexpr (kWholeLines<D>) {
-        for (; u * P + W * P <= k && lane + 2 * W <= lanes; lane += 2 * W) {
-          Reg low[W], high[W];
-#pragma GCC unroll 16
-          for (int64_t i = 0; i < W; ++i) S::two_along_lanes(row_at<D>(s, u + i, lane), s.row_bytes, &low[i], &high[i]);
-          S::transpose(low);
-          for (int64_t j = 0; j < W; ++j) rows.store(lane + j, u, low[j], W);
-          S::transpose(high);
-          for (int64_t j = 0; j < W; ++j) rows.store(lane + W + j, u, high[j], W);
+      const int64_t count = least(W, units - u);
+      for (int64_t i = 0; i < count; ++i) {
+        uint32_t* out = buffer + i * kBufferStride;
+        int64_t lane = 0;
+        if constexpr (kWholeLines<D>) {
+          for (; (u + i + 1) * P <= k && lane + 2 * W <= lanes; lane += 2 * W) {
+            Reg low, high;
+            S::two_along_lanes(row_at<D>(s, u + i, lane), s.row_bytes, &low, &high);
+            S::store(out + lane, low);
+            S::store(out + lane + W, high);
+          }
         }
+        for (; lane < lanes; lane += W) S::store(out + lane, lanes_at<D>(s, u + i, k, lane, lanes));
       }
-      for (; lane < lanes; lane += W) {
-        Reg block[W];
-        if (units - u >= W) {
-#pragma GCC unroll 16
-          for (int64_t i = 0; i < W; ++i) block[i] = lanes_at<D>(s, u + i, k, lane, lanes);
-        } else {
-          for (int64_t i = 0; i < W; ++i) block[i] = u + i < units ? lanes_at<D>(s, u + i, k, lane, lanes) : S::zero();
-        }
-        S::transpose(block);
-        const int64_t count = least(W, lanes - lane);
-        for (int64_t j = 0; j < count; ++j) rows.store(lane + j, u, block[j], units - u);
+      for (int64_t lane = 0; lane < lanes; lane += S::kAcross) {
+        Reg block[S::kAcross];
+        S::transpose_rows(reinterpret_cast<const char*>(buffer + lane), 4 * kBufferStride, block);
+        const int64_t across = least(S::kAcross, lanes - lane);
+        for (int64_t j = 0; j < across; ++j) rows.store(lane + j, u, block[j], units - u);
       }
     }
   }
@@ -145,32 +165,27 @@ struct Packer {
   static void panel_from_lanes(const Source& s, int64_t lanes, int64_t k, const Panel& panel, int64_t lane0,
                                int64_t unit0) {
     const int64_t units = units_of(k);
+    alignas(64) uint32_t buffer[W * W];
     for (int64_t lane = 0; lane < lanes; lane += W) {
       const int64_t count = least(W, lanes - lane);
       const char* p = s.data + lane * s.row_bytes;
       uint32_t* out = panel.group(lane0 + lane) + unit0 * panel.width;
       for (int64_t u = 0; u < units; u += W, out += W * panel.width) {
-        Reg block[W];
-        if (count == W) {
-#pragma GCC unroll 16
-          for (int64_t j = 0; j < W; ++j) {
-            const char* at = p + j * s.row_bytes + u * P * kElement<D>;
-            fetch(at + kBytesAhead);
-            if (W * P * kElement<D> > 64) fetch(at + kBytesAhead + 64);
-            block[j] = S::template along_k<D>(at, k - u * P);
-          }
-        } else {
-          for (int64_t j = 0; j < W; ++j) {
-            block[j] =
-                j < count ? S::template along_k<D>(p + j * s.row_bytes + u * P * kElement<D>, k - u * P) : S::zero();
-          }
+        for (int64_t j = 0; j < count; ++j) {
+          const char* at = p + j * s.row_bytes + u * P * kElement<D> + kBytesAhead;
+          fetch(at);
+          if (W * P * kElement<D> > 64) fetch(at + 64);
         }
-        S::transpose(block);
-        if (units - u >= W) {
-#pragma GCC unroll 16
-          for (int64_t i = 0; i < W; ++i) S::store(out + i * panel.width, block[i]);
-        } else {
-          for (int64_t i = 0; i < units - u; ++i) S::store(out + i * panel.width, block[i]);
+        const Block block = block_of_lanes<D>(p + u * P * kElement<D>, s.row_bytes, count, k - u * P, buffer);
+        const int64_t valid = least(W, units - u);
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < W; i += S::kAcross) {
+          Reg across[S::kAcross];
+          S::transpose_rows(block.data + 4 * i, block.row_bytes, across);
+#pragma GCC unroll 8
+          for (int64_t j = 0; j < S::kAcross; ++j) {
+            if (i + j < valid) S::store(out + (i + j) * panel.width, across[j]);
+          }
         }
       }
     }
