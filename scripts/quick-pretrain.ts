@@ -1,7 +1,7 @@
 /**
  * From source code to a model that completes it, in one command and without a network:
  *
- *   npm run quick-pretrain                                          (about five minutes on two cores)
+ *   npm run quick-pretrain                                          (under five minutes on two cores)
  *   npm run quick-pretrain -- max_steps=2000                        (keys of configs/quick-pretrain.yaml)
  *   npm run quick-pretrain -- resume_from_checkpoint=true
  *

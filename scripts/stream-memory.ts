@@ -42,7 +42,7 @@ export interface StreamResult {
 }
 
 /** One pass (or `seconds` of it) in steps of 8 x 1,024 tokens. */
-export async function streamRun(run: StreamRun): Promise<StreamResult> {
+async function streamRun(run: StreamRun): Promise<StreamResult> {
   const say = run.say ?? (() => undefined);
   const folder = mkdtempSync(join(tmpdir(), 'lathe-stream-set-'));
   try {

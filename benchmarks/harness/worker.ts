@@ -117,7 +117,7 @@ export class Worker {
 }
 
 /** Environment of a child of ours: the addon of this repository, and where the repository is. */
-export function childEnvironment(): Record<string, string> {
+function childEnvironment(): Record<string, string> {
   return {
     LATHE_BENCH_ROOT: ROOT,
     LATHE_ADDON_PATH: process.env.LATHE_ADDON_PATH ?? join(ROOT, 'build', 'Release', 'lathe.node'),

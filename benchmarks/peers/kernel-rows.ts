@@ -20,12 +20,6 @@ const LEAST_ROUNDS = 3;
 /** Shares of peak that GEMMs reach at least. */
 const PEAK_TARGET = { bf16: 0.9, f32: 0.85 } as const;
 
-/** One shape's result. */
-export interface ShapeFigures {
-  readonly name: string;
-  readonly row: PeerRow;
-}
-
 interface Sides {
   readonly ours: Worker;
   readonly python: Worker;

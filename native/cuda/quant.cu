@@ -72,7 +72,6 @@ __global__ void __launch_bounds__(kThreads) nested_kernel(const float* absmax, c
 
 // ---- dequantise
 
-struct Bytes8 { uint32_t a, b; };
 template <class T>
 struct alignas(16) Pack { T at[16 / sizeof(T)]; };
 

@@ -1,9 +1,8 @@
 /*
  * attention, attention_grad and attention_decode against f64, on every instruction set this CPU has.
  *
- * Rules (KERNELS.md 2.5): fp32 within 2e-6 (forward) and 1e-5 (gradients) of the f64 result, relative to the largest
- * value; bf16 within twice the error of a straightforward bf16 version (probabilities rounded to bf16, fp32 sums) plus
- * dtype noise. Exact: packed equals separate, any number of threads, masked keys get exactly 0.
+ * Rules: fp32 within 2e-6 (forward) and 1e-5 (gradients) of the f64 result, relative to the largest value; bf16 within
+ * twice the error of a straightforward bf16 version (probabilities rounded to bf16, fp32 sums) plus dtype noise. Exact: packed equals separate, any number of threads, masked keys get exactly 0.
  */
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 /*
  * linear_cross_entropy(_grad) and cross_entropy(_grad) against f64, on every instruction set this CPU has.
  *
- * Bounds: fp32 against f64, 2e-6 of a logit's scale per value (KERNELS.md 2.5 and 5.6), gradients 1e-5 of the largest;
+ * Bounds: fp32 against f64, 2e-6 of a logit's scale per value, gradients 1e-5 of the largest;
  * bf16 within twice a straightforward bf16 version (gradients rounded to bf16, fp32 logits) plus half an ulp.
  * Exact: 1 and 3 threads; rows alone and among others; ignored rows cost and give nothing; dw adds in place.
  */

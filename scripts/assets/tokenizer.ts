@@ -22,7 +22,7 @@ async function* corpus(): AsyncGenerator<string> {
 }
 
 /** Trains and writes; gives the number of distinct words that were counted. */
-export async function trainTokenizer(native: NativeTokenizerTraining): Promise<number> {
+async function trainTokenizer(native: NativeTokenizerTraining): Promise<number> {
   const { tokenizer, stats } = await trainNewFromIterator(null, corpus(), {
     native,
     vocabSize: 4096,

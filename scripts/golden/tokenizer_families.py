@@ -19,7 +19,7 @@ from pathlib import Path
 import sentencepiece
 from common import output_folder, save_json
 from tokenizer_goldens import CORPUS, FOLDER, TEXTS
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, CamembertTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 MORE = [

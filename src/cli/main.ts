@@ -144,12 +144,12 @@ export function program(): Command {
     .option('--from <path>', "keep this tokenizer's pipeline and special tokens (folder or GGUF file)")
     .option('--special-tokens <token...>', 'further special tokens; they get the first ids')
     .option('--eos-token <token>', 'end of text (default without --from: <|endoftext|>)')
-    .option('--bos-token <token>')
-    .option('--pad-token <token>')
+    .option('--bos-token <token>', 'begin of text (default without --from and --eos-token: <|endoftext|>)')
+    .option('--pad-token <token>', 'padding (default: none, or that of --from)')
     .option('--pre-tokenizer <name>', 'how words are cut without --from: gpt2, gpt2-digits, llama3 or qwen2', 'gpt2')
     .option('--min-frequency <n>', 'pairs that occur less often are not merged (default: 2; 0 with --from)')
     .option('--memory-cap <size>', 'bound on the word counts, such as 2GiB: beyond it the rarest words are dropped, and said so')
-    .option('--threads <n>')
+    .option('--threads <n>', 'CPU threads (default: all cores of the process)')
     .action(async (options: import('./tokenizer').TrainFlags) => {
       const { tokenizerTrainCommand } = require('./tokenizer') as typeof import('./tokenizer');
       await tokenizerTrainCommand(options);

@@ -1,5 +1,5 @@
 /**
- * compile: Graph -> Program, the whole pipeline in the order that DESIGN.md 4 draws.
+ * compile: Graph -> Program, the whole pipeline in the order that docs/architecture.md draws.
  *
  * dce, fuse -> checkpoint -> cse -> schedule (order) -> inplace -> offsets -> verify -> encode.
  * Fusion of forward nodes comes before checkpointing, so a recomputed node is the same op on the same bits.

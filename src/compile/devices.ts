@@ -9,7 +9,7 @@ const gpu = (name: string, memoryGiB: number, teraflops: number, gigabytesPerSec
   kind: 'cuda', name, memoryBytes: memoryGiB * GiB, threads: 1, flops: teraflops * 1e12, bandwidth: gigabytesPerSecond * 1e9,
 });
 
-/** GPUs by name: usable memory, sustained dense bf16 (fp16 on t4) FLOP/s and bytes/s (KERNELS: H-table and physical limits). */
+/** GPUs by name: usable memory, sustained dense bf16 (fp16 on t4) FLOP/s and bytes/s. */
 const GPUS: readonly DeviceSpec[] = [
   gpu('t4', 14.6, 50, 280),
   gpu('rtx4090', 23.5, 155, 930),
@@ -19,7 +19,7 @@ const GPUS: readonly DeviceSpec[] = [
   gpu('h200', 139.8, 790, 4300),
 ];
 
-export const DEVICE_NAMES = ['cpu', ...GPUS.map((d) => d.name)];
+const DEVICE_NAMES = ['cpu', ...GPUS.map((d) => d.name)];
 
 /** Threads a CPU session uses by default: LATHE_THREADS, else what the affinity mask allows. */
 export function defaultThreads(): number {

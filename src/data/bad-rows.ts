@@ -8,7 +8,7 @@ import { hasCode, LatheError } from '../errors';
 import type { OnBadRow } from './byte-source';
 
 export type BadRowPolicy = 'error' | 'skip';
-export const BAD_ROW_POLICIES: readonly BadRowPolicy[] = ['error', 'skip'];
+const BAD_ROW_POLICIES: readonly BadRowPolicy[] = ['error', 'skip'];
 
 const kShown = 5;
 

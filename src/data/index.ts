@@ -32,7 +32,7 @@ export {
   type LoaderState,
   type LoaderSummary,
 } from './loader';
-export { countTrained, findAll, maskByTemplate } from './masks';
+export { countTrained, maskByTemplate } from './masks';
 export { packBestFit, packExamples, type Packing, type PackingStrategy } from './pack';
 export { philox4x32, PhiloxStream, permutation } from './philox';
 export {
@@ -43,12 +43,13 @@ export {
   type DatasetSummary,
   type PreviewOptions,
 } from './preview';
+export { RowEncoder, type RowEncoderOptions } from './row-encoder';
 export { type SamplingStrategy } from './sampler';
 export { type StepBatches, type StepSource, type StepSourceState } from './step-source';
 export { StreamLoader, type StreamLoaderOptions, type StreamLoaderState, type StreamPeers } from './stream-loader';
 export { interleave, IterableDataset, type InterleaveOptions, type StreamState } from './stream';
 export { provideFileMapping, TokenFile, TokenFileWriter } from './token-file';
-export { RowEncoder, tokenizeDataset, tokenizeStream, type TokenizedDataset, type TokenizeOptions } from './tokenize';
+export { tokenizeDataset, type TokenizedDataset, type TokenizeOptions } from './tokenize';
 export { describeTruncation, emptyReport, truncateExample, type TruncationPolicy, type TruncationReport } from './truncate';
 export {
   IGNORE_INDEX,

@@ -16,9 +16,10 @@ import type { Cursor, CursorState, Lane, StreamRow } from './cursor';
 import { countTrained } from './masks';
 import { packBestFit, splitLong, wrapStream, type PackingStrategy } from './pack';
 import { permutation, PhiloxStream, RANDOM_DOMAIN } from './philox';
+import { RowEncoder } from './row-encoder';
 import type { StepBatches, StepSourceState } from './step-source';
 import type { IterableDataset } from './stream';
-import { limits, RowEncoder, type TokenizeOptions } from './tokenize';
+import { limits, type TokenizeOptions } from './tokenize';
 import { truncateExample, type TruncationReport } from './truncate';
 import type { Batch, TextTokenizer, TokenizedExample } from './types';
 

@@ -11,7 +11,7 @@
 import { IGNORE_INDEX } from './types';
 
 /** Start indices of every match of `pattern` in `ids`, overlaps included. */
-export function findAll(ids: ArrayLike<number>, pattern: ArrayLike<number>): number[] {
+function findAll(ids: ArrayLike<number>, pattern: ArrayLike<number>): number[] {
   const starts: number[] = [];
   if (pattern.length === 0) return starts;
   for (let i = 0; i + pattern.length <= ids.length; i++) {

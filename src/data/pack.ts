@@ -14,7 +14,7 @@ import type { TokenizedExample } from './types';
 
 /** bfd: whole documents; bfd_split: longer ones in pieces; wrapped: one stream cut at maxLength, across documents. */
 export type PackingStrategy = 'bfd' | 'bfd_split' | 'wrapped';
-export const PACKING_STRATEGIES: readonly PackingStrategy[] = ['bfd', 'bfd_split', 'wrapped'];
+const PACKING_STRATEGIES: readonly PackingStrategy[] = ['bfd', 'bfd_split', 'wrapped'];
 
 export interface Packing {
   /** Per packed row, indices of its documents. */

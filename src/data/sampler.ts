@@ -11,7 +11,7 @@ import { LatheError } from '../errors';
 import { permutation, PhiloxStream, RANDOM_DOMAIN } from './philox';
 
 export type SamplingStrategy = 'random' | 'sequential' | 'group_by_length';
-export const SAMPLING_STRATEGIES: readonly SamplingStrategy[] = ['random', 'sequential', 'group_by_length'];
+const SAMPLING_STRATEGIES: readonly SamplingStrategy[] = ['random', 'sequential', 'group_by_length'];
 
 export interface SamplerOptions {
   strategy: SamplingStrategy;

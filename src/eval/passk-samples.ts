@@ -15,7 +15,7 @@ import type { Tokenizer } from '../tokenizers/tokenizer';
 import type { Completion, Problem } from './passk-problems';
 
 /** A text that begins one of these has left the function. */
-export const STOP_STRINGS: readonly string[] = ['\nclass', '\ndef', '\n#', '\n@', '\nprint', '\nif'];
+const STOP_STRINGS: readonly string[] = ['\nclass', '\ndef', '\n#', '\n@', '\nprint', '\nif'];
 
 export interface SampleOptions {
   /** Completions of each problem. */

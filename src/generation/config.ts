@@ -167,7 +167,7 @@ const snake = (key: string): string => key.replace(/[A-Z]/g, (c) => `_${c.toLowe
  * Checks one source of settings and gives its non-null ones under their camelCase names.
  * Errors: ERR_CONFIG for a wrong value or (with `strict`) an unknown key, ERR_UNSUPPORTED for what is not implemented.
  */
-export function readSettings(
+function readSettings(
   source: Readonly<Record<string, unknown>>,
   at: string,
   strict: boolean,

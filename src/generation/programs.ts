@@ -101,7 +101,7 @@ function choose(module: CausalLm, hidden_BD: Tensor, { cache, history, mask, log
 }
 
 /** f32 logits `[B, V]`, with the head's bias, low-rank pairs, scale and soft cap where it has them. */
-export function headLogits(module: CausalLm, hidden_BD: Tensor): Tensor {
+function headLogits(module: CausalLm, hidden_BD: Tensor): Tensor {
   const head = [...module.modules()].find((m): m is Linear => m instanceof Linear && m.weight === module.head);
   return scope(head?.path ?? 'lm_head', () => {
     const compute = computeOf(hidden_BD);

@@ -71,10 +71,6 @@ export class Tensor {
   }
 }
 
-export function tensorType(shape: readonly number[], dtype: DType): TensorType {
-  return { shape, dtype };
-}
-
 export function elementCount(shape: readonly number[]): number {
   let count = 1;
   for (let i = 0; i < shape.length; i++) count *= shape[i];

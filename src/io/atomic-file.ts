@@ -13,7 +13,6 @@ import { hostname } from 'node:os';
 import { open, mkdir, readdir, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join, posix, resolve } from 'node:path';
 import { LatheError, formatBytes } from '../errors';
-import { crc32c } from './crc';
 import { systemCode, toIoError } from './io-error';
 import { isProcessAlive } from './process-identity';
 
@@ -35,7 +34,7 @@ function siblingName(path: string, role: 'tmp' | 'old'): string {
 }
 
 /** What `withAtomicFile` hands out: an append-only file. */
-export class AtomicWriter {
+class AtomicWriter {
   #file: FileHandle;
   #bytesWritten = 0;
 
@@ -122,20 +121,6 @@ async function eachChunk(path: string, visit: (chunk: Uint8Array) => void, sync 
   } finally {
     await file.close();
   }
-}
-
-/** Lower-case hex SHA-256 of a file's bytes. */
-export async function sha256File(path: string): Promise<string> {
-  return (await digest(path)).sha256;
-}
-
-/** CRC-32C of a file's bytes. */
-export async function crc32cFile(path: string): Promise<number> {
-  let crc = 0;
-  await eachChunk(path, (chunk) => (crc = crc32c(chunk, crc))).catch((error: unknown) => {
-    throw toIoError(error, 'read', path);
-  });
-  return crc;
 }
 
 export interface FileDigest {

@@ -1,8 +1,8 @@
 /**
  * Half precision formats to and from float32, and a tensor's bytes as a Float32Array.
  *
- * For small uses: tests, router tables, scales, previews. Decoding is exact; encoding rounds to nearest,
- * ties to even, overflows to infinity and keeps NaN quiet, as PyTorch's `.to()` does.
+ * The slow, readable truth for tests and scripts: no weight of a run passes through here, the engine decodes natively. Decoding is
+ * exact; encoding rounds to nearest, ties to even, overflows to infinity and keeps NaN quiet, as PyTorch's `.to()` does.
  */
 import { LatheError } from '../errors';
 import { dequantizeGgml, isDequantizable } from './gguf/dequantize';

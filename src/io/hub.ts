@@ -94,7 +94,7 @@ function downloadError(name: string, type: RepoType, cause: unknown): LatheError
 }
 
 /** The snapshot folder of a revision when it is in the cache. */
-export function cachedSnapshot(name: string, type: RepoType, revision: string): string | undefined {
+function cachedSnapshot(name: string, type: RepoType, revision: string): string | undefined {
   const repo = join(hub().getHFHubCachePath(), `${type}s--${name.replace('/', '--')}`);
   const ref = join(repo, 'refs', revision);
   const commit = existsSync(ref) ? readFileSync(ref, 'utf8').trim() : revision;

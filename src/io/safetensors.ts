@@ -8,7 +8,6 @@
  *
  * Source: safetensors README ("Format") and safetensors/src/tensor.rs.
  */
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { LatheError, formatBytes, formatShape, nearest } from '../errors';
 import { withAtomicFile } from './atomic-file';
@@ -23,7 +22,7 @@ import {
   type TensorSource,
 } from './tensor-source';
 
-export const MAX_HEADER_BYTES = 100_000_000;
+const MAX_HEADER_BYTES = 100_000_000;
 
 /** Types the format knows, in increasing order of alignment: the writer's sort key, ties broken by this order. */
 // prettier-ignore
@@ -196,28 +195,6 @@ function checkTiling(sources: readonly TensorSource[], bufferStart: number, file
 }
 
 /** Reads and validates the header of a file; no tensor byte is read. @throws LatheError ERR_FORMAT */
-export function readSafetensorsHeader(path: string): SafetensorsFile {
-  let file: number | undefined;
-  try {
-    file = openSync(path, 'r');
-    const { size } = fstatSync(file);
-    const prefix = new Uint8Array(8);
-    const header = new Uint8Array(headerLength(prefix.subarray(0, readSync(file, prefix, 0, 8, 0)), size, path));
-    let done = 0;
-    while (done < header.length) {
-      const count = readSync(file, header, done, header.length - done, 8 + done);
-      if (count === 0) throw formatError(path, `expected a header of ${header.length} bytes, received ${done}`);
-      done += count;
-    }
-    return parseSafetensorsHeader(header, size, path);
-  } catch (error) {
-    throw toIoError(error, 'read', path, 'ERR_FORMAT');
-  } finally {
-    if (file !== undefined) closeSync(file);
-  }
-}
-
-/** `readSafetensorsHeader` without blocking the event loop on the disk. */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   try {
     const file = await open(path, 'r');

@@ -101,10 +101,6 @@ export interface TensorSource {
   readonly byteLength: number;
 }
 
-export function isStorageType(name: string): name is StorageType {
-  return Object.hasOwn(STORAGE_TYPES, name);
-}
-
 /** True when this package can decode the type (as floats, integers or a block format). */
 export function isReadable(dtype: StorageType): boolean {
   return STORAGE_TYPES[dtype].kind !== 'unsupported';

@@ -11,7 +11,7 @@ import { qwen3 } from './qwen3';
 
 const FAMILIES: readonly ModelFamily[] = [llama, mistral, qwen2, qwen3, gemma, gpt2];
 
-export const MODEL_TYPES: readonly string[] = FAMILIES.map((f) => f.modelType);
+const MODEL_TYPES: readonly string[] = FAMILIES.map((f) => f.modelType);
 
 /** A causal language model as a description, from a parsed config.json. */
 export function buildModel(raw: RawConfig, options: BuildOptions, at = 'config.json'): CausalLm {

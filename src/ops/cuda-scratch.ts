@@ -8,7 +8,7 @@
 import { dtypeBytes, type DType } from '../graph/dtype';
 
 /** Workspace of cuBLASLt, where it is found. */
-export const CUDA_WORKSPACE = 2 ** 26;
+const CUDA_WORKSPACE = 2 ** 26;
 const MOST_A = 2 ** 25;
 const MOST_B = 2 ** 26;
 /** Rows of the head's chunks are at least this many. */

@@ -15,7 +15,7 @@ export type ActivationKind = 'gelu' | 'gelu_tanh' | 'relu' | 'silu' | 'tanh' | '
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 
 /** erf to about 1e-16 by its series (small x) or continued fraction (large x). */
-export function erf(x: number): number {
+function erf(x: number): number {
   const t = Math.abs(x);
   if (t > 6) return Math.sign(x);
   if (t < 2.5) {
@@ -287,7 +287,6 @@ export const scale = (a: Tensor, factor: number): Tensor => (factor === 1 ? a : 
 export const scaleBy = (a: Tensor, s: Tensor): Tensor => apply(scaleByDef, [a, s])[0];
 /** a in another float type; no node when it already has it. */
 export const cast = (a: Tensor, dtype: DType): Tensor => (a.dtype === dtype ? a : apply(castDef, [a], { dtype })[0]);
-export const copy = (a: Tensor): Tensor => apply(copyDef, [a])[0];
 /** The value as a constant: nothing is trained through it (torch's detach). */
 export const stopGradient = (a: Tensor): Tensor => apply(stopGradientDef, [a])[0];
 /** A scalar repeated n times. Not differentiable. */

@@ -14,7 +14,7 @@ import { cudaHeadScratchBytes } from './cuda-scratch';
 import { gemmScratchBytes } from './matmul';
 
 /** Rows of logits that exist at a time. */
-export const LOGITS_CHUNK = 256;
+const LOGITS_CHUNK = 256;
 /** Every chunk reads and writes the whole gradient of a trained head, so chunks are as large as this many bytes of logits. */
 const TRAINED_LOGITS_BYTES = 2 ** 28;
 

@@ -12,7 +12,7 @@ import { LatheError } from '../errors';
 import { dtypeBytes, isFloat, type DType } from '../graph/dtype';
 import { apply, sharedAttributes } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
-import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
+import { typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
 import { expectCount, expectDtype, expectFloat, expectLike, expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
 import { cast, scale } from './elementwise';
 import { cudaGemmScratchBytes } from './cuda-scratch';
@@ -284,17 +284,7 @@ function packedCode(b: Tensor): number {
   return quantCode(type as QuantType, nested === 1);
 }
 
-/** x `[T, in]` times a weight `[out, in]` transposed: `[T, out]` in x's dtype. */
-export function linear(x: Tensor, weight: Tensor, o: { bias?: Tensor; addend?: Tensor; extra?: MatmulOptions['extra'] } = {}): Tensor {
-  return matmul(x, weight, { ...o, transB: true, compute: computeOf(x), dtype: x.dtype });
-}
-
 /** The GEMM precision that goes with an activation's dtype. */
 export function computeOf(x: Tensor): Compute {
   return x.dtype === 'bf16' ? 'bf16' : 'f32';
-}
-
-/** FLOPs of one matmul node; used by reports. */
-export function matmulFlops(m: number, n: number, k: number): number {
-  return 2 * elementCount([m, n, k]);
 }

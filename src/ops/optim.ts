@@ -150,7 +150,7 @@ function adam8Reference(x: readonly NdArray[], [p, g, c1, c2, a1, a2]: readonly 
 }
 
 /** Index of the nearest entry of a sorted map; a tie takes the lower one. */
-export function nearestCode(map: Float32Array, x: number): number {
+function nearestCode(map: Float32Array, x: number): number {
   let [low, high] = [0, map.length - 1];
   while (low < high) {
     const mid = (low + high) >> 1;

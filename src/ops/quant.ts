@@ -1,7 +1,7 @@
 /**
  * 4-bit quantisation: NF4 and FP4 in blocks of 64 with optional double quantisation, and GGUF's block formats.
  *
- * Tables, packing and rounding are bitsandbytes' (KERNELS: first element in the high nibble; code = number of
+ * Tables, packing and rounding are bitsandbytes' (first element in the high nibble; code = number of
  * thresholds below x; nested scales use the signed dynamic map in blocks of 256). Source: QLoRA, arXiv 2305.14314.
  */
 import { LatheError } from '../errors';
@@ -28,7 +28,7 @@ export const NF4 = [
   -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
   0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 ];
-export const NF4_THRESHOLDS = [
+const NF4_THRESHOLDS = [
   -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984, -0.13791173323988914, -0.045525018125772476,
   0.03979014977812767, 0.1202552504837513, 0.2035212516784668, 0.2920137718319893, 0.3893125355243683, 0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
 ];
@@ -58,7 +58,7 @@ function encode(type: QuantType, x: number): number {
 const f = Math.fround;
 
 /** Bit-exact 4-bit quantisation in fp32 arithmetic. */
-export function quantize4bitReference(type: QuantType, data: Float64Array): { packed: Float64Array; absmax: Float64Array } {
+function quantize4bitReference(type: QuantType, data: Float64Array): { packed: Float64Array; absmax: Float64Array } {
   const packed = new Float64Array(Math.ceil(data.length / 2));
   const absmax = new Float64Array(Math.ceil(data.length / BLOCK));
   for (let b = 0; b < absmax.length; b++) {
@@ -143,7 +143,7 @@ const quantizeAbsmaxDef: OpDef = {
 };
 
 /** fp32 scale of block b from its parts: plain, or map[code] * nested + offset. */
-export function blockScale(parts: readonly NdArray[], b: number): number {
+function blockScale(parts: readonly NdArray[], b: number): number {
   if (parts.length === 1) return parts[0].data[b];
   const [codes, nested, offset] = parts;
   return f(f(f(DYNAMIC_MAP_SIGNED[codes.data[b]]) * nested.data[Math.floor(b / NESTED_BLOCK)]) + offset.data[0]);
@@ -186,7 +186,7 @@ const dequantize4bitDef: OpDef = {
 };
 
 /** Elements and bytes of a block of GGUF's formats. */
-export const GGML_BLOCKS: Readonly<Record<string, readonly [elements: number, bytes: number]>> = {
+const GGML_BLOCKS: Readonly<Record<string, readonly [elements: number, bytes: number]>> = {
   F32: [1, 4], F16: [1, 2], BF16: [1, 2],
   Q4_0: [32, 18], Q4_1: [32, 20], Q5_0: [32, 22], Q5_1: [32, 24], Q8_0: [32, 34],
   Q2_K: [256, 84], Q3_K: [256, 110], Q4_K: [256, 144], Q5_K: [256, 176], Q6_K: [256, 210],

@@ -1,4 +1,4 @@
-/** Reductions. All have a fixed order that does not depend on the thread count (DESIGN.md 1.6). */
+/** Reductions. All have a fixed order that does not depend on the thread count (docs/numerics.md). */
 import { apply } from '../graph/trace';
 import type { OpDef } from '../graph/op-def';
 import { elementCount, type Tensor, type TensorType } from '../graph/tensor';

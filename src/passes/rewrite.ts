@@ -98,7 +98,7 @@ export class Rewriter {
 }
 
 /** What a graph is for: its outputs, then the values of its updates. */
-export function rootsOf(graph: Graph): Tensor[] {
+function rootsOf(graph: Graph): Tensor[] {
   return [...graph.outputs.values(), ...graph.updates.map((u) => u.value)];
 }
 
@@ -124,7 +124,7 @@ export function countUses(graph: Graph): TensorTable<number> {
 }
 
 /** Nodes sorted so that inputs come before users, otherwise by `order`. */
-export function topological(nodes: readonly Node[]): Node[] {
+function topological(nodes: readonly Node[]): Node[] {
   const list = sorted(nodes);
   const base = oldestId(list);
   // 1 + position by id; an input outside of the list counts as there from the start.

@@ -22,7 +22,7 @@ import {
   type TextGenerationOutput,
 } from './text-generation';
 
-export const PIPELINE_TASKS = ['text-generation'] as const;
+const PIPELINE_TASKS = ['text-generation'] as const;
 export type PipelineTask = (typeof PIPELINE_TASKS)[number];
 
 /** A model folder, an adapter folder or a GGUF file; or a model that is already open, with its tokenizer. */

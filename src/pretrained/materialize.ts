@@ -85,7 +85,7 @@ function loaded(p: Parameter, name: string, source: WeightSource, bindings: File
 }
 
 /** The initial value of a parameter without a source. */
-export function initial(p: Parameter, name: string, o: MaterializeOptions): Tensor {
+function initial(p: Parameter, name: string, o: MaterializeOptions): Tensor {
   const { seed } = o;
   const site = o.sameStart?.get(name) ?? name;
   const type: TensorType = { shape: p.shape, dtype: p.quant ? 'f32' : p.dtype };

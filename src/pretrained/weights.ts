@@ -38,7 +38,7 @@ export function fromGguf(t: GgufTensor): WeightSource {
 export type FileBindings = Record<string, { path: string; offset: number; byteLength: number }>;
 
 /** Traces the value of a plain tensor source in its stored float type, or as f32 when it was block-quantised. */
-export function traceSource(w: PlainSource, name: string, bindings: FileBindings): Tensor {
+function traceSource(w: PlainSource, name: string, bindings: FileBindings): Tensor {
   const { source } = w;
   const { path, offset, byteLength, shape } = source;
   const inputName = `file:${name}`;
@@ -110,7 +110,7 @@ export function sourcePath(w: WeightSource): string {
 }
 
 /** The bytes of a slot's dtype straight from a file. */
-export function traceRaw(source: TensorSource, slot: StateSlot, bindings: FileBindings): Tensor {
+function traceRaw(source: TensorSource, slot: StateSlot, bindings: FileBindings): Tensor {
   const bytes = typeBytes(slot);
   if (source.byteLength !== bytes) {
     throw new LatheError('ERR_CHECKPOINT', `tensor '${source.name}' expected ${bytes} bytes (${slot.dtype} ${formatShape(slot.shape)}), received ${source.byteLength}`, {

@@ -22,7 +22,7 @@ export interface World {
 }
 
 /** A process that is alone. */
-export const SINGLE: World = { rank: 0, size: 1, library: 'single', localSize: 1 };
+const SINGLE: World = { rank: 0, size: 1, library: 'single', localSize: 1 };
 
 interface Launch {
   /** What started this process. */

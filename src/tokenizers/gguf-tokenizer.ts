@@ -215,7 +215,7 @@ function sentencePieceBpe(source: Vocabulary, get: (key: string) => unknown): To
  * SentencePiece merges the neighbours whose union has the best score. As ranks: every way to split a piece into two
  * pieces is a merge, best score first; among equals longer left parts first, then longer right parts.
  */
-export function mergesFromScores(source: {
+function mergesFromScores(source: {
   tokens: readonly string[];
   types: readonly number[];
   scores?: readonly number[];

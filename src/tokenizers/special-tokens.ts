@@ -11,7 +11,7 @@
 import { LatheError, nearest } from '../errors';
 import type { AddedTokenEntry, TokenizerConfig, TokenizerFiles } from './tokenizer-files';
 
-export const NAMED_SPECIAL_TOKENS = [
+const NAMED_SPECIAL_TOKENS = [
   'bos_token',
   'eos_token',
   'unk_token',

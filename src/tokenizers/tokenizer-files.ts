@@ -265,7 +265,7 @@ function readChatTemplates(
 }
 
 /** `chat_template` of a transformers 4 config: a string, or a list of {name, template}. */
-export function configTemplates(config: TokenizerConfig): Map<string, string> {
+function configTemplates(config: TokenizerConfig): Map<string, string> {
   const templates = new Map<string, string>();
   const value = config.chat_template;
   if (typeof value === 'string') templates.set('default', value);

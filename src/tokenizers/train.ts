@@ -223,7 +223,8 @@ async function* utf8Batches(
     return batch;
   };
   for await (const item of texts) {
-    for (const given of typeof item === 'string' ? [item] : item) {
+    // A wrong item is one text, which is then refused.
+    for (const given of Array.isArray(item) ? item : [item]) {
       if (typeof given !== 'string') {
         throw new LatheError('ERR_DATA', `expected a text, received ${given === null ? 'null' : typeof given}`, {
           at: `texts[${row}]`,

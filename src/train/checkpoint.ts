@@ -37,11 +37,15 @@ export interface CheckpointContents {
   readonly saveModel: (dir: string) => Promise<void>;
 }
 
-/** Writes `outputDir/checkpoint-<step>`, over an older one of that name; returns its path. @throws LatheError ERR_CHECKPOINT for the disk */
-export async function saveCheckpoint(outputDir: string, step: number, c: CheckpointContents): Promise<string> {
-  const path = join(outputDir, `checkpoint-${step}`);
+/** The folder of a step's checkpoint. */
+export function checkpointPath(outputDir: string, step: number): string {
+  return join(outputDir, `checkpoint-${step}`);
+}
+
+/** Writes the folder of a step, over an older one of that name. @throws LatheError ERR_CHECKPOINT for the disk */
+export async function saveCheckpoint(outputDir: string, step: number, c: CheckpointContents): Promise<void> {
   await withDirectoryCommit(
-    path,
+    checkpointPath(outputDir, step),
     async (dir) => {
       await c.saveModel(dir);
       await writeSafetensors(join(dir, 'optimizer.safetensors'), slotTensors(c.read, [...c.parameters, ...c.optimizer]));
@@ -53,7 +57,6 @@ export async function saveCheckpoint(outputDir: string, step: number, c: Checkpo
     },
     { replace: true },
   );
-  return path;
 }
 
 function slotTensors(read: CheckpointContents['read'], slots: readonly StateSlot[]): { name: string; dtype: (typeof NAMES)[DType]; shape: readonly number[]; data: () => Promise<Uint8Array> }[] {

@@ -1,5 +1,5 @@
 /**
- * The programs of a training run (DESIGN.md 4): `micro` writes the gradients of a step's first micro-batch into gradient
+ * The programs of a training run: `micro` writes the gradients of a step's first micro-batch into gradient
  * state, `micro, adding` adds those of a later one, `apply` clips and steps the optimizer, `eval` measures. Learning rate,
  * step and loss scale are inputs, so nothing is compiled again as training goes on; shapes come from a small set of buckets.
  *

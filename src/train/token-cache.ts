@@ -64,7 +64,7 @@ const PROGRESS_MS = 5000;
  * The tokenised rows of `files`, from the cache or into it.
  * @throws LatheError ERR_DATA naming the row; ERR_CHECKPOINT for the disk
  */
-export async function cachedTokens(files: readonly string[], stream: () => Promise<IterableDataset>, tokenizer: Tokenizer, o: TokenCacheOptions): Promise<TokenizedDataset> {
+async function cachedTokens(files: readonly string[], stream: () => Promise<IterableDataset>, tokenizer: Tokenizer, o: TokenCacheOptions): Promise<TokenizedDataset> {
   const key = await keyOf(files, tokenizer, o);
   const path = join(o.folder, `${key}.tokens`);
   if (!existsSync(path)) await build(path, key, await stream(), tokenizer, o);

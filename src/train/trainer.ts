@@ -6,10 +6,8 @@
  * values and best-model tracking are transformers' Trainer; the loss is the sum over the labels of the whole step
  * divided by their number, so it does not depend on how a step is split.
  */
-import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { LatheError } from '../errors';
-import { defaultThreads, deviceSpec } from '../compile/devices';
 import { assertFits } from '../compile/plan';
 import type { Loader } from '../data/loader';
 import type { StepBatches, StepSource, StepSourceState } from '../data/step-source';
@@ -19,12 +17,11 @@ import { acquireOutputLock } from '../io/output-lock';
 import { createSchedule, warmupStepCount, type Schedule, type ScheduleName } from '../optim/schedules';
 import { saveAdapter } from '../peft/save';
 import { saveModel } from '../pretrained/save';
-import { sameDevice } from '../runtime/device';
 import { currentWorld, type World } from '../runtime/world';
 import type { PreTrainedModel } from '../pretrained/model';
 import { configToJson, type ResolvedConfig } from './arguments';
 import { closeWindow, finalMetrics, recordStep } from './bookkeeping';
-import { findCheckpoint, keepOnly, rotateCheckpoints, saveCheckpoint, type LoadedCheckpoint } from './checkpoint';
+import { checkpointPath, findCheckpoint, keepOnly, rotateCheckpoints, type LoadedCheckpoint } from './checkpoint';
 import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainEvent } from './events';
 import { addMetrics, evaluateLoader } from './evaluation';
 import { finiteSums, requireFiniteNorm } from './finite';
@@ -32,8 +29,9 @@ import { dueAfterEpoch, dueAfterStep, runLength, trackBest, type Due } from './f
 import type { Loss } from './losses/loss';
 import { Ranks } from './ranks';
 import type { BatchSums, StepRunner } from './runner';
-import { initialState, ownStateToJson, stateToJson, type LogEntry, type TrainerState } from './state';
-import { planTraining, type PlannedRun } from './training-plan';
+import { checkpointToResume, saveRun } from './run-checkpoint';
+import { initialState, type LogEntry, type TrainerState } from './state';
+import { planTraining, trainingDevice, type PlannedRun } from './training-plan';
 
 export interface TrainerOptions {
   readonly model: PreTrainedModel;
@@ -76,10 +74,7 @@ export class Trainer {
     const { args, trainLoader } = options;
     this.args = args;
     this.ranks = new Ranks(options.world ?? currentWorld(), () => options.model.ready());
-    this.device = deviceSpec(deviceOf(options.model, args), args.threads ?? defaultThreads());
-    if (this.ranks.size > 1 && this.device.kind !== 'cpu') {
-      throw new LatheError('ERR_UNSUPPORTED', `${this.ranks.size} ranks on ${this.device.name}: training over processes runs on CPUs only`, { remedy: 'set device: cpu, or start one process' });
-    }
+    this.device = trainingDevice(options.model, args, this.ranks.size);
     const { maxSteps, epochs } = runLength(args, trainLoader.stepsPerEpoch);
     this.maxSteps = maxSteps;
     this.state = initialState(maxSteps, epochs);
@@ -125,7 +120,7 @@ export class Trainer {
 
   private async *locked(): AsyncGenerator<TrainEvent, void, void> {
     await this.hook('onInitEnd');
-    const resume = await this.findResume();
+    const resume = await checkpointToResume(this.args, this.warn);
     const { plan, policy, remedies, limitBytes } = this.plan();
     yield await this.emit({ type: 'plan', plan, remedies, policy });
     assertFits(plan, limitBytes, remedies);
@@ -337,23 +332,10 @@ export class Trainer {
   private async save(schedule: Schedule): Promise<TrainEvent> {
     const { args, state } = this;
     const { runner } = this.plan();
-    const path = join(args.outputDir, `checkpoint-${state.globalStep}`);
+    const path = checkpointPath(args.outputDir, state.globalStep);
     if (state.bestGlobalStep === state.globalStep) state.bestModelCheckpoint = path;
     state.loader = await this.loaderState();
-    const owned = args.saveOnlyModel ? [] : runner.allOptimizerSlots();
-    await this.ranks.collect(owned, async (read) => {
-      await saveCheckpoint(args.outputDir, state.globalStep, {
-        read,
-        parameters: runner.parameters.map((p) => p.slot),
-        optimizer: owned.map(({ slot }) => slot),
-        stateJson: stateToJson(state, { loggingSteps: args.loggingSteps, evalSteps: args.evalSteps ?? args.loggingSteps, saveSteps: args.saveSteps, trainBatchSize: args.perDeviceTrainBatchSize }),
-        ownStateJson: ownStateToJson(state),
-        schedulerJson: { lr_scheduler_type: args.lrSchedulerType, last_epoch: state.globalStep, base_lrs: [args.learningRate], _last_lr: [schedule(state.globalStep)] },
-        rngJson: { generator: 'philox4x32-10', seed: args.seed, step: state.globalStep },
-        argsJson: configToJson(args),
-        saveModel: (dir) => this.saveModel(dir),
-      });
-    });
+    await saveRun({ args, state, runner, ranks: this.ranks, learningRate: schedule(state.globalStep), saveModel: (dir) => this.saveModel(dir) });
     this.savedStep = state.globalStep;
     if (this.ranks.isFirst) rotateCheckpoints(args.outputDir, args.saveTotalLimit, state.bestModelCheckpoint);
     await this.each((c, context) => c.onSave?.(context, path));
@@ -366,14 +348,6 @@ export class Trainer {
     const { model, tokenizer } = this.options;
     await (model.peft ? saveAdapter(model, dir) : saveModel(model, dir));
     await tokenizer?.savePretrained(dir);
-  }
-
-  private async findResume(): Promise<LoadedCheckpoint | null> {
-    const which = this.args.resumeFromCheckpoint;
-    if (!which) return null;
-    const found = await findCheckpoint(which, this.args.outputDir, this.warn);
-    if (!found) throw new LatheError('ERR_CHECKPOINT', 'there is no checkpoint to resume from', { at: this.args.outputDir, remedy: 'leave out resume_from_checkpoint to start anew' });
-    return found;
   }
 
   private async resume(checkpoint: LoadedCheckpoint): Promise<void> {
@@ -406,12 +380,6 @@ export class Trainer {
     await this.each((callback, context) => callback.onEvent?.(context, event));
     return event;
   }
-}
-
-/** The model is where its session will be; a configuration that names another device contradicts it. */
-function deviceOf(model: PreTrainedModel, args: ResolvedConfig): string {
-  if (args.device === 'auto' || sameDevice(args.device, model.device)) return model.device;
-  throw new LatheError('ERR_CONFIG', `device: expected that of the model, ${model.device}, received ${args.device}`, { remedy: `open the model with device: '${args.device}', or set device: auto` });
 }
 
 /** Of what JSON says of a value. */

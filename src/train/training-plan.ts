@@ -1,12 +1,16 @@
 /**
- * The plan of a trainer: its programs compiled under the fastest recomputation policy that fits the memory limit, before
- * anything is allocated.
+ * The plan of a trainer: the device it trains on, and its programs compiled under the fastest recomputation policy that fits the
+ * memory limit, before anything is allocated.
  */
 import type { CheckpointPolicy } from '../autodiff/checkpoint';
+import { defaultThreads, deviceSpec } from '../compile/devices';
 import { memoryPlan, type MemoryPlan, type Remedy } from '../compile/plan';
+import { LatheError } from '../errors';
 import type { DeviceSpec } from '../graph/device';
 import type { Parameter } from '../nn/module';
+import type { PreTrainedModel } from '../pretrained/model';
 import { hasNative, loadNative } from '../runtime/binding';
+import { sameDevice } from '../runtime/device';
 import { currentWorld } from '../runtime/world';
 import { optimizerKind, type ResolvedConfig } from './arguments';
 import { StepRunner } from './runner';
@@ -22,6 +26,21 @@ export interface TrainerPlan {
 export interface PlannedRun extends TrainerPlan {
   readonly runner: StepRunner;
   readonly limitBytes: number;
+}
+
+/**
+ * The model is where its session will be; a configuration that names another device contradicts it.
+ * @throws LatheError ERR_CONFIG for that; ERR_UNSUPPORTED for several ranks on a GPU
+ */
+export function trainingDevice(model: PreTrainedModel, args: ResolvedConfig, ranks: number): DeviceSpec {
+  if (args.device !== 'auto' && !sameDevice(args.device, model.device)) {
+    throw new LatheError('ERR_CONFIG', `device: expected that of the model, ${model.device}, received ${args.device}`, { remedy: `open the model with device: '${args.device}', or set device: auto` });
+  }
+  const device = deviceSpec(model.device, args.threads ?? defaultThreads());
+  if (ranks > 1 && device.kind !== 'cpu') {
+    throw new LatheError('ERR_UNSUPPORTED', `${ranks} ranks on ${device.name}: training over processes runs on CPUs only`, { remedy: 'set device: cpu, or start one process' });
+  }
+  return device;
 }
 
 /** transformers' rule: no decay on biases and normalisation weights. */

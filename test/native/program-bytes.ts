@@ -6,7 +6,7 @@ import { crc32 } from 'node:zlib';
 import { DTYPES, type DType } from '../../src/graph/dtype';
 
 export const ABSENT = 0xffffffff;
-export const BUFFER_KINDS = { arena: 0, state: 1, external: 2, constant: 3 } as const;
+const BUFFER_KINDS = { arena: 0, state: 1, external: 2, constant: 3 } as const;
 
 export interface BufferSpec {
   kind: keyof typeof BUFFER_KINDS;

@@ -10,7 +10,7 @@ import { DTYPES, type DType } from '../../src/graph/dtype';
 import type { NdArray, OpDef } from '../../src/graph/op-def';
 import { elementCount, type Attribute, type Attributes, type TensorType } from '../../src/graph/tensor';
 import { bf16ToFloat, f16ToFloat, floatToBf16, floatToF16 } from '../../src/io/float-codec';
-import { FAMILIES, OPS } from '../../src/ops';
+import { OPS } from '../../src/ops';
 import type { TensorArray } from '../../src/runtime/session';
 import type { Tolerance } from './tolerance';
 
@@ -192,9 +192,4 @@ export function fromBytes(dtype: DType, bytes: Uint8Array): TensorArray {
   if (dtype === 'f32') return new Float32Array(copy);
   if (dtype === 'i32') return new Int32Array(copy);
   return DTYPES[dtype].bytes === 2 ? new Uint16Array(copy) : new Uint8Array(copy);
-}
-
-/** The family whose file an op stands in. */
-export function familyOf(op: string): string {
-  return Object.entries(FAMILIES).find(([, ops]) => op in ops)![0];
 }

@@ -21,6 +21,8 @@ const cuda = loadNative().cuda();
 const available = loadNative().devices().some((d) => d.device === 'cuda:0');
 const shim = cuda.built.includes('shim');
 if (shim) jest.setTimeout(600_000);
+if (!available) process.stdout.write('the CUDA runtime: not tested, there is neither a GPU nor the host shim (npm run test:cuda-host)\n');
+else if (!shim) process.stdout.write('late errors of the CUDA runtime: not tested, they need the host shim (npm run test:cuda-host)\n');
 
 const [M, K, N] = [40, 24, 16];
 const weight: StateSlot = { name: 'w', shape: [K, N], dtype: 'f32', role: 'weights' };

@@ -4,7 +4,7 @@
  */
 import { gradients } from '../../src/autodiff/grad';
 import type { NdArray } from '../../src/graph/op-def';
-import { elementCount, tensorType, type Tensor } from '../../src/graph/tensor';
+import { elementCount, type Tensor } from '../../src/graph/tensor';
 import { apply, input, output, trace, type Graph } from '../../src/graph/trace';
 import { add, cast, mul } from '../../src/ops/elementwise';
 import { OPS } from '../../src/ops';
@@ -37,7 +37,7 @@ function lossGraph(row: OpCase, differentiate: boolean): Graph {
     if (!differentiate) return;
     const wanted = row.grad!.map((i) => x[i]);
     gradients(loss, wanted).forEach((g, i) => {
-      expect(g.type).toEqual(tensorType(wanted[i].shape, wanted[i].dtype));
+      expect(g.type).toEqual({ shape: wanted[i].shape, dtype: wanted[i].dtype });
       output(`d${row.grad![i]}`, g);
     });
   });

@@ -1,5 +1,5 @@
 /**
- * Who may import whom (DESIGN: layering). The table is the rule, written once; a folder that is not in it fails. Everything
+ * Who may import whom (CONTRIBUTING.md, Style). The table is the rule, written once; a folder that is not in it fails. Everything
  * may import errors. In C++: addon -> engine -> include/lathe <- {cpu, cuda, collectives}.
  */
 import path from 'node:path';

@@ -3,7 +3,7 @@
 // NF4 is normative as numbers: deriving it again gives other last digits. FP4 is sign + value / 12 and not monotone.
 // The dynamic maps follow create_dynamic_map(max_exponent_bits 7, total_bits 8): per decade 10^(i-6), i = 0..6, the
 // means of neighbours of an fp32 linspace(0.1, 1) with 2^i + 1 points (signed: both signs) or 2^(i+1) + 1 (unsigned),
-// then 0 and 1, sorted. rows_test.cpp derives them again and compares bits.
+// then 0 and 1, sorted. row_formats_test.cpp derives them again and compares bits.
 //
 // Bounds: nearest code by bisection breaks ties towards the even code, so the bound above an odd code is lowered by
 // one ulp and "number of bounds strictly below x" is the code.

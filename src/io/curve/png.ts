@@ -2,8 +2,7 @@
  * A minimal PNG encoder: 8-bit RGB, zlib from Node.
  * Source: PNG specification (W3C), sections 5, 9 and 11.
  */
-import { deflateSync } from 'node:zlib';
-import { crc32 } from '../crc';
+import { crc32, deflateSync } from 'node:zlib';
 
 const SIGNATURE = Uint8Array.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 

@@ -10,8 +10,8 @@
  * Source: torch/serialization.py; caffe2/serialize/inline_container.cc (names, alignment, byteorder).
  */
 import { open, type FileHandle } from 'node:fs/promises';
+import { crc32 } from 'node:zlib';
 import { LatheError, formatShape } from '../../errors';
-import { crc32 } from '../crc';
 import { toIoError } from '../io-error';
 import { elementCount, readFully, storageBytes, type StorageType, type TensorSource } from '../tensor-source';
 import { readPickle, type PickledTensor, type PickleValue } from './pickle';

@@ -19,7 +19,7 @@ export type { RowFilter } from './keys-lathe';
 export type { OptimizerKind, OptimizerName } from './keys-training';
 export { configToJson, resolveEntries } from './resolve';
 export type { DefaultsOf, ResolvedConfig } from './resolve';
-export { stepInterval, stepsPerEpoch, totalSteps } from './steps';
+export { stepInterval } from './steps';
 
 /** What the API takes: any subset of the keys, in camelCase or snake_case. */
 export type ConfigInput = Partial<CamelValues> | Partial<KeyValues>;

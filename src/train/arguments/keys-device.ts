@@ -5,7 +5,7 @@ import { choice, dictionary, either, flag, integer, nullable, text } from './val
 
 const T = 'TrainingArguments';
 const ddp = "gradients are summed by this engine's own collectives";
-const launch = 'processes are started by mpirun, srun or torchrun-style variables, not by the program';
+const launch = 'processes are started by mpirun or srun, not by the program';
 
 // prettier-ignore
 export const deviceKeys = {

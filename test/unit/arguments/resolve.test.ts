@@ -1,44 +1,20 @@
-/** Reading configurations: YAML with positions, overrides, retired spellings, cross-key checks, freezing and round trips. */
+/** Reading configurations: YAML with positions, cross-key checks, freezing and round trips. Overrides and retired spellings: spellings.test.ts. */
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   configFromObject,
   configToJson,
   loadConfig,
-  parseConfigText,
-  parseOverrides,
-  resolveEntries,
   SFTConfig,
   stepInterval,
-  totalSteps,
   TrainingArguments,
 } from '../../../src/train/arguments';
-import type { ConfigInput, ResolvedConfig } from '../../../src/train/arguments';
+import type { ConfigInput } from '../../../src/train/arguments';
 import { configJsonSchema, configReference } from '../../../src/train/arguments/json-schema';
+import { failure, fromYaml } from './from-yaml';
 
 const ROOT = join(__dirname, '../../..');
-
-function fromYaml(text: string): ResolvedConfig {
-  return resolveEntries(parseConfigText(text, 'train.yaml'));
-}
-
-interface Failure {
-  code: string;
-  at?: string;
-  message: string;
-  remedy?: string;
-}
-
-function failure(run: () => unknown): Failure {
-  try {
-    run();
-  } catch (error) {
-    return error as Failure;
-  }
-  throw new Error('expected an error');
-}
 
 describe('a file for trl sft', () => {
   // The example of TRL's own documentation, with the optional extras people add.
@@ -225,98 +201,6 @@ describe('what this engine does not do', () => {
   });
 });
 
-describe('retired spellings', () => {
-  test('are renamed with a note', () => {
-    const config = fromYaml(
-      'evaluation_strategy: epoch\nmax_seq_length: 256\ntorch_dtype: torch.bfloat16\nno_cuda: true\ntokenizer: tok\nwarmup_ratio: 0.1\ngroup_by_length: true',
-    );
-    expect(config).toMatchObject({
-      evalStrategy: 'epoch',
-      maxLength: 256,
-      dtype: 'bfloat16',
-      device: 'cpu',
-      tokenizerNameOrPath: 'tok',
-      warmupSteps: 0.1,
-      trainSamplingStrategy: 'group_by_length',
-    });
-    expect(config.notes).toHaveLength(7);
-    expect(config.notes[0]).toBe('evaluation_strategy is a retired spelling: write eval_strategy');
-  });
-
-  test('that did nothing leave a note only', () => {
-    expect(fromYaml('overwrite_output_dir: true\nchars_per_token: 3.6').notes).toHaveLength(2);
-  });
-
-  test('lose against the current spelling, unless that one only repeats the default', () => {
-    expect(fromYaml('max_seq_length: 256\nmax_length: 512').maxLength).toBe(512);
-    expect(fromYaml('warmup_ratio: 0.1\nwarmup_steps: 0').warmupSteps).toBe(0.1);
-    expect(fromYaml('warmup_ratio: 0.1\nwarmup_steps: 20').warmupSteps).toBe(20);
-    expect(fromYaml('warmup_ratio: 0\ngroup_by_length: false').notes).toEqual([]);
-  });
-
-  test('a flag with the current spelling overrides a file with the retired one', () => {
-    const entries = [
-      ...parseConfigText('warmup_ratio: 0.1\nmax_seq_length: 8', 'f'),
-      ...parseOverrides(['warmup_steps=0', '--max_length', '16']),
-    ];
-    expect(resolveEntries(entries)).toMatchObject({ warmupSteps: 0, maxLength: 16 });
-  });
-
-  test('values too', () => {
-    expect(fromYaml('packing_strategy: bfd-requeue\nloss_type: chunked_nll')).toMatchObject({
-      packingStrategy: 'bfd_split',
-      lossType: 'nll',
-    });
-  });
-});
-
-describe('overrides', () => {
-  test('every form', () => {
-    const config = resolveEntries(
-      parseOverrides([
-        'learning_rate=1e-3', '--max_steps', '-1', '--run-name=1.10', '--packing', '--no-gradient_checkpointing',
-        '--lora_target_modules', 'q_proj', 'v_proj', '--max_length', 'null', 'added_special_tokens=<a>,<b>',
-        "lr_scheduler_kwargs={num_cycles: 3}", '--report_to', 'none', '--no-cuda', 'lora_modules_to_save=[embed_tokens, lm_head]',
-        '--max_length', '77',
-      ]),
-    ); // prettier-ignore
-    expect(config).toMatchObject({
-      learningRate: 1e-3,
-      maxSteps: -1,
-      runName: '1.10',
-      packing: true,
-      gradientCheckpointing: false,
-      loraTargetModules: ['q_proj', 'v_proj'],
-      addedSpecialTokens: ['<a>', '<b>'],
-      lrSchedulerKwargs: { num_cycles: 3 },
-      reportTo: [],
-      device: 'cpu',
-      loraModulesToSave: ['embed_tokens', 'lm_head'],
-      maxLength: 77,
-    });
-  });
-
-  test('win over the file', () => {
-    const folder = mkdtempSync(join(tmpdir(), 'lathe-arguments-'));
-    try {
-      const path = join(folder, 'train.yaml');
-      writeFileSync(path, 'seed: 1\nmax_steps: 5\n');
-      expect(loadConfig(path, ['--seed', '2'])).toMatchObject({ seed: 2, maxSteps: 5 });
-      expect(failure(() => loadConfig(path, ['--seed', 'x']))).toMatchObject({ code: 'ERR_CONFIG', at: '--seed' });
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
-  });
-
-  test.each([['train.yaml'], ['--'], ['-x']])('%s is not one', (argument) => {
-    expect(failure(() => parseOverrides([argument]))).toMatchObject({ code: 'ERR_CONFIG', at: 'argument 1' });
-  });
-
-  test('a second value of a key that takes one is not swallowed', () => {
-    expect(failure(() => parseOverrides(['--seed', '1', '2']))).toMatchObject({ code: 'ERR_CONFIG', at: 'argument 3' });
-  });
-});
-
 describe('checks across keys', () => {
   test.each([
     ['fp16: true\nbf16: true', 'fp16'],
@@ -405,11 +289,8 @@ test('snake_case and camelCase mean the same in the API', () => {
   );
 });
 
-test('intervals and run lengths', () => {
+test('intervals', () => {
   expect([stepInterval(10, 100), stepInterval(0.1, 95), stepInterval(0.001, 10)]).toEqual([10, 10, 1]);
-  const config = { maxSteps: -1, numTrainEpochs: 1.5, gradientAccumulationSteps: 4 };
-  expect(totalSteps(config, 10)).toBe(5);
-  expect(totalSteps({ ...config, maxSteps: 7 }, 10)).toBe(7);
 });
 
 describe('generated files', () => {

@@ -3,8 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { Dataset, interleave, IterableDataset, loadDataset, tokenizeStream, type Row } from '../../../src/data';
-import { FakeTokenizer } from './fake-tokenizer';
+import { Dataset, interleave, IterableDataset, loadDataset, type Row } from '../../../src/data';
 
 const rows = (n: number, name = 'i'): IterableDataset =>
   IterableDataset.fromDataset(Dataset.fromColumns({ [name]: Array.from({ length: n }, (_, i) => i) }));
@@ -161,16 +160,4 @@ describe('files', () => {
       code: 'ERR_UNSUPPORTED',
     });
   });
-});
-
-test('tokenizeStream gives what the whole dataset gives', async () => {
-  const texts = Dataset.fromRows(['cat', 'hello world', 'x', 'abc'].map((text) => ({ text })));
-  const lengths: number[] = [];
-  for await (const example of tokenizeStream(IterableDataset.fromDataset(texts), new FakeTokenizer(), {
-    batchSize: 3,
-  })) {
-    lengths.push(example.inputIds.length);
-    expect(example.row).toBe(lengths.length - 1);
-  }
-  expect(lengths).toEqual([2, 3, 2, 4]);
 });

@@ -5,13 +5,14 @@ import { apply, input, output, readState, scope, trace } from '../../../src/grap
 import { attentionOps } from '../../../src/ops/attention';
 import { activation, add, cast, expand, mul, scale } from '../../../src/ops/elementwise';
 import { embedding } from '../../../src/ops/embedding';
-import { linear } from '../../../src/ops/matmul';
+import { computeOf, matmul } from '../../../src/ops/matmul';
 import { normOps } from '../../../src/ops/norm';
 import { sum } from '../../../src/ops/reduce';
 import { evaluate } from '../../ops/interpreter';
 import { batchOf, leavesOf, tinyLlama, type TinyOptions } from './tiny-llama';
 
 const slot = (name: string, shape: number[], dtype: StateSlot['dtype'] = 'f32'): StateSlot => ({ name, shape, dtype, role: 'weights' });
+const linear = (x: Tensor, weight: Tensor): Tensor => matmul(x, weight, { transB: true, compute: computeOf(x), dtype: x.dtype });
 
 describe('paths', () => {
   test('a frozen weight gets a dX and no dW', () => {

@@ -16,8 +16,6 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import {
   CHECKSUMS_FILE,
-  crc32cFile,
-  sha256File,
   verifyDirectory,
   withAtomicFile,
   withDirectoryCommit,
@@ -64,13 +62,6 @@ describe('files', () => {
     ).rejects.toThrow('stop');
     expect(readFileSync(inside('x')).length).toBe(20 << 20);
     expect(readdirSync(folder())).toEqual(['x']);
-  });
-
-  test('digests', async () => {
-    writeFileSync(inside('x'), '123456789');
-    expect(await sha256File(inside('x'))).toBe('15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225');
-    expect(await crc32cFile(inside('x'))).toBe(0xe3069283);
-    expect((await errorOf(() => sha256File(inside('none')))).message).toMatch(/ENOENT/);
   });
 
   test('a folder in the way', async () => {

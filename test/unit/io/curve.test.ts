@@ -1,7 +1,7 @@
 /** The loss curve: what is drawn, gaps, odd inputs, and a PNG that decodes to the right pixels. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { inflateSync } from 'node:zlib';
+import { crc32, inflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import {
   curveFromLogHistory,
@@ -12,7 +12,6 @@ import {
 } from '../../../src/io/curve';
 import { extent, formatExponent, formatStep, formatValue, stepAxis, valueAxis } from '../../../src/io/curve/axis';
 import { outlineText } from '../../../src/io/curve/bitmap-font';
-import { crc32 } from '../../../src/io/crc';
 import { useTemporaryFolder } from './fixtures';
 
 const folder = useTemporaryFolder();

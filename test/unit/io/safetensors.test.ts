@@ -8,7 +8,6 @@ import {
   SAFETENSORS_DTYPES,
   openSafetensors,
   parseSafetensorsHeader,
-  readSafetensorsHeader,
   writeSafetensors,
   type SafetensorsDType,
   type TensorToWrite,
@@ -34,7 +33,7 @@ function writeTemporary(bytes: Uint8Array, name = 'x.safetensors'): string {
 
 describe('reading what the Python library wrote', () => {
   test('all entries, in file order, with absolute offsets', async () => {
-    const file = readSafetensorsHeader(MIXED);
+    const file = await openSafetensors(MIXED);
     expect(file.metadata).toEqual({ format: 'pt' });
     expect(file.tensors.size).toBe(24);
     const dtypes = [...file.tensors.values()].map(({ dtype }) => SAFETENSORS_DTYPES.indexOf(dtype as SafetensorsDType));
@@ -49,11 +48,10 @@ describe('reading what the Python library wrote', () => {
     ]);
     const last = [...file.tensors.values()].at(-1)!;
     expect(last.offset + last.byteLength).toBe(readFileSync(MIXED).length);
-    expect(await openSafetensors(MIXED)).toEqual(file);
   });
 
   test('values of the float types agree', async () => {
-    const { tensors } = readSafetensorsHeader(MIXED);
+    const { tensors } = await openSafetensors(MIXED);
     const f32 = await readTensorFloats(tensors.get('z.f32')!);
     expect(f32).toHaveLength(15);
     expect(await readTensorFloats(tensors.get('f64')!)).toEqual(f32);
@@ -69,7 +67,7 @@ describe('reading what the Python library wrote', () => {
   });
 
   test('writing the same tensors in any order gives the same bytes', async () => {
-    const { tensors } = readSafetensorsHeader(MIXED);
+    const { tensors } = await openSafetensors(MIXED);
     const list: TensorToWrite[] = [...tensors.values()].reverse().map((source, i) => ({
       name: source.name,
       dtype: source.dtype as SafetensorsDType,
@@ -172,26 +170,22 @@ describe('headers that must be refused', () => {
   ];
   test.each(cases)('%s', async (_name, bytes, message) => {
     const path = writeTemporary(bytes);
-    const error = await errorOf(() => readSafetensorsHeader(path));
+    const error = await errorOf(() => openSafetensors(path));
     expect(error.code).toBe('ERR_FORMAT');
     expect(error.message).toMatch(message);
     expect(error.message).toContain(path);
-    expect((await errorOf(() => openSafetensors(path))).message).toBe(error.message);
   });
 
-  test('the pattern of these cases is accepted when nothing is wrong', () => {
-    expect(readSafetensorsHeader(writeTemporary(fileOf(ok, 9))).tensors.size).toBe(2);
-    expect(readSafetensorsHeader(writeTemporary(fileOf('{}'))).tensors.size).toBe(0);
-    expect(readSafetensorsHeader(writeTemporary(fileOf('{}      '))).tensors.size).toBe(0);
-    expect([
-      ...readSafetensorsHeader(
-        writeTemporary(fileOf('{"__proto__":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}', 2)),
-      ).tensors.keys(),
-    ]).toEqual(['__proto__']);
+  test('the pattern of these cases is accepted when nothing is wrong', async () => {
+    const names = async (bytes: Buffer): Promise<string[]> => [...(await openSafetensors(writeTemporary(bytes))).tensors.keys()];
+    expect(await names(fileOf(ok, 9))).toHaveLength(2);
+    expect(await names(fileOf('{}'))).toEqual([]);
+    expect(await names(fileOf('{}      '))).toEqual([]);
+    expect(await names(fileOf('{"__proto__":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}', 2))).toEqual(['__proto__']);
   });
 
   test('a missing file and a folder', async () => {
-    expect((await errorOf(() => readSafetensorsHeader(join(folder(), 'no')))).message).toMatch(/ENOENT \(no such file/);
+    expect((await errorOf(() => openSafetensors(join(folder(), 'no')))).message).toMatch(/ENOENT \(no such file/);
     expect((await errorOf(() => openSafetensors(folder()))).code).toBe('ERR_FORMAT');
   });
 });
@@ -286,7 +280,7 @@ describe('writing', () => {
           data: new Uint8Array(storageBytes(t.dtype, t.shape)!).fill(i + 1),
         }));
         await writeSafetensors(path, data, metadata);
-        const file = readSafetensorsHeader(path);
+        const file = await openSafetensors(path);
         expect(file.metadata).toEqual({ ...metadata });
         expect(file.tensors.size).toBe(data.length);
         // Both the header and the first tensor start at a multiple of 8.

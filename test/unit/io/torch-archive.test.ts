@@ -1,10 +1,10 @@
 /** PyTorch's archives: the same tensors as torch, everything that is more than tensors refused by name, damage told apart. */
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import type { LatheError } from '../../../src/errors';
 import { openCheckpoint } from '../../../src/io/checkpoint-files';
-import { crc32 } from '../../../src/io/crc';
 import { openSafetensors } from '../../../src/io/safetensors';
 import { readTensorBytes, type TensorSource } from '../../../src/io/tensor-source';
 import { readPickle } from '../../../src/io/torch-archive/pickle';

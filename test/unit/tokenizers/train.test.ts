@@ -100,7 +100,9 @@ describe('a tokenizer from nothing', () => {
     await expect(trainNewFromIterator(null, [], { native, vocabSize: 300 })).rejects.toThrow(
       /expected text to train on/,
     );
-    await expect(trainNewFromIterator(null, ['a', null as never], { native, vocabSize: 300 })).rejects.toThrow();
+    await expect(trainNewFromIterator(null, ['a', null as never], { native, vocabSize: 300 })).rejects.toThrow(
+      /expected a text, received null \(at texts\[1\]\)/,
+    );
     await expect(trainNewFromIterator(null, [['a', 3 as never]], { native, vocabSize: 300 })).rejects.toThrow(
       /texts\[1\]/,
     );

@@ -1,0 +1,50 @@
+/**
+ * The checkpoint of a run: what it holds of where the run stands, and which one a run goes on from. How a folder is written,
+ * verified and read back is checkpoint.ts's business.
+ *
+ * Invariant: everything that decides the next step is in it; a resumed run is the same run, bit for bit.
+ */
+import { LatheError } from '../errors';
+import { configToJson, type ResolvedConfig } from './arguments';
+import { findCheckpoint, saveCheckpoint, type LoadedCheckpoint } from './checkpoint';
+import type { Ranks } from './ranks';
+import type { StepRunner } from './runner';
+import { ownStateToJson, stateToJson, type TrainerState } from './state';
+
+export interface RunStanding {
+  readonly args: ResolvedConfig;
+  readonly state: TrainerState;
+  readonly runner: StepRunner;
+  readonly ranks: Ranks;
+  /** Of the next step. */
+  readonly learningRate: number;
+  /** Writes the model or adapter and the tokenizer into the folder. */
+  readonly saveModel: (dir: string) => Promise<void>;
+}
+
+/** Writes the checkpoint of this step; all ranks take part, the first one writes. @throws LatheError ERR_CHECKPOINT for the disk */
+export async function saveRun({ args, state, runner, ranks, learningRate, saveModel }: RunStanding): Promise<void> {
+  const owned = args.saveOnlyModel ? [] : runner.allOptimizerSlots();
+  await ranks.collect(owned, async (read) => {
+    await saveCheckpoint(args.outputDir, state.globalStep, {
+      read,
+      parameters: runner.parameters.map((p) => p.slot),
+      optimizer: owned.map(({ slot }) => slot),
+      stateJson: stateToJson(state, { loggingSteps: args.loggingSteps, evalSteps: args.evalSteps ?? args.loggingSteps, saveSteps: args.saveSteps, trainBatchSize: args.perDeviceTrainBatchSize }),
+      ownStateJson: ownStateToJson(state),
+      schedulerJson: { lr_scheduler_type: args.lrSchedulerType, last_epoch: state.globalStep, base_lrs: [args.learningRate], _last_lr: [learningRate] },
+      rngJson: { generator: 'philox4x32-10', seed: args.seed, step: state.globalStep },
+      argsJson: configToJson(args),
+      saveModel,
+    });
+  });
+}
+
+/** The checkpoint that the configuration asks to resume from, null when it asks for none. @throws LatheError ERR_CHECKPOINT when there is none */
+export async function checkpointToResume(args: ResolvedConfig, warn: (message: string) => void): Promise<LoadedCheckpoint | null> {
+  const which = args.resumeFromCheckpoint;
+  if (!which) return null;
+  const found = await findCheckpoint(which, args.outputDir, warn);
+  if (!found) throw new LatheError('ERR_CHECKPOINT', 'there is no checkpoint to resume from', { at: args.outputDir, remedy: 'leave out resume_from_checkpoint to start anew' });
+  return found;
+}
