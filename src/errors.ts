@@ -46,6 +46,14 @@ export class LatheError extends Error {
   }
 }
 
+/** The same error with a place, when it is ours and has none. */
+export function withPlace(error: unknown, at: string): unknown {
+  if (!(error instanceof LatheError) || error.at || !at) return error;
+  const { code, remedy } = error;
+  const message = remedy ? error.message.slice(0, -`: ${remedy}`.length) : error.message;
+  return new LatheError(code, message, { at, remedy, cause: error });
+}
+
 /** True when `error` carries one of our codes, whichever realm or process made it. */
 export function hasCode(error: unknown, code: ErrorCode): boolean {
   return typeof error === 'object' && error !== null && (error as { code?: unknown }).code === code;

@@ -1,11 +1,12 @@
 /** `lathe convert INPUT OUTPUT`: a GGUF file as a Hugging Face folder. */
 import { LatheError } from '../errors';
 import { convertModel } from '../pretrained/convert';
-import { floatDtype } from './merge';
+import { floatDtype, requireOtherFolder } from './merge';
 import { say } from './output';
 
 /** `tokenizer`: false saves none, a path takes the one that lies there, undefined is the input's own. */
 export async function convertCommand(from: string, to: string, o: { dtype: string; tokenizer?: string | boolean }): Promise<void> {
+  requireOtherFolder(to, from);
   const tokenizer = o.tokenizer === false ? null : typeof o.tokenizer === 'string' ? o.tokenizer : undefined;
   const written = await convertModel(from, to, { dtype: floatDtype(o.dtype), tokenizer }).catch((error: unknown) => {
     const { message, remedy, at } = error as LatheError;

@@ -1,5 +1,8 @@
 /** `lathe tokenizer train` and `lathe tokenizer stats`: a vocabulary from files, and how well one fits them. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { LatheError } from '../errors';
+import { weightFiles } from '../io/checkpoint-files';
 import { trainTokenizer } from '../pretrained/auto-tokenizer';
 import type { PreTokenizerKind } from '../tokenizers/byte-level';
 import { reservedWords, type ReservedWords } from '../tokenizers/reserved-words';
@@ -35,6 +38,7 @@ const KINDS: readonly string[] = ['gpt2', 'gpt2-digits', 'llama3', 'qwen2'];
 
 export async function tokenizerTrainCommand(o: TrainFlags): Promise<void> {
   const vocabSize = integer(o.vocabSize, '--vocab-size');
+  requireNoModel(o.output);
   const model = o.from ? await openTokenizerAt(o.from) : null;
   const files = await locateTextFiles(o.files);
   const source = new CountedTexts(files, o);
@@ -63,6 +67,12 @@ export async function tokenizerTrainCommand(o: TrainFlags): Promise<void> {
   if (tokenizer.vocabSize < vocabSize) warn(`the text gave ${number(tokenizer.vocabSize)} tokens of ${number(vocabSize)}: no more pairs occur often enough`);
   say(`${number(tokenizer.vocabSize)} tokens from ${number(files.length)} files, ${megabytes(stats.textBytes)} of text, ${number(stats.words)} distinct words, in ${duration(seconds)} (${(stats.textBytes / 1e6 / seconds).toFixed(1)} MB/s, ${gib(process.resourceUsage().maxRSS * 1024)} peak memory)`);
   say(`saved ${o.output}`);
+}
+
+/** The ids of a model's weights are those of its own tokenizer. */
+function requireNoModel(dir: string): void {
+  const weights = weightFiles('model').find((name) => existsSync(join(dir, name)));
+  if (weights) throw new LatheError('ERR_CONFIG', `--output expected a folder without a model, found ${weights}: the model's own tokenizer would be lost`, { at: dir, remedy: 'choose another folder' });
 }
 
 export async function tokenizerStatsCommand(folders: readonly string[], o: TextFlags & { keywords?: string; json?: boolean }): Promise<void> {

@@ -2,8 +2,7 @@
  * Reading a file as bytes and as lines, through gzip or zstd when the file is compressed.
  *
  * The idea: compression is recognised by the first bytes, not by the name, and a file that ends before its
- * compressed stream does is an error, never a shorter dataset. zstd goes through fzstd: Node 20's zlib has none,
- * and one decoder on every Node version means one behaviour for truncated files.
+ * compressed stream does, or whose content does not have the checksum it was written with, is an error, never another dataset.
  *
  * Invariants: constant memory in the file's size; text is strict UTF-8; a place in a file is a byte offset into its
  * decompressed content, which a plain file seeks to and a compressed one must decompress (but not decode) up to.
@@ -11,8 +10,8 @@
 import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { createGunzip } from 'node:zlib';
-import { Decompress } from 'fzstd';
 import { LatheError } from '../errors';
+import { decodeZstd } from './zstd';
 
 type Compression = 'none' | 'gzip' | 'zstd';
 
@@ -82,24 +81,14 @@ async function* gunzip(path: string): AsyncGenerator<Uint8Array> {
 }
 
 async function* unzstd(path: string): AsyncGenerator<Uint8Array> {
-  let pending: Uint8Array[] = [];
-  const decoder = new Decompress((chunk) => pending.push(chunk.slice()));
   const source = createReadStream(path, { highWaterMark: 1 << 18 });
   try {
-    for await (const chunk of source) {
-      decoder.push(chunk as Buffer);
-      const ready = pending;
-      pending = [];
-      yield* ready;
-    }
-    decoder.push(new Uint8Array(0), true);
+    yield* decodeZstd(source);
   } catch (cause) {
-    if (cause instanceof LatheError) throw cause;
     throw truncated(path, 'zstd', cause);
   } finally {
     source.destroy();
   }
-  yield* pending;
 }
 
 /** The file's bytes from `start` on, decompressed. @throws ERR_DATA when it is missing, damaged or cut short */

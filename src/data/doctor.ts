@@ -274,13 +274,14 @@ export function formatFinding(finding: Finding): string {
 
 /**
  * Stops on errors.
- * @param options.allow codes that do not stop the run @throws ERR_DATA with the first row, and every further error
+ * @param options.allow codes that do not stop the run @param options.name what the error calls the rows (data)
+ * @throws ERR_DATA with the first row, and every further error
  */
-export function assertHealthy(findings: readonly Finding[], options: { allow?: readonly FindingCode[] } = {}): void {
+export function assertHealthy(findings: readonly Finding[], options: { allow?: readonly FindingCode[]; name?: string } = {}): void {
   const errors = findings.filter(({ severity, code }) => severity === 'error' && !options.allow?.includes(code));
   if (errors.length === 0) return;
   const [first, ...others] = errors;
   const more = others.map((finding) => `\n  also: ${formatFinding(finding)}`).join('');
   const rows = first.count > 1 ? ` (and in ${first.count - 1} more rows)` : '';
-  throw new LatheError('ERR_DATA', `data: ${first.message}${rows}`, { at: first.at, remedy: `${first.remedy}${more}` });
+  throw new LatheError('ERR_DATA', `${options.name ?? 'data'}: ${first.message}${rows}`, { at: first.at, remedy: `${first.remedy}${more}` });
 }

@@ -20,7 +20,7 @@ import { RowEncoder } from './row-encoder';
 import type { StepBatches, StepSourceState } from './step-source';
 import type { IterableDataset } from './stream';
 import { limits, type TokenizeOptions } from './tokenize';
-import { truncateExample, type TruncationReport } from './truncate';
+import { describeTruncation, truncateExample, type TruncationReport } from './truncate';
 import type { Batch, TextTokenizer, TokenizedExample } from './types';
 
 export interface LaneReaderOptions extends Omit<TokenizeOptions, 'maxLength' | 'batchSize'> {
@@ -79,6 +79,8 @@ interface Window {
   steps: TokenizedExample[][][];
   /** Where the next window of the epoch begins; null when the stream has ended. */
   following: WindowStart | null;
+  /** Rows of the stream up to its end. */
+  rows: number;
 }
 
 const kChunkRows = 64;
@@ -191,7 +193,7 @@ export class LaneReader {
       }
       if (window.following === null) {
         if (window.start.firstStep + window.steps.length > 0) this.moveTo(firstWindow(window.start.epoch + 1), 0, null);
-        else throw this.noRows();
+        else throw this.noRows(window.rows);
       } else {
         const next = await this.following(window);
         this.moveTo(next.start, this.stepInEpoch, next);
@@ -199,10 +201,13 @@ export class LaneReader {
     }
   }
 
-  private noRows(): LatheError {
-    const { lane } = this.options;
-    if (!lane) return new LatheError('ERR_DATA', 'expected rows in the stream, received none', { remedy: 'check the files and filters' });
-    return new LatheError('ERR_DATA', `expected rows in lane ${lane.index} of ${lane.count}, received none`, { remedy: 'take files without rows out of the data set, or set stream_lanes: 1' });
+  private noRows(rows: number): LatheError {
+    const { lane, report } = this.options;
+    const where = lane ? `lane ${lane.index} of ${lane.count}` : 'the stream';
+    const fix = lane ? 'take files without rows out of the data set, or set stream_lanes: 1' : 'check the files and filters';
+    if (rows === 0) return new LatheError('ERR_DATA', `expected rows in ${where}, received none`, { remedy: fix });
+    const why = describeTruncation(report);
+    return new LatheError('ERR_DATA', `expected rows in ${where}, received ${rows} of which none can be used${why ? `: ${why}` : ''}`, { remedy: why ? `raise max_length or set another truncation_mode; else ${fix}` : fix });
   }
 
   private following(window: Window): Promise<Window> {
@@ -241,7 +246,7 @@ export class LaneReader {
       }
       ({ packed, rest } = this.arrange(documents, start, hasEnded));
     }
-    if (hasEnded) return { start, steps: packed, following: null };
+    if (hasEnded) return { start, steps: packed, following: null, rows: start.row + rows };
     const following: WindowStart = {
       epoch: start.epoch,
       window: start.window + 1,
@@ -250,7 +255,7 @@ export class LaneReader {
       cursor: cursor.state(),
       carried: rest,
     };
-    return { start, steps: packed, following };
+    return { start, steps: packed, following, rows: following.row };
   }
 
   private async tokenise(chunk: readonly StreamRow[], firstRow: number): Promise<TokenizedExample[]> {

@@ -38,6 +38,8 @@ export interface LoaderOptions {
   maxBuckets?: number;
   bucketMultiple?: number;
   padId?: number;
+  /** What errors call the rows; default: the rows. */
+  name?: string;
   /** This process and how many there are; rank r takes every worldSize-th micro-batch. */
   rank?: number;
   worldSize?: number;
@@ -278,7 +280,7 @@ type ResolvedOptions = Required<
 > &
   LoaderOptions;
 
-/** @throws ERR_CONFIG for options out of range, ERR_DATA when no example has tokens */
+/** @throws ERR_CONFIG for options out of range, ERR_DATA when there is no micro-batch, or none with a trained token */
 export function createLoader(examples: readonly TokenizedExample[], options: LoaderOptions): Loader {
   const resolved: ResolvedOptions = {
     ...options,
@@ -300,16 +302,25 @@ export function createLoader(examples: readonly TokenizedExample[], options: Loa
     examples.filter((example) => lengthOf(example) > 0),
     options,
   );
-  if (units.members.length === 0 || (resolved.dropLast && units.members.length < resolved.batchSize)) {
-    throw new LatheError(
-      'ERR_DATA',
-      `loader: expected at least one batch of rows, received ${units.members.length} rows`,
-      {
-        remedy: 'check filters and truncation; with dropLast, lower batchSize',
-      },
-    );
-  }
+  requireTraining(units, examples.length, resolved);
   return new Loader(units, resolved);
+}
+
+/** A loader without a micro-batch, or without a label, would only be noticed when the loss is divided by nought. */
+function requireTraining({ members, labels, rowTokens }: Units, rows: number, options: ResolvedOptions): void {
+  const { name = 'the rows', dropLast, batchSize } = options;
+  const fail = (message: string, remedy: string): never => {
+    throw new LatheError('ERR_DATA', `${name}: ${message}`, { remedy });
+  };
+  if (rows === 0) fail('expected at least one, received none', 'check the file, the split, filters and what truncation leaves out');
+  if (members.length === 0) fail(`expected at least one token, received ${rows} rows without any`, 'check the column that the text is read from');
+  if (dropLast && members.length < batchSize) {
+    const what = rowTokens === undefined ? `${members.length} rows` : `${members.length} packed rows of ${rowTokens} tokens`;
+    fail(`expected at least one whole micro-batch of ${batchSize} (the last one, if smaller, is dropped), received ${what}`, 'set dataloader_drop_last: false, or lower the batch size');
+  }
+  if (labels.every((count) => count === 0)) {
+    fail(`expected at least one token that is not masked, received ${rows} rows without any`, 'check completion_only_loss, assistant_only_loss and response_template against a row (lathe data preview), and that max_length leaves something of the answers');
+  }
 }
 
 function requireCount(name: string, value: number): void {

@@ -36,7 +36,7 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
   if (!test) warn('no test split: evaluating the training rows');
   const rows = test ?? (train instanceof IterableDataset ? await firstRows(train, config.maxEvalSamples ?? Infinity) : train);
   const data = await tokenizeDataset(rows, tokenizer, tokenizeOptions(config));
-  const loader = createLoader(data.examples, { batchSize: config.perDeviceEvalBatchSize, samplingStrategy: 'sequential' });
+  const loader = createLoader(data.examples, { batchSize: config.perDeviceEvalBatchSize, samplingStrategy: 'sequential', name: 'evaluation data' });
   const model = await openModelFor(config, tokenizer);
   const device = deviceSpec(model.device, config.threads ?? undefined);
   const started = performance.now();

@@ -4,7 +4,7 @@
  * `trace(fn)` runs `fn` once while a builder is current; every op applied inside adds a node. Nothing is traced
  * behind the user's back: applying an op outside of `trace` is an error. Scopes give nodes their module path.
  */
-import { LatheError } from '../errors';
+import { LatheError, withPlace } from '../errors';
 import type { DType } from './dtype';
 import type { OpDef } from './op-def';
 import { sameType, Tensor, typesOf, type Attributes, type Node, type Phase, type StateSlot, type TensorType } from './tensor';
@@ -134,6 +134,8 @@ export function trace(name: string, fn: () => void): Graph {
   const b = (current = new Builder());
   try {
     fn();
+  } catch (error) {
+    throw withPlace(error, `program '${name}'`);
   } finally {
     current = null;
   }
@@ -144,16 +146,7 @@ export function trace(name: string, fn: () => void): Graph {
 export function apply(op: OpDef, inputs: readonly Tensor[], attributes: Attributes = NO_ATTRIBUTES): readonly Tensor[] {
   const b = builder();
   const given = typesOf(inputs);
-  let types: TensorType[];
-  try {
-    types = op.infer(given, attributes);
-  } catch (error) {
-    const { where } = b;
-    if (where && error instanceof LatheError && !error.at) {
-      throw new LatheError(error.code, error.message, { at: where, cause: error });
-    }
-    throw error;
-  }
+  const types = op.infer(given, attributes);
   const node = makeNode({ op, inputs, attributes, types, where: b.where, phase: b.phase, block: b.block });
   b.nodes.push(node);
   return node.outputs;
@@ -217,13 +210,15 @@ export function output(name: string, value: Tensor): void {
   builder().outputs.set(name, value);
 }
 
-/** Gives the nodes made inside `fn` a module path (the whole path, e.g. `model.layers.0.mlp`). */
+/** Gives the nodes made inside `fn` a module path (the whole path, e.g. `model.layers.0.mlp`), and errors that have no place. */
 export function scope<T>(path: string, fn: () => T): T {
   const b = builder();
   const outer = b.where;
   b.where = path;
   try {
     return fn();
+  } catch (error) {
+    throw withPlace(error, path);
   } finally {
     b.where = outer;
   }
@@ -253,7 +248,7 @@ export function inPhase<T>(phase: Phase, fn: () => T): T {
   }
 }
 
-/** Runs `fn` with the path and block of `node`, so that derived nodes say where they come from. */
+/** Runs `fn` with the path and block of `node`, so that derived nodes, and errors, say where they come from. */
 export function atNode<T>(node: Node, fn: () => T): T {
   const b = builder();
   const { where, block } = b;
@@ -261,6 +256,8 @@ export function atNode<T>(node: Node, fn: () => T): T {
   b.block = node.block;
   try {
     return fn();
+  } catch (error) {
+    throw withPlace(error, node.where);
   } finally {
     b.where = where;
     b.block = block;

@@ -26,7 +26,7 @@ function hostTag(): string {
 }
 
 /** A sibling of `path`: `.<name>.<role>-<host>-<pid>-<random>`. */
-function siblingName(path: string, role: 'tmp' | 'old'): string {
+export function siblingName(path: string, role: 'tmp' | 'old'): string {
   return join(
     dirname(path),
     `.${basename(path)}.${role}-${hostTag()}-${process.pid}-${randomBytes(4).toString('hex')}`,
@@ -93,7 +93,7 @@ export async function writeJsonAtomic(path: string, value: unknown): Promise<voi
 }
 
 /** fsync of a file or folder. Some file systems refuse it for folders; that costs durability, not correctness. */
-async function syncPath(path: string): Promise<void> {
+export async function syncPath(path: string): Promise<void> {
   let handle: FileHandle | undefined;
   try {
     handle = await open(path, 'r');
@@ -146,7 +146,7 @@ export interface Checksums {
 }
 
 /** Regular files under `dir` as sorted `/` paths, and its folders. Anything else (links, sockets) is refused. */
-async function listTree(dir: string): Promise<{ files: string[]; folders: string[] }> {
+export async function listTree(dir: string): Promise<{ files: string[]; folders: string[] }> {
   const files: string[] = [];
   const folders: string[] = [''];
   for (const folder of folders) {
@@ -258,17 +258,22 @@ async function sealDirectory(dir: string): Promise<void> {
   for (const folder of folders.reverse()) await syncPath(join(dir, folder));
 }
 
-/** Removes what killed processes of this host left beside `target`, and restores a folder that was stepped aside. */
-async function sweepLeftovers(target: string): Promise<void> {
+/** What killed processes of this host left beside `target`. */
+export async function leftoversOf(target: string): Promise<string[]> {
   const parent = dirname(target);
   const prefix = `.${basename(target)}.`;
-  for (const name of await readdir(parent)) {
-    if (!name.startsWith(prefix)) continue;
-    const match = /^(tmp|old)-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length));
-    if (!match || match[2] !== hostTag() || isProcessAlive(Number(match[3]))) continue;
-    const leftover = join(parent, name);
+  const isLeftover = (name: string): boolean => {
+    const match = name.startsWith(prefix) && /^(?:tmp|old)-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length));
+    return !!match && match[1] === hostTag() && !isProcessAlive(Number(match[2]));
+  };
+  return (await readdir(parent)).filter(isLeftover).map((name) => join(parent, name));
+}
+
+/** Removes them, and restores a folder that was stepped aside. */
+async function sweepLeftovers(target: string): Promise<void> {
+  for (const leftover of await leftoversOf(target)) {
     const restored =
-      match[1] === 'old' &&
+      basename(leftover).startsWith(`.${basename(target)}.old-`) &&
       (await rename(leftover, target).then(
         () => true,
         () => false,

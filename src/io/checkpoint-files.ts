@@ -2,16 +2,16 @@
  * A model's weights in a folder: one file, or shards with an index; safetensors, or else PyTorch's archives.
  *
  * Reading gives one flat map from tensor name to source, after checking that index and shards agree in both
- * directions. Writing splits greedily in the given order, as huggingface_hub does, and writes the index last,
- * so an interrupted save never looks complete.
+ * directions. Writing splits greedily in the given order, as huggingface_hub does; what an earlier save has left in a folder is
+ * file-set.ts's business.
  *
  * Source: transformers `save_pretrained`, huggingface_hub `split_torch_state_dict_into_shards`.
  */
-import { readFile, readdir, rm, stat } from 'node:fs/promises';
+import { readFile, readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { LatheError, formatBytes } from '../errors';
 import { writeFileAtomic } from './atomic-file';
-import { systemCode, toIoError } from './io-error';
+import { toIoError } from './io-error';
 import { findDuplicateKey } from './json-keys';
 import { collectTensors, openSafetensors, writeSafetensors, type TensorList } from './safetensors';
 import { elementCount, type TensorSource } from './tensor-source';
@@ -204,8 +204,8 @@ function planShards(sizes: readonly number[], maxBytes: number): number[][] {
 }
 
 /**
- * Writes a checkpoint as transformers would: one file, or shards and an index; then removes weight files of an
- * earlier save with the same stem. Each file is atomic; wrap the call in `withDirectoryCommit` to make the set atomic.
+ * Writes a checkpoint as transformers would: one file, or shards and an index. Each file is atomic; wrap the call in
+ * `replaceFileSets` or `withDirectoryCommit` to make the set atomic, and to be rid of an earlier one.
  * @throws LatheError as writeSafetensors
  */
 export async function writeShardedCheckpoint(
@@ -246,7 +246,6 @@ export async function writeShardedCheckpoint(
     await writeFileAtomic(join(dir, index), encodeIndex(weightMap, totalBytes, totalParameters));
     files.push(index);
   }
-  await removeStale(dir, stem, new Set(files));
   return { files, totalBytes, totalParameters };
 }
 
@@ -262,15 +261,4 @@ function asciiJson(text: string): string {
     /[\u007f-\uffff]/g,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
-}
-
-async function removeStale(dir: string, stem: string, keep: ReadonlySet<string>): Promise<void> {
-  const escaped = stem.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-  const pattern = new RegExp(`^${escaped}(-\\d{5}-of-\\d{5})?\\.safetensors(\\.index\\.json)?$`);
-  for (const name of await readdir(dir)) {
-    if (!pattern.test(name) || keep.has(name)) continue;
-    await rm(join(dir, name)).catch((error: unknown) => {
-      if (systemCode(error) !== 'ENOENT') throw toIoError(error, 'remove the stale file', join(dir, name));
-    });
-  }
 }

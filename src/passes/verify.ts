@@ -10,7 +10,7 @@ import type { Tensor } from '../graph/tensor';
 export function verify(placed: Placed, offsets: ReadonlyMap<Storage, number>): void {
   const holds = new Map<Storage, Tensor>();
   const fail = (message: string, at: string): never => {
-    throw new LatheError('ERR_PROGRAM', `internal: ${message}`, { at, remedy: 'please report this program' });
+    throw new LatheError('ERR_PROGRAM', `internal: program '${placed.graph.name}': ${message}`, { at, remedy: 'please report this program' });
   };
   for (const { kind, outputs: [t] } of placed.graph.nodes) if (kind !== 'op') holds.set(placed.storage.get(t)!, t);
   placed.schedule.forEach((node, i) => {

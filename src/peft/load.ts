@@ -9,12 +9,12 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { LatheError } from '../errors';
 import { openCheckpoint, weightFiles } from '../io/checkpoint-files';
+import { ADAPTER_CONFIG_FILE } from '../io/model-files';
 import { readTensorBytes, type TensorSource } from '../io/tensor-source';
 import { parseAdapterConfig, type AdapterOrigin, type RawAdapterConfig } from './adapter-json';
 import { ADAPTER_PREFIX } from './inject';
 import { LoraConfig } from './lora-config';
 
-export const ADAPTER_CONFIG_FILE = 'adapter_config.json';
 export const ADAPTER_WEIGHTS_FILE = 'adapter_model.safetensors';
 
 /** A tensor of the adapter, in the form a load program takes. */

@@ -1,8 +1,7 @@
 /**
  * Writes a PEFT adapter folder: adapter_model.safetensors, adapter_config.json and a model card.
  *
- * The weights go first and the config last, each by rename, so a folder that is read while it is written for the first
- * time does not look like an adapter yet. A trainer wraps the call in `withDirectoryCommit` to make the set atomic.
+ * All of them take the place of an earlier adapter's files, or none does.
  *
  * Source: peft `save_pretrained`, `get_peft_model_state_dict`.
  */
@@ -11,12 +10,14 @@ import { join } from 'node:path';
 import { LatheError } from '../errors';
 import type { DType } from '../graph/dtype';
 import { writeFileAtomic, writeJsonAtomic } from '../io/atomic-file';
+import { replaceFileSets } from '../io/file-set';
+import { ADAPTER_CONFIG_FILE, ADAPTER_FILES } from '../io/model-files';
 import { writeSafetensors, type SafetensorsDType, type TensorToWrite } from '../io/safetensors';
 import type { Parameter } from '../nn/module';
 import { Linear } from '../nn/layers';
 import { adapterConfigJson } from './adapter-json';
 import { adapterParameters, type PeftModel } from './inject';
-import { ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE } from './load';
+import { ADAPTER_WEIGHTS_FILE } from './load';
 import { LoraConfig } from './lora-config';
 
 /** What `saveAdapter` needs of a model; a PreTrainedModel is one. */
@@ -39,22 +40,20 @@ export interface AdapterWritten {
   bytes: number;
 }
 
-/** Saves the model's adapter. @throws LatheError ERR_CONFIG without one, ERR_CHECKPOINT for the disk */
+/** Saves the model's adapter. @throws LatheError ERR_CONFIG without one, ERR_CHECKPOINT for the disk and for a folder that holds a model */
 export async function saveAdapter(model: AdapterOwner, dir: string): Promise<AdapterWritten> {
   const { peft } = model;
   if (!peft) throw new LatheError('ERR_CONFIG', 'the model has no adapter to save', { remedy: 'add one with getPeftModel, or save the model itself with savePretrained' });
   const session = await model.ready();
   const tensors = [...adapterParameters(peft, { embeddings: model.vocabularyResized })].map(([name, p]) => adapterTensor(name, p, session));
-  const written = await writeSafetensors(join(dir, ADAPTER_WEIGHTS_FILE), tensors);
-  const files = [ADAPTER_WEIGHTS_FILE];
   const base = model.adapterBase ?? (model.origin.path || null);
-  // A card that somebody has written is theirs.
-  if (!existsSync(join(dir, 'README.md'))) {
-    await writeFileAtomic(join(dir, 'README.md'), modelCard(peft, base));
-    files.push('README.md');
-  }
-  await writeJsonAtomic(join(dir, ADAPTER_CONFIG_FILE), adapterConfigJson(savedConfig(peft), { baseModel: base, revision: null }));
-  files.push(ADAPTER_CONFIG_FILE);
+  const hasCard = existsSync(join(dir, 'README.md'));
+  const written = await replaceFileSets(dir, [ADAPTER_FILES], async (staging) => {
+    await writeFileAtomic(join(staging, 'README.md'), modelCard(peft, base));
+    await writeJsonAtomic(join(staging, ADAPTER_CONFIG_FILE), adapterConfigJson(savedConfig(peft), { baseModel: base, revision: null }));
+    return writeSafetensors(join(staging, ADAPTER_WEIGHTS_FILE), tensors);
+  });
+  const files = [ADAPTER_WEIGHTS_FILE, ...(hasCard ? [] : ['README.md']), ADAPTER_CONFIG_FILE];
   return { files, parameters: written.parameters, bytes: written.fileBytes };
 }
 

@@ -2,18 +2,19 @@
  * Model folders as transformers writes them: config.json, generation_config.json, model.safetensors (or shards) and the
  * tokenizer's files.
  *
- * The weights stream out of the session one tensor at a time; each file is atomic and config.json comes last, so a
- * folder that is being written for the first time is no model yet. Wrap the call in `withDirectoryCommit` to make the set
- * atomic.
+ * The weights stream out of the session one tensor at a time. All files take the place of an earlier save's, or none does.
  */
 import { join } from 'node:path';
 import { LatheError } from '../errors';
 import { writeFileAtomic, writeJsonAtomic } from '../io/atomic-file';
 import { writeShardedCheckpoint, type CheckpointWritten } from '../io/checkpoint-files';
+import { replaceFileSets } from '../io/file-set';
+import { MODEL_FILES } from '../io/model-files';
 import type { TensorToWrite } from '../io/safetensors';
 import { elementCount } from '../graph/tensor';
 import type { RawConfig } from '../models/config-reader';
 import { saveAdapter } from '../peft/save';
+import { TOKENIZER_FILES } from '../tokenizers/tokenizer-files';
 import { bnbTensors, denseTensors, torchName, type FloatDType } from './tensor-export';
 import { copyTokenizer, type TokenizerSource } from './tokenizer-copy';
 import type { PreTrainedModel } from './model';
@@ -98,11 +99,14 @@ export interface ModelFolder {
   maxShardBytes?: number;
 }
 
-/** Writes a model folder from its parts. @throws LatheError ERR_CHECKPOINT for the disk */
-export async function writeModelFolder(dir: string, m: ModelFolder): Promise<ModelSaved> {
+/** Writes a model folder from its parts. @throws LatheError ERR_CHECKPOINT for the disk, and for a folder that holds an adapter */
+export function writeModelFolder(dir: string, m: ModelFolder): Promise<ModelSaved> {
+  return replaceFileSets(dir, [TOKENIZER_FILES, MODEL_FILES], (staging) => writeModelFiles(staging, m));
+}
+
+async function writeModelFiles(dir: string, m: ModelFolder): Promise<ModelSaved> {
   const { maxShardBytes, totalParameters } = m;
-  // The tokenizer first: what it cannot express should be known before gigabytes are written. config.json last: without it
-  // a folder is no model, so one that was left half-written is not taken for one.
+  // The tokenizer first: what it cannot express should be known before gigabytes are written.
   const tokenizerFiles = m.tokenizer === null ? [] : await copyTokenizer(m.tokenizer, dir);
   const written = await writeShardedCheckpoint(dir, m.tensors, { maxShardBytes, totalParameters });
   const files = [...written.files, ...tokenizerFiles];

@@ -6,7 +6,7 @@ import { ggufTokenizerFiles } from '../tokenizers/gguf-tokenizer';
 import { currentFormat, readTokenizerFolder, writeTokenizerFiles } from '../tokenizers/tokenizer-files';
 
 /** A tokenizer, or the path of a folder or GGUF file that may hold one. */
-export type TokenizerSource = string | { savePretrained(folder: string): void };
+export type TokenizerSource = string | { savePretrained(folder: string): void | Promise<void> };
 
 /**
  * Writes the tokenizer's files. A folder's are copied byte for byte, a GGUF's are made from its metadata.
@@ -15,7 +15,7 @@ export type TokenizerSource = string | { savePretrained(folder: string): void };
  */
 export async function copyTokenizer(source: TokenizerSource, dir: string): Promise<string[]> {
   if (typeof source !== 'string') {
-    source.savePretrained(dir);
+    await source.savePretrained(dir);
     return ['tokenizer.json', 'tokenizer_config.json'].filter((name) => existsSync(join(dir, name)));
   }
   const files = await tokenizerFiles(source);

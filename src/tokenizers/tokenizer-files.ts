@@ -10,7 +10,7 @@
  *
  * Invariant: the bytes of every file read are kept, so a tokenizer that nobody changed saves byte-identical files.
  */
-import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { LatheError, formatBytes } from '../errors';
 
@@ -71,6 +71,13 @@ const ADDED_TOKENS_FILE = 'added_tokens.json';
 const CHAT_TEMPLATE_FILE = 'chat_template.jinja';
 const CHAT_TEMPLATE_FOLDER = 'additional_chat_templates';
 
+/** Every file that is read: what a save leaves of an earlier one's would be read with it, a chat template for instance. */
+export const TOKENIZER_FILES = {
+  lead: TOKENIZER_FILE,
+  owns: /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|additional_chat_templates\/[^/]+\.jinja)$/,
+  folders: [CHAT_TEMPLATE_FOLDER],
+};
+
 /**
  * Reads the tokenizer files of a folder (or of the folder that holds the given tokenizer.json).
  * Errors: ERR_FORMAT naming the file, what is wrong with it and what to do.
@@ -122,13 +129,35 @@ function familyOf(folder: string, config: TokenizerConfig): string | undefined {
   return typeof type === 'string' ? type.replace(/[-_]/g, '').toLowerCase() : undefined;
 }
 
-/** Writes `files` (relative path -> content) into `folder`, creating it and any sub-folder. */
+/**
+ * Writes `files` (relative path -> content) into `folder`, creating it and any sub-folder, then removes files of a tokenizer that
+ * was there before. Each file is whole or as it was.
+ */
 export function writeTokenizerFiles(folder: string, files: Map<string, Buffer | string>): void {
   mkdirSync(folder, { recursive: true });
   for (const [name, content] of files) {
     const file = join(folder, name);
     mkdirSync(dirname(file), { recursive: true });
-    writeFileSync(file, content);
+    replaceFile(file, content);
+  }
+  if (!files.has(TOKENIZER_FILES.lead)) return;
+  for (const inner of ['', ...TOKENIZER_FILES.folders.map((name) => `${name}/`)]) {
+    if (!existsSync(join(folder, inner))) continue;
+    for (const name of readdirSync(join(folder, inner))) {
+      const path = inner + name;
+      if (TOKENIZER_FILES.owns.test(path) && !files.has(path)) rmSync(join(folder, path));
+    }
+  }
+}
+
+function replaceFile(file: string, content: Buffer | string): void {
+  const temporary = join(dirname(file), `.${basename(file)}.tmp-${process.pid}`);
+  try {
+    writeFileSync(temporary, content, { flush: true });
+    renameSync(temporary, file);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
   }
 }
 

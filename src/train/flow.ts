@@ -17,9 +17,10 @@ export interface Due {
 
 /**
  * Optimizer steps of a run, and the epochs they stand for (1 where an epoch's length is unknown).
- * @throws LatheError ERR_CONFIG for a stream without max_steps
+ * @throws LatheError ERR_CONFIG for a stream without max_steps, ERR_DATA for an epoch without a step
  */
 export function runLength(args: ResolvedConfig, stepsPerEpoch: number | null): { maxSteps: number; epochs: number } {
+  if (stepsPerEpoch === 0) throw new LatheError('ERR_DATA', 'expected training data with at least one step an epoch, received none', { remedy: 'check the files, filters and what truncation leaves out' });
   if (stepsPerEpoch !== null) {
     const maxSteps = args.maxSteps > 0 ? args.maxSteps : Math.ceil(args.numTrainEpochs * stepsPerEpoch);
     return { maxSteps, epochs: Math.ceil(maxSteps / stepsPerEpoch) };

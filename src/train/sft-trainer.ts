@@ -75,7 +75,7 @@ export class SFTTrainer {
     const { trainDataset, evalDataset } = options;
     const trainLoader = trainDataset instanceof IterableDataset ? await this.streamLoader(trainDataset, model) : await this.tableLoader(trainDataset, model);
     const evalRows = evalDataset instanceof IterableDataset ? await firstRows(evalDataset, Infinity) : evalDataset;
-    const evaluation = evalRows ? await this.tokenize(evalRows, model) : null;
+    const evaluation = evalRows ? await this.tokenize(evalRows, model, 'evaluation data') : null;
     return new Trainer({
       model,
       args,
@@ -99,6 +99,7 @@ export class SFTTrainer {
       seed: args.dataSeed ?? args.seed,
       samplingStrategy: args.trainSamplingStrategy as 'random',
       dropLast: args.dataloaderDropLast,
+      name: 'training data',
       ...ranks(),
     });
   }
@@ -133,12 +134,12 @@ export class SFTTrainer {
     return { ...tokenizeOptions(args, warn), ...(formattingFunc ? { formatting: formattingFunc } : {}) };
   }
 
-  private async tokenize(rows: TrainRows | TokenizedDataset, model: PreTrainedModel): Promise<TokenizedDataset> {
+  private async tokenize(rows: TrainRows | TokenizedDataset, model: PreTrainedModel, name = 'data'): Promise<TokenizedDataset> {
     const { options } = this;
     const data = 'examples' in rows ? rows : await tokenizeDataset(rows, options.processingClass, this.tokenizeOptions());
     const findings = inspectDataset(data, { tokenizer: options.processingClass, embeddingRows: model.vocabSize, eosTokenIds: eosIds(model, options.processingClass) });
     for (const finding of findings.filter((f) => f.severity === 'warning')) (options.warn ?? process.emitWarning)(formatFinding(finding));
-    assertHealthy(findings, { allow: options.allow });
+    assertHealthy(findings, { allow: options.allow, name });
     return data;
   }
 
@@ -230,6 +231,7 @@ function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
     packing: args.evalPacking ? args.packingStrategy : false,
     maxLength: args.maxLength ?? undefined,
     samplingStrategy: 'sequential',
+    name: 'evaluation data',
     ...ranks(),
   });
 }

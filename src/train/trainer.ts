@@ -12,19 +12,22 @@ import { assertFits } from '../compile/plan';
 import type { Loader } from '../data/loader';
 import type { StepBatches, StepSource, StepSourceState } from '../data/step-source';
 import type { DeviceSpec } from '../graph/device';
+import { replaceFileSets } from '../io/file-set';
 import { makeFolder } from '../io/io-error';
+import { ADAPTER_FILES, MODEL_FILES } from '../io/model-files';
 import { acquireOutputLock } from '../io/output-lock';
 import { createSchedule, warmupStepCount, type Schedule, type ScheduleName } from '../optim/schedules';
 import { saveAdapter } from '../peft/save';
 import { saveModel } from '../pretrained/save';
 import { currentWorld, type World } from '../runtime/world';
 import type { PreTrainedModel } from '../pretrained/model';
+import { TOKENIZER_FILES } from '../tokenizers/tokenizer-files';
 import { configToJson, type ResolvedConfig } from './arguments';
 import { closeWindow, finalMetrics, recordStep } from './bookkeeping';
 import { checkpointPath, findCheckpoint, keepOnly, rotateCheckpoints, type LoadedCheckpoint } from './checkpoint';
 import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainEvent } from './events';
 import { addMetrics, evaluateLoader } from './evaluation';
-import { finiteSums, requireFiniteNorm } from './finite';
+import { finiteSums, requireFiniteNorm, requireLabels } from './finite';
 import { dueAfterEpoch, dueAfterStep, runLength, trackBest, type Due } from './flow';
 import type { Loss } from './losses/loss';
 import { Ranks } from './ranks';
@@ -176,7 +179,9 @@ export class Trainer {
     let step: StepBatches | null = null;
     let cause: unknown = null;
     try {
-      step = await this.options.trainLoader.next();
+      const next = await this.options.trainLoader.next();
+      requireLabels(next, this.state.globalStep + 1, this.ranks.size);
+      step = next;
     } catch (error) {
       cause = error;
     }
@@ -342,12 +347,17 @@ export class Trainer {
     return this.emit({ type: 'save', step: state.globalStep, path });
   }
 
-  /** Writes the trained model (adapter or weights) and the tokenizer into a folder; of several ranks, the first does. */
+  /**
+   * Writes the trained model (adapter or weights) and the tokenizer into a folder; of several ranks, the first does.
+   * @throws LatheError ERR_CHECKPOINT for the disk, and for a folder in which something else would be opened instead
+   */
   async saveModel(dir = this.args.outputDir): Promise<void> {
     if (!this.ranks.isFirst) return;
     const { model, tokenizer } = this.options;
-    await (model.peft ? saveAdapter(model, dir) : saveModel(model, dir));
-    await tokenizer?.savePretrained(dir);
+    await replaceFileSets(dir, [TOKENIZER_FILES, model.peft ? ADAPTER_FILES : MODEL_FILES], async (staging) => {
+      await (model.peft ? saveAdapter(model, staging) : saveModel(model, staging));
+      await tokenizer?.savePretrained(staging);
+    });
   }
 
   private async resume(checkpoint: LoadedCheckpoint): Promise<void> {

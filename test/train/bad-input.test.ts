@@ -6,6 +6,7 @@
 import { cpSync, existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { LatheError } from '../../src/errors';
+import { evaluateRun } from '../../src/eval/perplexity';
 import { loadConfig } from '../../src/train/arguments';
 import { setupSft } from '../../src/train/setup';
 import { failure } from './failure';
@@ -24,7 +25,7 @@ let serial = 0;
 const fresh = (): string => join(base, `case-${serial++}`);
 
 /** Sets a run up from a configuration file and trains it; resolves to the error and what the output folder holds. */
-async function failedRun(extra: string, paths: { model?: string; data?: string } = {}): Promise<{ error: LatheError; left: string[] }> {
+async function failedRun(extra: string, paths: { model?: string; data?: string; format?: string } = {}): Promise<{ error: LatheError; left: string[] }> {
   const out = fresh();
   const file = writeConfig(`${out}.yaml`, { model, data, out, ...paths }, extra);
   const error = await failure(async () => {
@@ -211,6 +212,30 @@ describe('rows', () => {
     expect(error.code).toBe('ERR_DATA');
     expect(error.message).toMatch(/no rows|received none/);
     expect(error.message).toMatch(/row_filter|filter/);
+  });
+
+  test.each<[string, object[], object[] | null, string, RegExp]>([
+    ['fewer rows than a micro-batch, and the last one is dropped', ALPACA_ROWS.slice(0, 1), null, 'dataloader_drop_last: true\n', /^training data: expected at least one whole micro-batch of 2 .*received 1 rows: set dataloader_drop_last: false/],
+    ['all tokens masked, which the doctor was told to allow', [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], null, 'doctor_allow: [no_trained_tokens]\n', /^training data: expected at least one token that is not masked, received 1 rows without any/],
+    ['an evaluation set with all tokens masked', [{ input_ids: [5, 6, 0], labels: [5, 6, 0] }], [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], 'eval_strategy: steps\n', /^evaluation data: no token of the row is trained/],
+    ['the same, allowed', [{ input_ids: [5, 6, 0], labels: [5, 6, 0] }], [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], 'eval_strategy: steps\ndoctor_allow: [no_trained_tokens]\n', /^evaluation data: expected at least one token that is not masked/],
+    ['a completion of which nothing is left, in every row', [{ prompt: 'long '.repeat(40), completion: 'x' }], null, 'max_length: 16\n', /expected rows to train on, received none \(1 read\).*raise max_length/],
+    ['a stream of which the filter leaves nothing', ALPACA_ROWS, null, 'dataset_streaming: true\nmax_length: 64\nrow_filter: {input: nothing}\n', /expected rows to train on, received none/],
+    ['a stream with all tokens masked', [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], null, 'dataset_streaming: true\nmax_length: 64\ndoctor_allow: [no_trained_tokens]\n', /^step 1 has no token to train on: all labels of its rows are masked \(at dataset row 0\)/],
+  ])('%s: an error that says so, before anything is trained', async (_what, train, test, extra, message) => {
+    const format = 'input_ids' in train[0] ? 'tokens' : 'prompt' in train[0] ? 'prompt_completion' : 'alpaca';
+    const { error, left } = await failedRun(extra, { data: writeRows(fresh(), train, test), format });
+    expect(error).toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(message) as string });
+    expect(error.remedy).toBeTruthy();
+    // Of a stream only the beginning is seen before the run: the first step it gives is refused.
+    expect(left).toEqual(error.message.startsWith('step 1') ? ['events.jsonl'] : []);
+  });
+
+  test('an evaluation of rows with all tokens masked', async () => {
+    const rows = writeRows(fresh(), [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], null);
+    const file = writeConfig(`${fresh()}.yaml`, { model, data: rows, out: fresh(), format: 'tokens' });
+    const error = await failure(() => evaluateRun(loadConfig(file), () => undefined));
+    expect(error).toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/^evaluation data: expected at least one token that is not masked/) as string });
   });
 
   test('a line that is no JSON: its file and line', async () => {

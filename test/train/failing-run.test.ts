@@ -7,8 +7,11 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSy
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { LatheError } from '../../src/errors';
+import type { TrainEvent } from '../../src/train/events';
 import { JsonlReporter } from '../../src/train/reporters';
+import { Trainer, type TrainerOptions } from '../../src/train/trainer';
 import { failure } from './failure';
+import { goldenExamples } from './golden';
 import { eventsOf, fullModel, runTiny, temporaryFolder, tinyTrainer } from './tiny-run';
 
 const base = temporaryFolder('failing');
@@ -17,6 +20,31 @@ const fresh = (): string => join(base, `case-${serial++}`);
 
 describe('while it trains', () => {
   const saving = { maxSteps: 6, saveStrategy: 'steps', saveSteps: 2 } as const;
+
+  test('a step with every token masked: its rows are named, and what was trained before it is saved', async () => {
+    const out = fresh();
+    const train = goldenExamples().slice(0, 3).map((e, i) => (i === 2 ? { ...e, labels: e.labels.slice().fill(-100) } : e));
+    const { trainer, model: m } = await tinyTrainer(out, { train, test: null, args: { ...saving, saveSteps: 100, perDeviceTrainBatchSize: 1, gradientAccumulationSteps: 1 }, loader: { batchSize: 1, gradientAccumulationSteps: 1, samplingStrategy: 'sequential' } });
+    const error = await failure(() => trainer.train());
+    await m.close();
+    expect(error).toMatchObject({ code: 'ERR_DATA', at: `dataset row ${train[2].row}`, message: expect.stringMatching(/^step 3 has no token to train on.*filter these rows out/) as string });
+    expect(readdirSync(out)).toEqual(['checkpoint-2']);
+  });
+
+  test('data of which the first step has no micro-batch, or an epoch no step', async () => {
+    const { trainer, model: m } = await tinyTrainer(fresh(), { test: null });
+    const { options } = trainer as unknown as { options: TrainerOptions };
+    const nothing = { epoch: 0, stepInEpoch: 0, endsEpoch: true, microBatches: [], numLabels: 0 };
+    const trainLoader = { stepsPerEpoch: 1, shapes: options.trainLoader.shapes, gradientAccumulationSteps: 2, next: () => nothing, state: () => ({ epoch: 0, stepInEpoch: 0 }), seek: () => undefined };
+    const steps: TrainEvent[] = [];
+    const error = await failure(async () => {
+      for await (const event of new Trainer({ ...options, trainLoader }).run()) steps.push(event);
+    });
+    expect(error).toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/^step 1 has no rows: the training data gave no micro-batch: check the files/) as string });
+    expect(eventsOf(steps, 'step')).toEqual([]);
+    expect(await failure(() => new Trainer({ ...options, trainLoader: { ...trainLoader, stepsPerEpoch: 0 } }))).toMatchObject({ code: 'ERR_DATA' });
+    await m.close();
+  });
 
   test('a weight that is not a number: step, node and rows are named, the last checkpoint is intact', async () => {
     const out = fresh();

@@ -35,13 +35,13 @@ export function writeRows(dir: string, train: readonly object[] = ALPACA_ROWS.sl
 }
 
 /** A YAML file of a short LoRA run of that model on those rows; `extra` comes last. */
-export function writeConfig(file: string, paths: { model: string; data: string; out: string }, extra = ''): string {
+export function writeConfig(file: string, paths: { model: string; data: string; out: string; format?: string }, extra = ''): string {
   writeFileSync(
     file,
     `# A small run.
 model_name_or_path: ${paths.model}
 dataset_name: ${paths.data}
-dataset_format: alpaca
+dataset_format: ${paths.format ?? 'alpaca'}
 output_dir: ${paths.out}
 use_peft: true
 lora_r: 4

@@ -200,6 +200,36 @@ describe('train and what follows it', () => {
     expect(await output('generate', '--model', merged, ...common)).toBe(await output('generate', '--model', paths.model, '--adapter', paths.out, ...common));
     expect((await lathe('merge', '--model', paths.model, '--adapter', paths.out, '--output', merged, '--dtype', 'int8')).error).toMatchObject({ code: 'ERR_CONFIG' });
   });
+
+  test('merge over another model: only the merged one is left, and it is the one that is opened', async () => {
+    const [merged, over] = [join(base, 'merged'), join(base, 'over')];
+    const other = await AutoModelForCausalLM.fromPretrained(paths.model);
+    await other.savePretrained(over, { maxShardBytes: 200_000 });
+    await other.close();
+    for (const [name, text] of [['chat_template.jinja', 'of another model'], ['notes.txt', 'mine'], ['pytorch_model.bin', 'mine']]) writeFileSync(join(over, name), text);
+    expect(readdirSync(over).filter((name) => name.startsWith('model')).length).toBeGreaterThan(2);
+    await output('merge', '--model', paths.model, '--adapter', paths.out, '--output', over, '--dtype', 'float32');
+    expect(readdirSync(over).sort()).toEqual([...readdirSync(merged), 'notes.txt', 'pytorch_model.bin'].sort());
+    for (const name of readdirSync(merged)) expect([name, readFileSync(join(over, name)).equals(readFileSync(join(merged, name)))]).toEqual([name, true]);
+  });
+
+  test('no command writes where something would be lost or opened instead', async () => {
+    const contents = (dir: string): [string, string][] => readdirSync(dir, { withFileTypes: true }).filter((e) => e.isFile()).map(({ name }) => [name, readFileSync(join(dir, name), 'base64')]);
+    const before = [contents(paths.model), contents(paths.out)];
+    const full = join(base, 'full.yaml');
+    writeConfig(full, { ...paths, out: paths.out }, 'report_to: none\n');
+    const refused = async (code: string, remedy: RegExp, ...args: string[]): Promise<void> => {
+      expect([args[0], (await lathe(...args)).error]).toEqual([args[0], expect.objectContaining({ code, message: expect.stringMatching(remedy) as string })]);
+    };
+    await refused('ERR_CHECKPOINT', /adapter_config\.json.*choose another output folder/s, 'merge', '--model', paths.model, '--adapter', paths.out, '--output', paths.out);
+    await refused('ERR_CONFIG', /original weights would be lost.*choose another output folder/s, 'merge', '--model', paths.model, '--adapter', paths.out, '--output', paths.model);
+    await refused('ERR_CONFIG', /original weights would be lost.*choose another output folder/s, 'convert', paths.model, join(paths.model, '.'));
+    await refused('ERR_CONFIG', /found model\.safetensors.*choose another folder/s, 'tokenizer', 'train', '--vocab-size', '300', '--output', paths.model, '--files', join(paths.data, 'train.jsonl'));
+    // Before the first step, not after the last.
+    await refused('ERR_CHECKPOINT', /adapter_config\.json.*choose another output folder/s, 'train', full, 'use_peft=false');
+    await refused('ERR_CHECKPOINT', /model\.safetensors.*choose another output folder/s, 'train', full, `output_dir=${paths.model}`);
+    expect([contents(paths.model), contents(paths.out)]).toEqual(before);
+  });
 });
 
 describe('convert', () => {

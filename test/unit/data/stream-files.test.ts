@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
+import type { LatheError } from '../../../src/errors';
 import { interleave, loadDataset, type IterableDataset, type LoadOptions, type Row, type StreamState } from '../../../src/data';
 
 const folder = mkdtempSync(join(tmpdir(), 'lathe-stream-files-'));
@@ -151,6 +152,7 @@ describe('zstd', () => {
   const golden = join(__dirname, '../../golden/data-files');
   const rowOf = (i: number): Row => ({ i, text: `${Array.from({ length: 25 }, (_, k) => (i * 37 + k * k * 31) % 211).join(' ')} é` });
   const stream = (path: string): Promise<IterableDataset> => loadDataset(path, { split: 'train', streaming: true });
+  const whole = JSON.stringify(Array.from({ length: 7000 }, (_, i) => rowOf(i)));
 
   // One frame of several jobs; many frames with skippable ones between; two files one after the other (scripts/golden/zstd-streams.sh).
   test.each(['threads', 'pzstd', 'joined'])('%s: every row, and from any position on', async (name) => {
@@ -184,6 +186,46 @@ describe('zstd', () => {
       await expect(read()).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/complete zstd stream.*cut-/) as string });
       expect(seen).toEqual(Array.from({ length: seen.length }, (_, i) => rowOf(i)));
     }
+  });
+
+  test.each(['threads', 'joined'])('%s with a bit flipped anywhere: never another text', async (name) => {
+    const bytes = readFileSync(join(golden, `${name}-stream.jsonl.zst`));
+    const path = join(folder, `flipped-${name}.jsonl.zst`);
+    const outcomes = new Map<string, number>();
+    const places = [...Array(14).keys(), ...Array.from({ length: 8 }, (_, k) => Math.floor((bytes.length * (k + 0.5)) / 8)), bytes.length - 1];
+    for (const at of places) {
+      const damaged = Buffer.from(bytes);
+      damaged[at] ^= 1 << (at % 8);
+      writeFileSync(path, damaged);
+      const outcome = await stream(path).then(collect).then((rows) => (JSON.stringify(rows) === whole ? 'the same' : `another text at ${at}`), (error: LatheError) => (error.code === 'ERR_DATA' && error.at?.startsWith(path) ? 'error' : String(error)));
+      outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+    }
+    // Only the size of the window may be another one.
+    expect([...outcomes.keys()].sort()).toEqual(expect.arrayContaining(['error']));
+    expect([...outcomes.keys()].filter((o) => o !== 'error' && o !== 'the same')).toEqual([]);
+    expect(outcomes.get('the same') ?? 0).toBeLessThan(3);
+  });
+
+  test('a checksum, a size and the beginning of a frame are read', async () => {
+    const bytes = readFileSync(join(golden, 'threads-stream.jsonl.zst'));
+    const written = async (content: Buffer): Promise<Row[]> => {
+      const path = join(folder, 'promise.jsonl.zst');
+      writeFileSync(path, content);
+      return collect(await stream(path));
+    };
+    const checksum = Buffer.from(bytes);
+    checksum[bytes.length - 1] ^= 1;
+    await expect(written(checksum)).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/a frame with the checksum [0-9a-f]{8} that says it has [0-9a-f]{8} \(at .*promise\.jsonl\.zst\)/) as string });
+    await expect(written(Buffer.concat([bytes, Buffer.from('{"i": 1}')]))).rejects.toThrow(/begin no frame/);
+    const frame = (flags: number, ...rest: number[]): Buffer => Buffer.from([0x28, 0xb5, 0x2f, 0xfd, flags, ...rest]);
+    const line = Buffer.from('{"i": 1}\n');
+    const raw = [1 | (line.length << 3), 0, 0, ...line];
+    expect(await written(frame(0x20, line.length, ...raw))).toEqual([{ i: 1 }]);
+    expect(await written(frame(0x00, 0x48, ...raw))).toEqual([{ i: 1 }]);
+    // A run of one byte, four times.
+    expect(await written(frame(0x00, 0x48, ...raw.with(0, raw[0] & ~1), 3 | (4 << 3), 0, 0, 10))).toEqual([{ i: 1 }]);
+    await expect(written(frame(0x20, line.length + 1, ...raw))).rejects.toThrow(/a frame of 9 bytes that says it has 10/);
+    await expect(written(frame(0x21, 7, line.length, ...raw))).rejects.toThrow(/needs a dictionary/);
   });
 
   test('what is held does not grow with the file', async () => {

@@ -1,8 +1,10 @@
 /** Tracing: the one door, what it refuses, and what nodes remember of where they were made. */
+import { gradients } from '../../../src/autodiff/grad';
+import { LatheError } from '../../../src/errors';
 import { printGraph, printNodes } from '../../../src/graph/print';
 import type { StateSlot } from '../../../src/graph/tensor';
 import { atNode, checkpointBlock, constant, inPhase, input, output, readState, scope, trace, updateState } from '../../../src/graph/trace';
-import { activation, add, scale } from '../../../src/ops/elementwise';
+import { activation, add, scale, scaleBy } from '../../../src/ops/elementwise';
 import { matmul } from '../../../src/ops/matmul';
 import { reshape, splitCols } from '../../../src/ops/movement';
 import { cse } from '../../../src/passes/cse';
@@ -38,6 +40,29 @@ describe('refusals', () => {
       );
     expect(graph).toThrow(code('ERR_SHAPE', '(at model.layers.0)'));
     expect(graph).toThrow(expect.objectContaining({ at: 'model.layers.0' }));
+  });
+
+  test('whatever goes wrong while a module is described names the module, once, with its remedy', () => {
+    const failing = (inside: () => void): unknown => trace('step', () => scope('model', () => scope('model.norm', inside)));
+    const cases: [() => void, RegExp][] = [
+      // Not by a shape rule.
+      [() => void activation(input('x', [4], 'f32'), 'rely' as 'relu'), /^\[activation\] unknown activation 'rely' \(at model\.norm\): use one of [^(]*$/],
+      [() => updateState(slot, input('x', [3, 2], 'f32')), /received f32\[3, 2\] \(at model\.norm\)$/],
+      [() => { throw new LatheError('ERR_CONFIG', 'mine', { at: 'config.json', remedy: 'mend it' }); }, /^mine \(at config\.json\): mend it$/],
+      [() => { throw new TypeError('not ours'); }, /^not ours$/],
+    ];
+    for (const [inside, message] of cases) expect(() => failing(inside)).toThrow(expect.objectContaining({ message: expect.stringMatching(message) as string }));
+  });
+
+  test('without a module the program is named; a backward pass names the module that it differentiates', () => {
+    expect(() => trace('step', () => updateState(slot, input('x', [3, 2], 'f32')))).toThrow(code('ERR_TRACE', "(at program 'step')"));
+    const differentiate = (): unknown =>
+      trace('step', () => {
+        const x = input('x', [1], 'f32');
+        const y = scope('model.head', () => scaleBy(readState({ ...slot, shape: [1] }), x));
+        gradients(y, [x]);
+      });
+    expect(differentiate).toThrow(code('ERR_UNSUPPORTED', '[scale_by] is not differentiable with respect to its scalar (at model.head)'));
   });
 });
 

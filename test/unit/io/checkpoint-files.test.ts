@@ -1,5 +1,5 @@
 /** Checkpoint folders: single file, shards with an index, and every way they can disagree. */
-import { readFileSync, readdirSync, writeFileSync, rmSync, truncateSync } from 'node:fs';
+import { readFileSync, writeFileSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { openCheckpoint, writeShardedCheckpoint } from '../../../src/io/checkpoint-files';
 import { writeSafetensors, type TensorToWrite } from '../../../src/io/safetensors';
@@ -51,20 +51,6 @@ test('splits greedily in the given order, as huggingface_hub does, with its inde
   const tensors = await openCheckpoint(folder());
   expect(tensors.size).toBe(5);
   expect([...(await readTensorBytes(tensors.get('é')!))]).toEqual(new Array(40).fill(40));
-});
-
-test('a later save removes files of the earlier one, and nothing else', async () => {
-  writeFileSync(join(folder(), 'config.json'), '{}');
-  writeFileSync(join(folder(), 'model_x.safetensors'), '');
-  writeFileSync(join(folder(), 'adapter_model.safetensors'), '');
-  await writeShards();
-  await writeShardedCheckpoint(folder(), LIST, { maxShardBytes: 340 });
-  expect(readdirSync(folder()).sort()).toEqual([
-    'adapter_model.safetensors',
-    'config.json',
-    'model.safetensors',
-    'model_x.safetensors',
-  ]);
 });
 
 test('adapters by their stem, and a file by its path', async () => {
