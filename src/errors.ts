@@ -91,6 +91,18 @@ export function nearest(word: string, candidates: Iterable<string>): string | un
   return best;
 }
 
+/**
+ * Options that are set and that nobody reads would be ignored in silence.
+ * @param what whose options they are, e.g. LoraConfig @throws LatheError ERR_CONFIG naming the first unknown one
+ */
+export function refuseUnknownOptions(options: object, known: readonly string[], what: string): void {
+  for (const [key, value] of Object.entries(options)) {
+    if (value === undefined || known.includes(key)) continue;
+    const guess = nearest(key, known);
+    throw new LatheError('ERR_CONFIG', `[${what}] unknown option '${key}'`, { remedy: guess ? `did you mean '${guess}'?` : `use one of ${known.join(', ')}` });
+  }
+}
+
 function editDistance(a: string, b: string): number {
   let previous = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

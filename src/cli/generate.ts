@@ -1,14 +1,25 @@
 /** `lathe generate`: text from a model, streamed. */
 import { createInterface } from 'node:readline';
 import { alpacaPrompt } from '../data';
+import { LatheError } from '../errors';
 import { generate, generateAll, type GenerateOptions } from '../generation/generate';
 import type { PreTrainedModel } from '../pretrained/model';
 import type { Tokenizer } from '../tokenizers/tokenizer';
-import { endTokens, numberFlag, openFromFlags } from './model-flags';
-import { say } from './output';
+import { endTokens, flagName, numberFlag, openFromFlags } from './model-flags';
+import { say, warn } from './output';
+
+/** Flags that would do nothing are said, as transformers warns of them. */
+function noteIdleFlags(o: Record<string, unknown>, model: PreTrainedModel): void {
+  const samples = o.doSample === true || model.generationConfig?.do_sample === true;
+  const idle = samples ? [] : (['temperature', 'topK', 'topP', 'minP', 'seed'] as const).filter((key) => o[key] !== undefined);
+  if (idle.length) warn(`${idle.map(flagName).join(', ')}: no effect without --do-sample`);
+  if (o.system !== undefined && !o.chat) warn('--system: no effect without --chat');
+}
 
 export async function generateCommand(o: Record<string, unknown>): Promise<void> {
+  if (o.chat && o.alpaca) throw new LatheError('ERR_CONFIG', 'expected one of --chat and --alpaca, received both', { remedy: 'leave one out' });
   const { model, tokenizer } = await openFromFlags(o);
+  noteIdleFlags(o, model);
   const options: GenerateOptions = {
     tokenizer,
     maxNewTokens: numberFlag(o, 'maxNewTokens'),

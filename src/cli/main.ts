@@ -12,7 +12,7 @@ export function program(): Command {
 
   lathe.addHelpText('after', '\nlathe COMMAND --help tells more. Start with: lathe train (a small model, offline, a few minutes).');
 
-  lathe
+  const train = lathe
     .command('train')
     .description('train a model; without a configuration: the bundled quickstart')
     .argument('[config]', 'YAML file with the keys of transformers TrainingArguments and TRL SFTConfig; docs/configuration.md lists them')
@@ -21,6 +21,8 @@ export function program(): Command {
     .allowUnknownOption()
     .passThroughOptions()
     .action(async (config: string | undefined, overrides: string[]) => {
+      // What follows the configuration is passed on as it is, and so is a flag that everybody tries.
+      if (overrides.some((o) => o === '--help' || o === '-h')) return train.help();
       const { trainCommand } = require('./train') as typeof import('./train');
       const [path, rest] = splitConfig(config, overrides);
       await trainCommand(path, rest);

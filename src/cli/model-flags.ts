@@ -50,6 +50,7 @@ export function countFlag(o: Flags, key: string, low = 1): number | undefined {
   throw new LatheError('ERR_CONFIG', `${flagName(key)} expected a whole number of at least ${low}, received '${String(o[key])}'`);
 }
 
-function flagName(key: string): string {
+/** `--max-new-tokens` of maxNewTokens. */
+export function flagName(key: string): string {
   return `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
 }

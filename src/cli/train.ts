@@ -1,5 +1,5 @@
 /** `lathe train [CONFIG] [key=value...]`: the main job. */
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { printPlan } from '../compile/plan';
 import { LatheError } from '../errors';
 import { generateAll } from '../generation/generate';
@@ -24,7 +24,7 @@ const kTerminated = 143;
 
 export async function trainCommand(path: string | undefined, overrides: readonly string[]): Promise<void> {
   const quickstart = path === undefined;
-  const config = loadConfig(path ?? join(CONFIG_DIR, 'quickstart.yaml'), overrides);
+  const config = loadConfig(path ?? join(CONFIG_DIR, 'quickstart.yaml'), quickstart ? [...bundledPaths(), ...overrides] : overrides);
   const first = currentWorld().rank === 0;
   if (!first) silence();
   for (const note of config.notes) warn(note);
@@ -42,8 +42,8 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     const { end, losses, answers } = await follow(config, { trainer, model, tokenizer }, interrupt.signal);
     if (end.interrupted) {
       const step = end.state.globalStep;
-      const again = ['lathe train', ...(path ? [path] : []), ...overrides.filter((o) => !o.startsWith('resume_from_checkpoint=')), 'resume_from_checkpoint=true'];
-      say(step === 0 ? 'stopped before the first step' : `stopped at step ${step}; continue with: ${again.join(' ')}`);
+      const again = ['lathe', 'train', ...(path ? [path] : []), ...overrides.filter((o) => !o.startsWith('resume_from_checkpoint=')), 'resume_from_checkpoint=true'];
+      say(step === 0 ? 'stopped before the first step' : `stopped at step ${step}; continue with: ${again.map(quoted).join(' ')}`);
       if (interrupt.terminated) process.exitCode = kTerminated;
       return;
     }
@@ -55,6 +55,16 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     // Ends MPI also where the exit code says that the run is not finished: the ranks stopped together, nobody is to be ended.
     if (process.exitCode === kTerminated) leaveWorld();
   }
+}
+
+/** As a shell takes it. */
+const quoted = (argument: string): string => (/^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`);
+
+/** Where the quickstart's model and data lie, seen from another folder than the package's. */
+function bundledPaths(): string[] {
+  const root = join(CONFIG_DIR, '..');
+  if (relative(root, process.cwd()) === '') return [];
+  return [`model_name_or_path=${join(root, 'data', 'base-model')}`, `dataset_name=${join(root, 'data', 'quickstart')}`];
 }
 
 interface Followed {

@@ -21,10 +21,13 @@ const GPUS: readonly DeviceSpec[] = [
 
 const DEVICE_NAMES = ['cpu', ...GPUS.map((d) => d.name)];
 
-/** Threads a CPU session uses by default: LATHE_THREADS, else what the affinity mask allows. */
+/** Threads a CPU session uses by default: LATHE_THREADS, else what the affinity mask allows. @throws LatheError ERR_CONFIG as the engine does */
 export function defaultThreads(): number {
-  const asked = Number(process.env.LATHE_THREADS);
-  return Number.isInteger(asked) && asked > 0 ? asked : availableParallelism();
+  const text = process.env.LATHE_THREADS;
+  if (!text) return availableParallelism();
+  const asked = Number(text);
+  if (Number.isInteger(asked) && asked >= 1 && asked <= 1024) return asked;
+  throw new LatheError('ERR_CONFIG', `LATHE_THREADS: expected a number from 1 to 1024, received '${text}'`, { remedy: 'correct or unset it' });
 }
 
 /** A device by name: `cpu`, `cuda`, `cuda:0` or a GPU's name. */

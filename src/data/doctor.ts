@@ -244,12 +244,16 @@ function checkVocabulary(
   tokenizer: TextTokenizer,
   findings: Collector,
 ): void {
-  for (const { inputIds, row } of data.examples) {
-    const id = inputIds.find((candidate) => candidate < 0 || candidate >= embeddingRows);
+  const isOutside = (id: number): boolean => id < 0 || id >= embeddingRows;
+  for (const { inputIds, labels, row } of data.examples) {
+    const id = inputIds.find(isOutside) ?? (labels === inputIds ? undefined : labels.find((label) => label !== IGNORE_INDEX && isOutside(label)));
     if (id === undefined) continue;
     findings.add('vocabulary_too_large', row, () => ({
       message: `token ${show([id], tokenizer)} has no row in the embedding (${embeddingRows} rows; the tokenizer has ${tokenizer.vocabSize} tokens)`,
-      remedy: `use the model's own tokenizer, or grow the embedding: model.resizeTokenEmbeddings(${tokenizer.vocabSize}), or resize_to_multiple_of: 1 in a configuration`,
+      remedy:
+        id < 0 || id >= tokenizer.vocabSize
+          ? 'rebuild the row: it was not made with this tokenizer'
+          : `use the model's own tokenizer, or grow the embedding: model.resizeTokenEmbeddings(${tokenizer.vocabSize}), or resize_to_multiple_of: 1 in a configuration`,
     }));
   }
   if (tokenizer.vocabSize > embeddingRows) {

@@ -10,7 +10,7 @@
  * Sources: TRL dataset_formats (huggingface.co/docs/trl/dataset_formats), Stanford Alpaca's prompt, ShareGPT's from/value.
  */
 import { LatheError, nearest } from '../errors';
-import type { ChatMessage, ChatRenderOptions, Row } from './types';
+import { IGNORE_INDEX, type ChatMessage, type ChatRenderOptions, type Row } from './types';
 
 export type RowKind = 'text' | 'prompt_completion' | 'instruction' | 'messages' | 'tokens';
 
@@ -26,6 +26,8 @@ export interface FormatOptions {
   formatting?: Formatter;
   /** Put before a conversation that has no system message. */
   systemPrompt?: string;
+  /** false: rows of ids are trained whatever their completion_mask says. */
+  completionOnlyLoss?: boolean;
 }
 
 /** A row ready for tokenising; `kwargs` come from its column `chat_template_kwargs`. */
@@ -47,6 +49,9 @@ const kRoles: Record<string, string> = {
   observation: 'tool',
   function: 'tool',
 };
+
+/** What a message may say something by. */
+const kSaid = ['content', 'tool_calls', 'function_call', 'reasoning_content', 'thinking', 'reasoning'];
 
 const kPreamble = 'Below is an instruction that describes a task';
 const kRequest = 'Write a response that appropriately completes the request.';
@@ -150,7 +155,7 @@ export class RowFormatter {
 
   private normaliseAs(kind: RowKind, row: Row, at: string): NormalRow {
     if (kind === 'text') return { kind, text: requireString(row, this.textColumn, at) };
-    if (kind === 'tokens') return normaliseTokens(row, at);
+    if (kind === 'tokens') return normaliseTokens(row, this.options.completionOnlyLoss !== false, at);
     if (kind === 'messages')
       return {
         kind,
@@ -229,7 +234,11 @@ function requireMessages(value: unknown, column: string, at: string): ChatMessag
 
 function normaliseMessage(message: unknown, where: string, at: string): ChatMessage {
   const record = message as Row;
-  if (typeof message === 'object' && message !== null && typeof record.role === 'string') return record as ChatMessage;
+  if (typeof message === 'object' && message !== null && typeof record.role === 'string') {
+    // A template would render nothing in its place and say nothing.
+    if (kSaid.some((key) => key in record)) return record as ChatMessage;
+    throw new LatheError('ERR_DATA', `${where}: expected a message with content, received one with ${Object.keys(record).join(', ')}`, { at, remedy: 'write {"role": "user", "content": "..."}' });
+  }
   if (typeof message === 'object' && message !== null && typeof record.from === 'string' && 'value' in record) {
     const { from, value, ...rest } = record;
     return { ...rest, role: kRoles[from] ?? (from), content: value as string };
@@ -266,20 +275,24 @@ function parseTools(text: string, at: string): unknown {
   }
 }
 
-function normaliseTokens(row: Row, at: string): NormalRow {
+/** Labels win over masks, as in TRL. */
+function normaliseTokens(row: Row, usesCompletionMask: boolean, at: string): NormalRow {
   const inputIds = requireIds(row.input_ids, 'input_ids', at);
-  let labels = row.labels === undefined || row.labels === null ? undefined : requireIds(row.labels, 'labels', at);
-  for (const column of ['completion_mask', 'assistant_masks']) {
-    if (row.labels !== undefined || row[column] === undefined || row[column] === null) continue;
-    const mask = requireIds(row[column], column, at);
-    labels = (labels ?? inputIds).map((label, i) => (mask[i] ? label : -100));
+  const perToken = (column: string): number[] | undefined => {
+    if (row[column] === undefined || row[column] === null) return undefined;
+    const values = requireIds(row[column], column, at);
+    if (values.length === inputIds.length) return values;
+    throw new LatheError('ERR_DATA', `expected as many ${column} as input_ids (${inputIds.length}), received ${values.length}`, { at, remedy: 'rebuild the row' });
+  };
+  let labels = perToken('labels');
+  const bad = labels?.find((label) => label < 0 && label !== IGNORE_INDEX);
+  if (bad !== undefined) {
+    throw new LatheError('ERR_DATA', `column "labels": expected token ids, or ${IGNORE_INDEX} where nothing is trained, received ${bad}`, { at, remedy: 'rebuild the row' });
   }
-  if (labels && labels.length !== inputIds.length) {
-    throw new LatheError(
-      'ERR_DATA',
-      `expected as many labels as input_ids (${inputIds.length}), received ${labels.length}`,
-      { at, remedy: 'rebuild the row' },
-    );
+  if (labels) return { kind: 'tokens', inputIds, labels };
+  for (const column of usesCompletionMask ? ['completion_mask', 'assistant_masks'] : ['assistant_masks']) {
+    const mask = perToken(column);
+    if (mask) labels = (labels ?? inputIds).map((label, i) => (mask[i] ? label : IGNORE_INDEX));
   }
   return { kind: 'tokens', inputIds, labels };
 }

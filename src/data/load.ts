@@ -7,7 +7,7 @@
  * Invariants: nothing is fetched from a network; rows keep file order; every error names file and line.
  */
 import { stat } from 'node:fs/promises';
-import { LatheError, nearest } from '../errors';
+import { LatheError, nearest, refuseUnknownOptions } from '../errors';
 import { badRowHandler, type BadRowPolicy } from './bad-rows';
 import { Dataset } from './dataset';
 import { formatOf, locateFiles, locateSplits, type FileFormat, type SplitFiles } from './locate';
@@ -47,6 +47,7 @@ export interface LoadOptions extends ReadOptions {
 export type DatasetDict = Record<string, Dataset>;
 export type IterableDatasetDict = Record<string, IterableDataset>;
 
+const kLoadOptions: readonly (keyof LoadOptions)[] = ['format', 'field', 'sampleBy', 'columns', 'onBadRow', 'warn', 'delimiter', 'header', 'columnTypes', 'dataFiles', 'name', 'split', 'streaming'];
 const kFormatNames: readonly string[] = ['json', 'jsonl', 'csv', 'parquet', 'text'];
 const kSplitOrder = ['train', 'validation', 'test'];
 
@@ -71,6 +72,7 @@ export async function loadDataset(
   path: string | string[],
   options: LoadOptions = {},
 ): Promise<Dataset | DatasetDict | IterableDataset | IterableDatasetDict> {
+  refuseUnknownOptions(options, kLoadOptions, 'loadDataset');
   const { splits, format } = await resolveSplits(path, options);
   const read: ReadOptions = { ...options, format };
   const open = async (split: string, files: string[]): Promise<Dataset | IterableDataset> => {

@@ -59,6 +59,8 @@ export interface LoaderSummary {
   /** Share of computed positions that hold tokens: packing fill, or what buckets leave. */
   fill: number;
   stepsPerEpoch: number;
+  /** Tokens of the longest document. */
+  longestDocument: number;
   shapes: { tokens: number; documents: number }[];
 }
 
@@ -105,6 +107,7 @@ export class Loader implements StepSource {
       units: units.members.length,
       fill: 1 / (1 + waste),
       stepsPerEpoch: this.stepsPerEpoch,
+      longestDocument: units.documents.reduce((longest, document) => Math.max(longest, lengthOf(document)), 0),
       shapes: sizes.map((tokens) => ({ tokens, documents: this.maxDocuments })),
     };
   }
@@ -147,7 +150,7 @@ export class Loader implements StepSource {
       for (const unit of units) numLabels += this.units.labels[unit];
       if (i % worldSize === rank) microBatches.push(this.collateUnits(units));
     }
-    return { epoch, stepInEpoch, endsEpoch: stepInEpoch === this.stepsPerEpoch - 1, microBatches, numLabels };
+    return { epoch, stepInEpoch, epochShare: end / this.microBatchCount(), endsEpoch: stepInEpoch === this.stepsPerEpoch - 1, microBatches, numLabels };
   }
 
   /** The remaining steps of the current epoch; the position moves along. */

@@ -9,6 +9,8 @@ import type { Batch } from './types';
 export interface StepBatches {
   epoch: number;
   stepInEpoch: number;
+  /** Micro-batches of the epoch up to the end of this step, over all that it has; absent where these are not known. */
+  epochShare?: number;
   /** No further step of this epoch follows. */
   endsEpoch: boolean;
   /** Up to the source's gradientAccumulationSteps; may be empty on a rank in the last step of an epoch. */

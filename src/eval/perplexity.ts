@@ -1,7 +1,7 @@
 /** Loss and perplexity of a model on rows, masked as for training: exp of the mean token loss over unmasked labels. */
 import { deviceSpec } from '../compile/devices';
-import { createLoader, IterableDataset, tokenizeDataset } from '../data';
-import type { LatheError } from '../errors';
+import { assertHealthy, formatFinding, inspectDataset, IterableDataset, tokenizeDataset } from '../data';
+import { LatheError } from '../errors';
 import type { Program } from '../compile/program';
 import type { ProgramHandle } from '../runtime/session';
 import type { ResolvedConfig } from '../train/arguments';
@@ -9,7 +9,7 @@ import { sftLoss } from '../train/losses/sft';
 import { evalProgram } from '../train/programs';
 import { firstRows, openData } from '../train/open-data';
 import { openModelFor, openTokenizer } from '../train/setup';
-import { tokenizeOptions } from '../train/sft-trainer';
+import { checkPositions, evalLoader, tokenizeOptions } from '../train/sft-trainer';
 
 /** Loss and entropy in nats per judged label, perplexity = exp(loss), runtime in seconds. */
 export interface EvalResult {
@@ -25,19 +25,30 @@ export interface EvalResult {
   device: string;
 }
 
-/** Evaluates the configured model on its test rows (or, without any, its training rows). */
+/** What a model cannot be judged on; the doctor's other errors are about training. */
+const STOPPING = ['no_rows', 'vocabulary_too_large'];
+
+/**
+ * Evaluates the configured model on its test rows (or, without any, its training rows), in the batches of an evaluation while
+ * training. @throws LatheError ERR_DATA for rows that it has no tokens or positions for, ERR_NONFINITE for a loss that is no number
+ */
 export async function evaluateRun(config: ResolvedConfig, warn: (message: string) => void): Promise<EvalResult> {
   const tokenizer = await openTokenizer(config);
-  const { train, test } = await openData({ ...config, evalOnStart: true, evalStrategy: config.evalStrategy }).catch((error: unknown) => {
+  const { train, test } = await openData({ ...config, evalOnStart: true, evalStrategy: config.evalStrategy }, warn).catch((error: unknown) => {
     // Without a test split the whole file is judged.
     if ((error as LatheError).code !== 'ERR_CONFIG') throw error;
-    return openData({ ...config, evalStrategy: 'no', evalOnStart: false });
+    return openData({ ...config, evalStrategy: 'no', evalOnStart: false }, warn);
   });
   if (!test) warn('no test split: evaluating the training rows');
-  const rows = test ?? (train instanceof IterableDataset ? await firstRows(train, config.maxEvalSamples ?? Infinity) : train);
-  const data = await tokenizeDataset(rows, tokenizer, tokenizeOptions(config));
-  const loader = createLoader(data.examples, { batchSize: config.perDeviceEvalBatchSize, samplingStrategy: 'sequential', name: 'evaluation data' });
+  const most = config.maxEvalSamples ?? Infinity;
+  const rows = test ?? (train instanceof IterableDataset ? await firstRows(train, most) : train.take(most));
+  const data = await tokenizeDataset(rows, tokenizer, tokenizeOptions(config, warn, config.evalPacking));
   const model = await openModelFor(config, tokenizer);
+  const findings = inspectDataset(data, { tokenizer, embeddingRows: model.vocabSize });
+  assertHealthy(findings.filter(({ code }) => STOPPING.includes(code)), { allow: config.doctorAllow as ['no_rows'] });
+  for (const finding of findings) if (['answer_cut', 'text_cut', 'rows_dropped'].includes(finding.code)) warn(formatFinding(finding));
+  const loader = evalLoader(data, config);
+  checkPositions(model.module, loader.summary.longestDocument);
   const device = deviceSpec(model.device, config.threads ?? undefined);
   const started = performance.now();
   try {
@@ -60,6 +71,10 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
       }
     }
     const loss = sums.loss_sum / labels;
+    if (labels === 0) throw new LatheError('ERR_DATA', `no token of the ${data.examples.length} rows is judged: all are masked`, { remedy: 'check the masks with lathe data preview' });
+    if (!Number.isFinite(loss)) {
+      throw new LatheError('ERR_NONFINITE', `the evaluation loss is ${loss}`, { at: config.adapterNameOrPath ?? config.modelNameOrPath ?? undefined, remedy: 'its weights hold values that are not finite, or overflow: look at the run that made it' });
+    }
     return {
       eval_loss: loss,
       eval_perplexity: Math.exp(loss),

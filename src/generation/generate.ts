@@ -100,6 +100,9 @@ export async function generateAll(
   }
 }
 
+/** What programs without types may pass instead: texts, or one prompt without a list around it. */
+const areIdLists = (prompts: unknown): boolean => Array.isArray(prompts) && prompts.every((ids) => Array.isArray(ids) || ArrayBuffer.isView(ids));
+
 type Outputs = Record<string, TensorArray>;
 
 class Generation {
@@ -144,6 +147,9 @@ class Generation {
         `the adapter replaced '${name}' as a whole, so the model without it is gone`,
         { at: 'adapter: false', remedy: 'load the base model apart' },
       );
+    }
+    if (!areIdLists(prompts)) {
+      throw new LatheError('ERR_DATA', 'expected a list of prompts, each a list of token ids, received something else', { at: 'prompts', remedy: 'encode the text: [await tokenizer.encode(text)]' });
     }
     this.sequences = prompts.flatMap((ids, prompt) => {
       const full = this.promptIds(ids, prompt);

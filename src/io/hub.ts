@@ -25,6 +25,9 @@ const WANTED: Record<RepoType, RegExp> = {
   dataset: /\.(json|jsonl|csv|parquet|txt|gz|zst)$|^README\.md$/,
 };
 
+/** What ends like a file is one that is not there, and no repository. */
+const FILE_NAME = /\.(jsonl?|ndjson|csv|tsv|parquet|txt|gz|zst|gguf|safetensors|ya?ml)$/i;
+
 /** PyTorch's archives, for repositories that have nothing else. */
 const TORCH_WEIGHTS = /^(pytorch_model(-\d+-of-\d+)?|adapter_model)\.bin$/;
 
@@ -41,7 +44,7 @@ export function wantedFiles(files: readonly string[], type: RepoType): string[] 
  */
 export async function resolveRepo(name: string, type: RepoType, options: HubOptions = {}): Promise<string> {
   if (existsSync(name)) return name;
-  if (!/^[\w.-]+\/[\w.-]+$/.test(name) || name.startsWith('.')) {
+  if (!/^[\w.-]+\/[\w.-]+$/.test(name) || name.startsWith('.') || FILE_NAME.test(name)) {
     throw new LatheError('ERR_CONFIG', `${type} '${name}' does not exist here`, { remedy: `give a local path, or a Hub name like organisation/${type}` });
   }
   const revision = options.revision ?? 'main';

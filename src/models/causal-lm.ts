@@ -37,6 +37,8 @@ export interface CausalLm extends Module {
   readonly logitScale: number;
   /** 0 = none. */
   readonly logitSoftcap: number;
+  /** Rows of a learned table of positions, which no document may be longer than; absent where positions are computed. */
+  readonly positionRows?: number;
   cacheShape(batch: number, length: number): KvCacheShape;
   /** PEFT's default LoRA targets for this architecture. */
   readonly loraTargets: readonly string[];

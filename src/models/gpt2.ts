@@ -196,6 +196,7 @@ export class Gpt2LmHeadModel extends Module implements CausalLm {
   readonly loraTargets = ['c_attn'];
   readonly computeDtype: DType;
   readonly notes: readonly string[];
+  readonly positionRows: number;
 
   constructor(
     readonly config: Gpt2Config,
@@ -205,6 +206,7 @@ export class Gpt2LmHeadModel extends Module implements CausalLm {
     const dtype = o.weightDtype ?? o.dtype;
     const init: Init = { kind: 'normal', std: config.initializerRange };
     this.computeDtype = o.dtype;
+    this.positionRows = config.maxPositions;
     this.transformer = new Gpt2Model(config, o.dtype, dtype, init);
     this.lm_head = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, { dtype, init });
     this.notes = config.attnPdrop > 0 ? [`attn_pdrop ${config.attnPdrop} is not applied: attention probabilities are never held; embd_pdrop and resid_pdrop are`] : [];

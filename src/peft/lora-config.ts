@@ -5,7 +5,7 @@
  * path at a dot, a string is a regular expression over the whole path, `modules_to_save` matches the plain end of a path
  * and wins over `target_modules`. The JSON form lives in adapter-json.ts.
  */
-import { LatheError, nearest } from '../errors';
+import { LatheError, nearest, refuseUnknownOptions } from '../errors';
 import { adapterConfigJson, parseAdapterConfig, type RawAdapterConfig } from './adapter-json';
 
 export interface LoraOptions {
@@ -64,6 +64,7 @@ export class LoraConfig {
     this.layersPattern = typeof o.layersPattern === 'string' && o.layersPattern ? [o.layersPattern] : o.layersPattern?.length ? (o.layersPattern as readonly string[]) : null;
     this.fanInFanOut = o.fanInFanOut ?? false;
     this.ensureWeightTying = o.ensureWeightTying ?? false;
+    refuseUnknownOptions(o, Object.keys(this), 'LoraConfig');
     this.validate();
   }
 

@@ -1,9 +1,9 @@
 /** AutoModelForCausalLM: from a folder, a GGUF file or a config, in the names people know. */
-import { LatheError } from '../errors';
+import { LatheError, refuseUnknownOptions } from '../errors';
 import type { BuildOptions, CausalLm } from '../models/causal-lm';
 import type { RawConfig } from '../models/config-reader';
 import { buildModel } from '../models/registry';
-import { quantizeModel, type BitsAndBytesConfig } from '../quantization/bitsandbytes';
+import { BitsAndBytesConfig, quantizeModel } from '../quantization/bitsandbytes';
 import { openModel } from './open';
 import { PreTrainedModel, type ModelOptions } from './model';
 
@@ -30,16 +30,26 @@ function resolveDtype(dtype: FromPretrainedOptions['dtype'], stored: 'f32' | 'bf
   }
 }
 
+const OPTIONS: readonly (keyof FromPretrainedOptions)[] = ['dtype', 'weightDtype', 'quantizationConfig', 'device', 'threads', 'seed'];
+
+/** What was asked for, checked: plain objects come from programs without types. */
+function askedQuantization(o: FromPretrainedOptions, what: string): BitsAndBytesConfig | undefined {
+  refuseUnknownOptions(o, OPTIONS, what);
+  const { quantizationConfig: asked } = o;
+  return asked == null || asked instanceof BitsAndBytesConfig ? (asked ?? undefined) : new BitsAndBytesConfig(asked);
+}
+
 export const AutoModelForCausalLM = {
   /**
    * Opens a model folder or GGUF file; headers are read now, weights stream in when they are first needed.
    * @throws LatheError ERR_CONFIG (no such path, a setting), ERR_FORMAT, ERR_CHECKPOINT naming the tensor, ERR_UNSUPPORTED (architecture)
    */
   async fromPretrained(path: string, o: FromPretrainedOptions = {}): Promise<PreTrainedModel> {
+    const asked = askedQuantization(o, 'fromPretrained');
     const open = await openModel(path);
     const { quantization_config: _stored, ...config } = open.config;
     const dtype = resolveDtype(o.dtype, configDtype(config) ?? open.storedDtype);
-    const quantization = storedOrAsked(open.quantization, o.quantizationConfig, path);
+    const quantization = storedOrAsked(open.quantization, asked, path);
     const rebuild = builder({ dtype, weightDtype: o.weightDtype }, quantization, `${path}/config.json`);
     const { device, threads, seed } = o;
     return new PreTrainedModel(rebuild(config), config, open.sources, { path, generationConfig: open.generationConfig, quantization, rebuild }, { device, threads, seed });
@@ -47,7 +57,7 @@ export const AutoModelForCausalLM = {
 
   /** A model with random weights from a config.json object. */
   fromConfig(config: RawConfig, o: FromPretrainedOptions = {}): PreTrainedModel {
-    const quantization = o.quantizationConfig ?? null;
+    const quantization = askedQuantization(o, 'fromConfig') ?? null;
     const rebuild = builder({ dtype: resolveDtype(o.dtype, configDtype(config) ?? 'f32'), weightDtype: o.weightDtype }, quantization, 'config.json');
     const { device, threads, seed } = o;
     return new PreTrainedModel(rebuild(config), config, new Map(), { path: '', generationConfig: null, quantization, rebuild }, { device, threads, seed });

@@ -19,6 +19,8 @@ import { checkShape, formatOf, sourcePath, traceDense, traceParts, type FileBind
 export interface MaterializeOptions {
   /** Seed of random initial values. */
   seed: number;
+  /** Of adapters, when another. */
+  adapterSeed?: number;
   /** Rows that a source has when the parameter was resized after it was saved. */
   sourceRows?: ReadonlyMap<string, number>;
   meanResizing?: boolean;
@@ -86,7 +88,7 @@ function loaded(p: Parameter, name: string, source: WeightSource, bindings: File
 
 /** The initial value of a parameter without a source. */
 function initial(p: Parameter, name: string, o: MaterializeOptions): Tensor {
-  const { seed } = o;
+  const seed = p.role === 'adapter' ? (o.adapterSeed ?? o.seed) : o.seed;
   const site = o.sameStart?.get(name) ?? name;
   const type: TensorType = { shape: p.shape, dtype: p.quant ? 'f32' : p.dtype };
   switch (p.init.kind) {

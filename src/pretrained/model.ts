@@ -51,10 +51,13 @@ export class PreTrainedModel {
   private sourceRows = new Map<string, number>();
   private meanResizing = true;
   private sameStart = new Map<string, string>();
+  private adapterSeed: number | undefined;
   private adapterSources = new Map<string, WeightSource>();
   private session: Session | null = null;
   private loading: Promise<Session> | null = null;
-  private merged = false;
+  /** Set when the session holds weights that no file has: by what they came to be, 'trained' or 'merged'. */
+  private unsaved: 'trained' | 'merged' | null = null;
+  private trainer: object | null = null;
   private decidedDevice: string | null = null;
 
   constructor(
@@ -100,9 +103,10 @@ export class PreTrainedModel {
     return [...this.parameters().values()].flatMap((p) => p.slots());
   }
 
-  /** Puts a new LoRA adapter on the model and freezes the rest. */
-  addAdapter(config: LoraConfig, name = 'default'): PeftModel {
+  /** Puts a new LoRA adapter on the model and freezes the rest. @param seed of its initial values; default: the model's */
+  addAdapter(config: LoraConfig, name = 'default', seed?: number): PeftModel {
     this.beforeWeights('add an adapter');
+    this.adapterSeed = seed;
     if (this.peft) throw new LatheError('ERR_CONFIG', `the model already has an adapter named '${this.peft.adapterName}'`);
     const untie = needsUntiedHead(this.module, config);
     if (untie) this.untieHead();
@@ -132,7 +136,9 @@ export class PreTrainedModel {
     this.beforeWeights('load an adapter');
     const embeddingKey = ADAPTER_PREFIX + this.module.embedding.name;
     const embedding = sources.get(embeddingKey);
-    const expected = adapterParameters(this.peft, { embeddings: embedding !== undefined && !this.peft.saved.has(this.module.embedding.name) });
+    // PEFT saves embedding and head of a resized vocabulary whether or not modules_to_save names one of them.
+    const embeddings = embedding !== undefined && (!this.peft.saved.has(this.module.embedding.name) || sources.has(ADAPTER_PREFIX + HEAD));
+    const expected = adapterParameters(this.peft, { embeddings });
     checkNames(expected.keys(), sources.keys(), at);
     // A vocabulary that was resized on purpose has to fit; the shape check below names the tensor if it does not.
     const rows = embedding ? sourceShape(embedding)[0] : this.vocabSize;
@@ -143,6 +149,9 @@ export class PreTrainedModel {
 
   /** Makes every parameter trainable; for full fine-tuning and pretraining. */
   trainAll(): void {
+    if (this.session && [...this.module.parameters().values()].some((p) => !p.quant && p.dtype !== 'f32')) {
+      throw new LatheError('ERR_CONFIG', 'cannot train all weights in full precision after they were loaded in bfloat16', { remedy: 'make the trainer (or call trainAll) before anything runs, or open the model with dtype float32' });
+    }
     for (const p of this.module.parameters().values()) {
       if (p.quant) throw new LatheError('ERR_CONFIG', 'a 4-bit model cannot be trained in full', { remedy: 'use an adapter (use_peft: true) or load it without load_in_4bit' });
       // Trained in full precision whatever the activations are: GEMMs round operands as they pack them.
@@ -188,13 +197,13 @@ export class PreTrainedModel {
   }
 
   private async load(): Promise<Session> {
-    if (this.merged) throw new LatheError('ERR_CONFIG', 'the merged weights were freed by close()', { remedy: 'save them with savePretrained before closing, then open that folder' });
+    if (this.unsaved) throw new LatheError('ERR_CONFIG', `the ${this.unsaved} weights were freed by close()`, { remedy: 'save them before closing, then open that folder' });
     const { threads, seed = 42 } = this.options;
     const session = (this.session = Session.create({ device: this.device, threads }));
     const sources = new Map([...this.sources, ...this.adapterSources]);
     const sourceRows = new Map([...this.sourceRows].filter(([name]) => !this.adapterSources.has(name)));
     const { meanResizing, sameStart } = this;
-    await materialize(session, this.parameters(), sources, { seed, sourceRows, meanResizing, sameStart });
+    await materialize(session, this.parameters(), sources, { seed, adapterSeed: this.adapterSeed, sourceRows, meanResizing, sameStart });
     return session;
   }
 
@@ -219,18 +228,35 @@ export class PreTrainedModel {
     return text;
   }
 
+  /**
+   * Makes `trainer` the one whose optimizer state stands in the session. True when another one's stood there: its values are
+   * not those of a new run. From here on the weights are no longer those of the files.
+   */
+  takeOver(trainer: object): boolean {
+    const other = this.trainer !== null && this.trainer !== trainer;
+    this.trainer = trainer;
+    this.unsaved = 'trained';
+    return other;
+  }
+
+  /** False once another trainer took over. */
+  isTrainedBy(trainer: object): boolean {
+    return this.trainer === null || this.trainer === trainer;
+  }
+
   /** Called by mergeAndUnload when the session holds dense, merged weights: the description says so from here on. */
   adoptMerged(): void {
     const { quantization_config: _dropped, ...config } = this.config;
     this.config = config;
     this.origin = { ...this.origin, quantization: null };
     this.peft = null;
-    this.merged = true;
+    this.unsaved = 'merged';
   }
 
-  /** Frees everything native; the description stays. */
+  /** Frees everything native; the description stays. Weights that were trained or merged are gone: save them before. */
   async close(): Promise<void> {
     const session = this.session;
+    this.trainer = null;
     this.session = null;
     this.loading = null;
     await session?.close();

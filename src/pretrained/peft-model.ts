@@ -53,7 +53,8 @@ export const AutoPeftModelForCausalLM = {
     if (!base) {
       throw new LatheError('ERR_CONFIG', `the adapter's base model ${JSON.stringify(origin.baseModel)} is no path here`, { at: dir, remedy: 'open the base model yourself and give it to PeftModel.fromPretrained' });
     }
-    return PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, o), dir, o);
+    const { isTrainable, adapterName, onWarning, ...model } = o;
+    return PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, model), dir, { isTrainable, adapterName, onWarning });
   },
 };
 

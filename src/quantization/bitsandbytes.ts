@@ -2,7 +2,7 @@
  * BitsAndBytesConfig: which linear weights are held in 4 bits, in the names and defaults of transformers.
  * Source: QLoRA, arXiv 2305.14314. The default type is fp4, as in bitsandbytes; recipes ask for nf4.
  */
-import { LatheError } from '../errors';
+import { LatheError, refuseUnknownOptions } from '../errors';
 import type { DType } from '../graph/dtype';
 import type { QuantType } from '../ops/quant';
 import { Linear } from '../nn/layers';
@@ -31,6 +31,7 @@ export class BitsAndBytesConfig {
     this.bnb4bitUseDoubleQuant = o.bnb4bitUseDoubleQuant ?? false;
     this.bnb4bitComputeDtype = o.bnb4bitComputeDtype;
     this.llmInt8SkipModules = o.llmInt8SkipModules ?? [];
+    refuseUnknownOptions(o, Object.keys(this), 'BitsAndBytesConfig');
     if (this.bnb4bitQuantType !== 'nf4' && this.bnb4bitQuantType !== 'fp4') {
       throw new LatheError('ERR_CONFIG', `bnb_4bit_quant_type expected nf4 or fp4, received '${String(o.bnb4bitQuantType)}'`);
     }

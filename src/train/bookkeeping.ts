@@ -20,7 +20,7 @@ export function recordStep(state: TrainerState, batches: StepBatches, { loss, to
   state.globalStep++;
   state.totalFlos += flops;
   // Of a stream the length is not known before its end; transformers counts max_steps as an epoch then.
-  state.epoch = batches.endsEpoch ? batches.epoch + 1 : batches.epoch + Math.min((batches.stepInEpoch + 1) / (stepsPerEpoch ?? state.maxSteps), 1);
+  state.epoch = batches.endsEpoch ? batches.epoch + 1 : batches.epoch + (batches.epochShare ?? Math.min((batches.stepInEpoch + 1) / (stepsPerEpoch ?? state.maxSteps), 1));
   state.numTokens += tokens;
   state.totalLoss += loss;
   window.steps++;

@@ -5,8 +5,8 @@
  * verifies the checksums and falls back to the one before when a folder was damaged. Optimizer moments are stored as they
  * are in memory (codes and scales for 8-bit), never dequantised.
  */
-import { existsSync, readdirSync, rmSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
 import { LatheError } from '../errors';
 import type { DType } from '../graph/dtype';
 import type { StateSlot } from '../graph/tensor';
@@ -66,18 +66,45 @@ function slotTensors(read: CheckpointContents['read'], slots: readonly StateSlot
 export interface LoadedCheckpoint {
   readonly path: string;
   readonly state: TrainerState;
+  /** training_args.json: the configuration that it was made with; empty where the file is missing. */
+  readonly args: Readonly<Record<string, unknown>>;
   /** Puts parameters and optimizer state back, bit for bit; all or nothing. @throws LatheError ERR_CHECKPOINT naming a slot that does not fit */
   restore(session: Session, slots: readonly StateSlot[]): Promise<void>;
 }
 
-/** Checkpoints of a folder by step, newest first. */
-export function listCheckpoints(outputDir: string): { step: number; path: string }[] {
+/** In a checkpoint of an earlier run into the same folder: its number says nothing about how new it is. */
+const SUPERSEDED = '.superseded';
+
+interface FoundCheckpoint {
+  readonly step: number;
+  readonly path: string;
+}
+
+function everyCheckpoint(outputDir: string): (FoundCheckpoint & { superseded: boolean })[] {
   if (!existsSync(outputDir)) return [];
   return readdirSync(outputDir)
     .map((name) => /^checkpoint-(\d+)$/.exec(name))
     .filter((m): m is RegExpExecArray => m !== null)
     .map((m) => ({ step: Number(m[1]), path: join(outputDir, m[0]) }))
-    .sort((a, b) => b.step - a.step);
+    .map((c) => ({ ...c, superseded: existsSync(join(c.path, SUPERSEDED)) }))
+    .sort((a, b) => Number(a.superseded) - Number(b.superseded) || b.step - a.step);
+}
+
+/** Checkpoints of a folder's run by step, newest first; without those of earlier runs. */
+export function listCheckpoints(outputDir: string): FoundCheckpoint[] {
+  return everyCheckpoint(outputDir).filter((c) => !c.superseded);
+}
+
+/**
+ * Marks what the run that begins does not go on from: with `resumed`, the checkpoint it goes on from, only later ones of the same
+ * folder. They are neither resumed by themselves nor kept by save_total_limit at the expense of the run's own.
+ * @returns the paths marked
+ */
+export function supersedeCheckpoints(outputDir: string, resumed: FoundCheckpoint | null): string[] {
+  const goesOn = resumed !== null && resolve(dirname(resumed.path)) === resolve(outputDir);
+  const stale = listCheckpoints(outputDir).filter((c) => !goesOn || c.step > resumed.step);
+  for (const { path } of stale) writeFileSync(join(path, SUPERSEDED), '');
+  return stale.map(({ path }) => path);
 }
 
 /**
@@ -103,6 +130,7 @@ async function openCheckpointFolder(path: string): Promise<LoadedCheckpoint> {
   return {
     path,
     state,
+    args: existsSync(join(path, 'training_args.json')) ? read('training_args.json') : {},
     async restore(session, slots) {
       const { tensors } = await openSafetensors(join(path, 'optimizer.safetensors'));
       for (const slot of slots) {
@@ -119,10 +147,10 @@ async function openCheckpointFolder(path: string): Promise<LoadedCheckpoint> {
   };
 }
 
-/** Deletes the oldest checkpoints beyond `limit`, never `keep`. */
+/** Deletes the oldest checkpoints beyond `limit`, those of earlier runs first, never `keep`. */
 export function rotateCheckpoints(outputDir: string, limit: number | null, keep: string | null): void {
   if (limit === null || limit <= 0) return;
-  const all = listCheckpoints(outputDir);
+  const all = everyCheckpoint(outputDir);
   const kept = new Set([all[0]?.path, keep].filter((path) => path != null).map((path) => resolve(path)));
   const removable = all.filter((c) => !kept.has(resolve(c.path))).reverse();
   let excess = all.length - limit;
@@ -134,5 +162,5 @@ export function rotateCheckpoints(outputDir: string, limit: number | null, keep:
 
 /** Deletes every checkpoint but one. */
 export function keepOnly(outputDir: string, path: string): void {
-  for (const c of listCheckpoints(outputDir)) if (resolve(c.path) !== resolve(path)) rmSync(c.path, { recursive: true, force: true });
+  for (const c of everyCheckpoint(outputDir)) if (resolve(c.path) !== resolve(path)) rmSync(c.path, { recursive: true, force: true });
 }

@@ -1,4 +1,5 @@
 /** What a run tells its listener, and the callbacks people know from transformers. */
+import { LatheError } from '../errors';
 import type { MemoryPlan, Remedy } from '../compile/plan';
 import type { ResolvedConfig } from './arguments';
 import type { LogEntry, TrainerState } from './state';
@@ -66,7 +67,12 @@ export class EarlyStoppingCallback implements TrainerCallback {
   constructor(
     private readonly patience = 1,
     private readonly threshold = 0,
-  ) {}
+  ) {
+    for (const [name, value] of Object.entries({ patience, threshold })) {
+      if (typeof value === 'number' && value >= 0) continue;
+      throw new LatheError('ERR_CONFIG', `[EarlyStoppingCallback] ${name} expected a number >= 0, received ${JSON.stringify(value)}`, { remedy: 'write new EarlyStoppingCallback(patience, threshold)' });
+    }
+  }
 
   onTrainBegin({ state, args }: CallbackContext): void {
     this.best = null;

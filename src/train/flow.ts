@@ -52,6 +52,15 @@ export function dueAfterEpoch(args: ResolvedConfig, state: Readonly<TrainerState
   };
 }
 
+
+/** @param names the loss's own metrics @throws LatheError ERR_CONFIG when metric_for_best_model is none that an evaluation measures */
+export function requireMeasured(args: ResolvedConfig, names: readonly string[]): void {
+  const name = args.metricForBestModel?.replace(/^eval_/, '');
+  const known = ['loss', 'perplexity', ...names, 'runtime', 'samples_per_second', 'steps_per_second'];
+  if (name === undefined || known.includes(name)) return;
+  throw new LatheError('ERR_CONFIG', `metric_for_best_model names '${name}', which an evaluation does not measure`, { remedy: `use one of ${known.join(', ')}` });
+}
+
 /**
  * Notes a new best evaluation in `state`; true when this is one. Without a metric to go by nothing is tracked.
  * @throws LatheError ERR_CONFIG when the metric is not among those measured

@@ -1,6 +1,6 @@
 /** Reporters: TensorBoard files, events.jsonl and the loss curve, as callbacks on the run's events. */
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { curveFromLogHistory, writeCurve } from '../io/curve';
 import { EventWriter, tensorboardDir } from '../io/tensorboard';
 import { toIoError } from '../io/io-error';
@@ -13,7 +13,7 @@ export function reportersOf(args: ResolvedConfig): TrainerCallback[] {
   const title = args.runName ?? [args.modelNameOrPath, args.datasetName].filter((name) => name).join(' on ');
   const list: TrainerCallback[] = [new JsonlReporter(args.outputDir), new CurveReporter(args.outputDir, title || args.outputDir)];
   // A folder of its own for each run, unless the user named one: TensorBoard draws a folder as one curve.
-  const dir = args.loggingDir === join(args.outputDir, 'runs') ? null : args.loggingDir;
+  const dir = resolve(args.loggingDir) === resolve(args.outputDir, 'runs') ? null : args.loggingDir;
   if (args.reportTo.includes('tensorboard')) list.push(new TensorBoardReporter(args.outputDir, dir, JSON.stringify(configToJson(args), null, 2)));
   return list;
 }

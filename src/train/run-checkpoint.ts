@@ -48,3 +48,16 @@ export async function checkpointToResume(args: ResolvedConfig, warn: (message: s
   if (!found) throw new LatheError('ERR_CHECKPOINT', 'there is no checkpoint to resume from', { at: args.outputDir, remedy: 'leave out resume_from_checkpoint to start anew' });
   return found;
 }
+
+/** Settings that change what is computed and that no check refuses to change; data, batch sizes and shapes have theirs. */
+const COMPUTED: readonly string[] = [
+  'learning_rate', 'lr_scheduler_type', 'lr_scheduler_kwargs', 'warmup_steps', 'weight_decay', 'adam_beta1', 'adam_beta2', 'adam_epsilon', 'max_grad_norm', 'optim',
+  'lora_alpha', 'lora_dropout', 'use_rslora', 'dtype', 'bf16', 'load_in_4bit', 'bnb_4bit_quant_type', 'use_bnb_nested_quant', 'seed', 'loss_type',
+  'completion_only_loss', 'assistant_only_loss', 'response_template', 'instruction_template',
+];
+
+/** `learning_rate 0.001 -> 0.01` for each of them that differs. */
+export function changedSettings(before: Readonly<Record<string, unknown>>, now: Readonly<Record<string, unknown>>): string[] {
+  const text = (value: unknown): string => JSON.stringify(value);
+  return COMPUTED.filter((key) => key in before && text(before[key]) !== text(now[key])).map((key) => `${key} ${text(before[key])} -> ${text(now[key])}`);
+}

@@ -48,6 +48,9 @@ export interface BatchSums {
   readonly metricSums: Readonly<Record<string, number>>;
 }
 
+/** Zeros written at a time. */
+const kZeroBytes = 1 << 24;
+
 /** `micro` begins a step's gradients, `adding` goes on with them. */
 const SHAPE_KINDS = ['micro', 'adding', 'eval'] as const;
 type ShapeKind = (typeof SHAPE_KINDS)[number];
@@ -66,6 +69,7 @@ export class StepRunner {
   private readonly compiled: Record<ShapeKind, Map<number, Program>> = { micro: new Map(), adding: new Map(), eval: new Map() };
   /** Whether the gradients of the step to come are begun. */
   private begun = false;
+  private hasRun = false;
   private session: Session | null = null;
   private readonly loaded = new Map<Program, ProgramHandle>();
 
@@ -186,6 +190,30 @@ export class StepRunner {
   }
 
   /**
+   * Begins a run on the model: from here on it is this runner's to train. Optimizer state that another trainer has left is set
+   * back to zero; a runner that goes on keeps its own.
+   */
+  async takeOver(): Promise<void> {
+    const { session } = this;
+    if (!session) throw new LatheError('ERR_PROGRAM', 'the runner was not started');
+    // Its own moments are gone then: it cannot go on as if they were not.
+    if (this.hasRun) this.requireOwnModel();
+    this.hasRun = true;
+    if (!this.model.takeOver(this)) return;
+    this.begun = false;
+    for (const slot of this.optimizerSlots()) {
+      const bytes = elementCount(slot.shape) * (slot.dtype === 'u8' ? 1 : 4);
+      const zeros = new Uint8Array(Math.min(bytes, kZeroBytes));
+      for (let offset = 0; offset < bytes; offset += zeros.length) await session.writeState(slot.name, zeros.subarray(0, Math.min(zeros.length, bytes - offset)), { offset });
+    }
+  }
+
+  private requireOwnModel(): void {
+    if (this.model.isTrainedBy(this)) return;
+    throw new LatheError('ERR_CONFIG', 'another trainer has begun a run on this model', { remedy: 'let one run end before the next begins, or open the model twice' });
+  }
+
+  /**
    * The gradients of `batch`, its loss divided by `labels` (those of the whole step): micro-batch 0 writes them over those of
    * the step before, later ones add theirs. `step` counts from 1. With `checkFinite` it rejects with ERR_NONFINITE, naming the
    * node, at the first value that is not finite.
@@ -197,6 +225,7 @@ export class StepRunner {
         remedy: 'give gradientAccumulationSteps to the runner, and a step its micro-batches in order',
       });
     }
+    this.requireOwnModel();
     this.begun = true;
     // A micro-batch's number is the one it has in the step of all ranks, so that its dropout masks are those of one rank.
     const { rank, size } = this.world;
@@ -209,6 +238,7 @@ export class StepRunner {
    * one gives zeros; the norm is the one before clipping.
    */
   async update(learningRate: number, step: number): Promise<{ gradNorm: number }> {
+    this.requireOwnModel();
     if (!this.begun) {
       if (!this.clear) throw new LatheError('ERR_PROGRAM', `step ${step} has no micro-batch`, { remedy: 'run micro before update' });
       await this.run(this.clear, {});

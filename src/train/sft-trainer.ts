@@ -3,12 +3,13 @@
  * (adapter or full), and hands the rest to the Trainer.
  */
 import { assertHealthy, badRowHandler, createLoader, formatFinding, inspectDataset, IterableDataset, StreamLoader, tokenizeDataset, type Finding, type Formatter, type Loader, type Row, type StepSource, type TextTokenizer, type TokenizedDataset, type TokenizeOptions } from '../data';
-import { LatheError } from '../errors';
+import { LatheError, refuseUnknownOptions } from '../errors';
 import { LoraConfig } from '../peft/lora-config';
+import type { CausalLm } from '../models/causal-lm';
 import { AutoModelForCausalLM } from '../pretrained/auto';
 import type { PreTrainedModel } from '../pretrained/model';
 import { currentWorld } from '../runtime/world';
-import type { ResolvedConfig } from './arguments';
+import { configFromObject, type ResolvedConfig } from './arguments';
 import type { TrainerCallback, TrainEvent } from './events';
 import { lossOf } from './losses';
 import type { Loss } from './losses/loss';
@@ -16,6 +17,7 @@ import { reportersOf } from './reporters';
 import type { LogEntry, TrainerState } from './state';
 import { firstRows } from './open-data';
 import { Ranks } from './ranks';
+import { alignSpecialTokens } from './special-tokens';
 import { Trainer, type RunOptions } from './trainer';
 import type { TrainerPlan } from './training-plan';
 
@@ -52,9 +54,11 @@ export class SFTTrainer {
   private prepared: Promise<Trainer> | null = null;
   private trainData: TokenizedDataset | null = null;
   private readonly loss: Loss;
+  private readonly options: SFTTrainerOptions;
 
-  constructor(private readonly options: SFTTrainerOptions) {
-    this.loss = lossOf(options.args);
+  constructor(options: SFTTrainerOptions) {
+    this.options = checkedOptions(options);
+    this.loss = lossOf(this.options.args);
   }
 
   /**
@@ -70,18 +74,31 @@ export class SFTTrainer {
     const { options } = this;
     const { args } = options;
     const model = typeof options.model === 'string' ? await AutoModelForCausalLM.fromPretrained(options.model, modelOptions(args)) : options.model;
-    if (options.peftConfig) model.addAdapter(options.peftConfig);
+    if (options.peftConfig) model.addAdapter(options.peftConfig, 'default', args.seed);
     else if (!model.peft) model.trainAll();
     const { trainDataset, evalDataset } = options;
-    const trainLoader = trainDataset instanceof IterableDataset ? await this.streamLoader(trainDataset, model) : await this.tableLoader(trainDataset, model);
+    let trainLoader: StepSource;
+    if (trainDataset instanceof IterableDataset) {
+      trainLoader = await this.streamLoader(trainDataset, model);
+      if (args.packing && args.packingStrategy === 'wrapped') checkPositions(model.module, args.maxLength ?? 0);
+    } else {
+      const loader = await this.tableLoader(trainDataset, model);
+      checkPositions(model.module, loader.summary.longestDocument);
+      trainLoader = loader;
+    }
     const evalRows = evalDataset instanceof IterableDataset ? await firstRows(evalDataset, Infinity) : evalDataset;
-    const evaluation = evalRows ? await this.tokenize(evalRows, model, 'evaluation data') : null;
+    const evaluation = evalRows ? await this.tokenize(evalRows, model, 'evaluation data', args.evalPacking) : null;
+    const evalBatches = evaluation && evalLoader(evaluation, args);
+    if (evalBatches) checkPositions(model.module, evalBatches.summary.longestDocument);
+    // Last: until here the files' own end tokens count as ends of rows too.
+    const aligned = Object.entries(alignSpecialTokens(model, options.processingClass));
+    if (aligned.length) options.warn?.(`the model's configuration takes over the tokenizer's ${aligned.map(([key, id]) => `${key} ${id}`).join(', ')}`);
     return new Trainer({
       model,
       args,
       loss: this.loss,
       trainLoader,
-      evalLoader: evaluation && evalLoader(evaluation, args),
+      evalLoader: evalBatches,
       callbacks: [...(currentWorld().rank === 0 ? reportersOf(args) : []), ...(options.callbacks ?? [])],
       tokenizer: options.processingClass,
       warn: options.warn,
@@ -129,14 +146,14 @@ export class SFTTrainer {
     return loader;
   }
 
-  private tokenizeOptions(): ReturnType<typeof tokenizeOptions> {
+  private tokenizeOptions(packing?: boolean): ReturnType<typeof tokenizeOptions> {
     const { args, formattingFunc, warn } = this.options;
-    return { ...tokenizeOptions(args, warn), ...(formattingFunc ? { formatting: formattingFunc } : {}) };
+    return { ...tokenizeOptions(args, warn, packing), ...(formattingFunc ? { formatting: formattingFunc } : {}) };
   }
 
-  private async tokenize(rows: TrainRows | TokenizedDataset, model: PreTrainedModel, name = 'data'): Promise<TokenizedDataset> {
+  private async tokenize(rows: TrainRows | TokenizedDataset, model: PreTrainedModel, name = 'data', packing?: boolean): Promise<TokenizedDataset> {
     const { options } = this;
-    const data = 'examples' in rows ? rows : await tokenizeDataset(rows, options.processingClass, this.tokenizeOptions());
+    const data = 'examples' in rows ? rows : await tokenizeDataset(rows, options.processingClass, this.tokenizeOptions(packing));
     const findings = inspectDataset(data, { tokenizer: options.processingClass, embeddingRows: model.vocabSize, eosTokenIds: eosIds(model, options.processingClass) });
     for (const finding of findings.filter((f) => f.severity === 'warning')) (options.warn ?? process.emitWarning)(formatFinding(finding));
     assertHealthy(findings, { allow: options.allow, name });
@@ -178,6 +195,19 @@ export class SFTTrainer {
   }
 }
 
+const OPTIONS: readonly (keyof SFTTrainerOptions)[] = ['model', 'args', 'trainDataset', 'evalDataset', 'processingClass', 'peftConfig', 'formattingFunc', 'callbacks', 'allow', 'warn'];
+
+/** What programs without types get wrong. Settings that are not resolved yet become an SFTConfig's, as the data class's are in TRL. */
+function checkedOptions(options: SFTTrainerOptions): SFTTrainerOptions {
+  const o = (options ?? {}) as Partial<SFTTrainerOptions>;
+  refuseUnknownOptions(o, OPTIONS, 'SFTTrainer');
+  for (const name of ['model', 'trainDataset', 'processingClass'] as const) {
+    if (o[name] == null) throw new LatheError('ERR_CONFIG', `[SFTTrainer] expected ${name}, received none`, { remedy: `pass { model, args, trainDataset, processingClass }` });
+  }
+  const args = o.args && 'notes' in o.args ? o.args : configFromObject(o.args ?? {});
+  return { ...(o as SFTTrainerOptions), args };
+}
+
 /** Each rank's loader gives its part of every step. */
 function ranks(): { rank: number; worldSize: number } {
   const { rank, size } = currentWorld();
@@ -193,23 +223,28 @@ export function modelOptions(args: ResolvedConfig): { dtype: 'auto' | 'f32' | 'b
   return { dtype: stored, ...common };
 }
 
+/** TRL hands a list of one to PEFT as a text, which is a regular expression over whole paths there; a plain name stays a name here. */
+function targetsOf(targets: readonly string[] | null): readonly string[] | string | null {
+  return targets?.length === 1 && (targets[0] === 'all-linear' || /[\\()[\]*+?|^$]/.test(targets[0])) ? targets[0] : targets;
+}
+
 export function loraConfigOf(args: ResolvedConfig): LoraConfig {
-  const targets = args.loraTargetModules;
   return new LoraConfig({
     r: args.loraR,
     loraAlpha: args.loraAlpha,
     loraDropout: args.loraDropout,
-    targetModules: targets?.length === 1 && targets[0] === 'all-linear' ? 'all-linear' : targets,
+    targetModules: targetsOf(args.loraTargetModules),
     modulesToSave: args.loraModulesToSave,
     taskType: args.loraTaskType,
     useRslora: args.useRslora,
   });
 }
 
-export function tokenizeOptions(args: ResolvedConfig, warn?: (message: string) => void): TokenizeOptions {
+/** @param packing whether the split is packed: `args.evalPacking` for one to evaluate on */
+export function tokenizeOptions(args: ResolvedConfig, warn?: (message: string) => void, packing = args.packing): TokenizeOptions {
   const kinds = { auto: undefined, alpaca: 'instruction', text: 'text', prompt_completion: 'prompt_completion', messages: 'messages', tokens: 'tokens' } as const;
   // A packing strategy that cuts by itself must see whole rows.
-  const packingCuts = args.packing && args.packingStrategy !== 'bfd';
+  const packingCuts = packing && args.packingStrategy !== 'bfd';
   return {
     kind: kinds[args.datasetFormat],
     textColumn: args.datasetTextField,
@@ -225,7 +260,8 @@ export function tokenizeOptions(args: ResolvedConfig, warn?: (message: string) =
   };
 }
 
-function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
+/** The batches of an evaluation set, in its order. */
+export function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
   return createLoader(data.examples, {
     batchSize: args.perDeviceEvalBatchSize,
     packing: args.evalPacking ? args.packingStrategy : false,
@@ -234,6 +270,13 @@ function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader {
     name: 'evaluation data',
     ...ranks(),
   });
+}
+
+/** @throws LatheError ERR_CONFIG where positions are a table that ends before the longest document does */
+export function checkPositions(module: CausalLm, longest: number): void {
+  const { positionRows = Infinity } = module;
+  if (longest <= positionRows) return;
+  throw new LatheError('ERR_CONFIG', `expected rows of at most ${positionRows} tokens, as many as the model has positions, received one of ${longest}`, { remedy: `set max_length: ${positionRows}` });
 }
 
 /** Ids that may end an answer: those at which the model stops, and the tokenizer's, which rows are ended with. */

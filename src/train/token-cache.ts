@@ -29,24 +29,36 @@ export async function openCachedData(config: ResolvedConfig, tokenizer: Tokenize
   if (config.datasets.length) throw new LatheError('ERR_CONFIG', 'token_cache: expected dataset_name, received datasets', { remedy: 'leave out token_cache, or write the mixture to one data set' });
   const path = await datasetPath(config);
   const splits = Object.fromEntries(await datasetFiles(path, nameOf(config)));
-  const tokenize = { ...tokenizeOptions(config, warn), maxLength: tokenizeOptions(config).maxLength ?? null };
-  const tokens = (split: string, files: readonly string[]): Promise<TokenizedDataset> =>
-    cachedTokens(files, async () => filteredStream(await loadDataset(path, { ...nameOf(config), split, streaming: true, onBadRow: config.onBadRow, warn }), config.rowFilter), tokenizer, {
+  const tokens = (split: string, files: readonly string[], packing: boolean): Promise<TokenizedDataset> => {
+    const options = tokenizeOptions(config, warn, packing);
+    const tokenize = { ...options, maxLength: options.maxLength ?? null };
+    return cachedTokens(files, async () => filteredStream(await loadDataset(path, { ...nameOf(config), split, streaming: true, onBadRow: config.onBadRow, warn }), config.rowFilter), tokenizer, {
       folder: config.tokenCache!,
       reading: { filter: config.rowFilter, onBadRow: config.onBadRow },
       tokenize,
       onProgress: (p) => warn?.(`tokenising ${split}: ${p.rows} rows, ${(p.tokens / 1e6).toFixed(1)} million tokens`),
     });
-  let train = await tokens(config.datasetTrainSplit, requireSplit(splits, config));
+  };
+  const trainFiles = requireSplit(splits, config);
+  let train = await tokens(config.datasetTrainSplit, trainFiles, config.packing);
   let test: TokenizedDataset | null = null;
-  if (config.testSplitSize) ({ train, test } = splitTokens(train, config.testSplitSize, config.splitSeed ?? config.seed));
-  else if (isEvaluated(config) && splits[config.datasetTestSplit]) test = await tokens(config.datasetTestSplit, splits[config.datasetTestSplit]);
+  if (config.testSplitSize) {
+    const seed = config.splitSeed ?? config.seed;
+    // Rows to evaluate on may be cut in another way than those to train on: then they are in another file.
+    if (isEvaluated(config)) ({ test } = splitTokens(await tokens(config.datasetTrainSplit, trainFiles, config.evalPacking), config.testSplitSize, seed));
+    ({ train } = splitTokens(train, config.testSplitSize, seed));
+  } else if (isEvaluated(config) && splits[config.datasetTestSplit]) test = await tokens(config.datasetTestSplit, splits[config.datasetTestSplit], config.evalPacking);
   if (!isEvaluated(config)) test = null;
   else if (!test) throw noTestSplit(config);
   return { train: first(train, config.maxTrainSamples), test: test && first(test, config.maxEvalSamples) };
 }
 
-const first = (data: TokenizedDataset, count: number | null): TokenizedDataset => (count === null ? data : { ...data, examples: data.examples.slice(0, count) });
+/** The first rows, whether or not each became an example. `order`: the rows of `data` as they come; default: as in the files. */
+function first(data: TokenizedDataset & Partial<OrderedRows>, count: number | null): TokenizedDataset {
+  if (count === null || count >= data.rows) return data;
+  const kept = data.order && new Set(data.order.subarray(0, count));
+  return { ...data, rows: count, examples: data.examples.filter(({ row }) => (kept ? kept.has(row) : row < count)) };
+}
 
 interface TokenCacheOptions {
   folder: string;
@@ -73,12 +85,14 @@ async function cachedTokens(files: readonly string[], stream: () => Promise<Iter
   return { examples, kind, rows, truncation, describeRow: (row) => `row ${row}` };
 }
 
+type OrderedRows = TokenizedDataset & { order: Uint32Array };
+
 /** Rows for training and for evaluation by the rule of `Dataset.trainTestSplit`. */
-function splitTokens(data: TokenizedDataset, testSize: number, seed: number): { train: TokenizedDataset; test: TokenizedDataset } {
+function splitTokens(data: TokenizedDataset, testSize: number, seed: number): { train: OrderedRows; test: OrderedRows } {
   const { train, test } = splitRows(data.rows, { testSize, seed });
   const exampleOf = new Int32Array(data.rows).fill(-1);
   data.examples.forEach(({ row }, i) => (exampleOf[row] = i));
-  const part = (rows: Uint32Array): TokenizedDataset => ({ ...data, rows: rows.length, examples: Array.from(rows, (row) => exampleOf[row]).filter((i) => i >= 0).map((i) => data.examples[i]) });
+  const part = (rows: Uint32Array): OrderedRows => ({ ...data, order: rows, rows: rows.length, examples: Array.from(rows, (row) => exampleOf[row]).filter((i) => i >= 0).map((i) => data.examples[i]) });
   return { train: part(train), test: part(test) };
 }
 

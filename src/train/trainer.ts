@@ -6,6 +6,8 @@
  * values and best-model tracking are transformers' Trainer; the loss is the sum over the labels of the whole step
  * divided by their number, so it does not depend on how a step is split.
  */
+import { existsSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { LatheError } from '../errors';
 import { assertFits } from '../compile/plan';
@@ -24,15 +26,15 @@ import type { PreTrainedModel } from '../pretrained/model';
 import { TOKENIZER_FILES } from '../tokenizers/tokenizer-files';
 import { configToJson, type ResolvedConfig } from './arguments';
 import { closeWindow, finalMetrics, recordStep } from './bookkeeping';
-import { checkpointPath, findCheckpoint, keepOnly, rotateCheckpoints, type LoadedCheckpoint } from './checkpoint';
+import { checkpointPath, findCheckpoint, keepOnly, rotateCheckpoints, supersedeCheckpoints, type LoadedCheckpoint } from './checkpoint';
 import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainEvent } from './events';
 import { addMetrics, evaluateLoader } from './evaluation';
 import { finiteSums, requireFiniteNorm, requireLabels } from './finite';
-import { dueAfterEpoch, dueAfterStep, runLength, trackBest, type Due } from './flow';
+import { dueAfterEpoch, dueAfterStep, requireMeasured, runLength, trackBest, type Due } from './flow';
 import type { Loss } from './losses/loss';
 import { Ranks } from './ranks';
 import type { BatchSums, StepRunner } from './runner';
-import { checkpointToResume, saveRun } from './run-checkpoint';
+import { changedSettings, checkpointToResume, saveRun } from './run-checkpoint';
 import { initialState, type LogEntry, type TrainerState } from './state';
 import { planTraining, trainingDevice, type PlannedRun } from './training-plan';
 
@@ -124,18 +126,23 @@ export class Trainer {
   private async *locked(): AsyncGenerator<TrainEvent, void, void> {
     await this.hook('onInitEnd');
     const resume = await checkpointToResume(this.args, this.warn);
-    const { plan, policy, remedies, limitBytes } = this.plan();
+    const { plan, policy, remedies, limitBytes, runner } = this.plan();
+    // Now rather than at the first evaluation, with steps behind it that nobody has saved.
+    if (this.options.evalLoader && this.args.metricForBestModel !== null) requireMeasured(this.args, runner.metricNames());
     yield await this.emit({ type: 'plan', plan, remedies, policy });
     assertFits(plan, limitBytes, remedies);
     await this.start();
     await this.ranks.expectSame({ 'the checkpoint to resume from': resume?.state.globalStep ?? 0, max_steps: this.maxSteps, 'the configuration (its checksum)': checksum(configToJson(this.args)), 'the data (its checksum)': checksum(await this.loaderState()) });
+    await runner.takeOver();
     if (resume) await this.resume(resume);
+    if (this.ranks.isFirst) this.supersede(resume);
     this.stopAgreed = false;
     this.control.shouldTrainingStop = false;
     await this.hook('onTrainBegin');
     yield await this.emit({ type: 'begin', state: this.state, resumedFrom: resume?.path ?? null });
     const started = performance.now();
     const stepsBefore = this.state.globalStep;
+    if (stepsBefore >= this.maxSteps) this.warn(`nothing is trained: the run is at step ${stepsBefore} of ${this.maxSteps}; raise max_steps or num_train_epochs to go on, or make a new trainer`);
     if (this.args.evalOnStart && this.options.evalLoader && stepsBefore === 0) yield await this.evaluateEvent();
     yield* this.loop(plan.peakBytes);
     const interrupted = this.aborted && this.state.globalStep < this.maxSteps && !this.control.shouldTrainingStop;
@@ -360,16 +367,34 @@ export class Trainer {
     });
   }
 
+  /** Checkpoints of other runs in the output folder; this trainer's own, when it goes on after an interruption, are none. */
+  private supersede(resume: LoadedCheckpoint | null): void {
+    if (!resume && this.state.globalStep > 0) return;
+    const stale = supersedeCheckpoints(this.args.outputDir, resume && { step: this.state.globalStep, path: resume.path });
+    // With `true` what comes after the newest whole one is damaged, and was said to be.
+    if (stale.length && this.args.resumeFromCheckpoint !== true) this.warn(`${stale.map((path) => basename(path)).join(', ')} in ${this.args.outputDir}: not what this run goes on from, so left out by resume_from_checkpoint: true, and deleted first`);
+  }
+
   private async resume(checkpoint: LoadedCheckpoint): Promise<void> {
     const { runner } = this.plan();
     const session = await this.options.model.ready();
     await checkpoint.restore(session, [...runner.parameters.map((p) => p.slot), ...runner.optimizerSlots()]);
+    const changed = changedSettings(checkpoint.args, configToJson(this.args));
+    if (changed.length) this.warn(`the run goes on with other settings than ${checkpoint.path} was made with: ${changed.join(', ')}`);
     const { maxSteps, numTrainEpochs } = this.state;
-    this.state = { ...checkpoint.state, maxSteps, numTrainEpochs };
+    this.state = { ...checkpoint.state, maxSteps, numTrainEpochs, bestModelCheckpoint: this.relocated(checkpoint) };
     this.savedStep = this.state.globalStep;
     const { loader, epoch } = this.state;
     if (this.args.ignoreDataSkip) this.options.trainLoader.seek({ epoch: Math.floor(epoch), stepInEpoch: 0 });
     else if (loader) this.options.trainLoader.seek(loader);
+  }
+
+  /** The best checkpoint so far: its path is that of the run that wrote it, which may have been seen from elsewhere. */
+  private relocated({ path, state: { bestModelCheckpoint: best } }: LoadedCheckpoint): string | null {
+    if (best === null) return null;
+    const found = [best, join(dirname(path), basename(best))].find((candidate) => existsSync(candidate));
+    if (!found) this.warn(`the best checkpoint so far, ${best}, is gone: a later evaluation has to be better to be kept`);
+    return found ?? null;
   }
 
   // ---- callbacks

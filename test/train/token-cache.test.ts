@@ -50,6 +50,19 @@ test('a split by test_split_size is the one that rows in memory have', async () 
   expect(await losses({ ...settings, tokenCache: cache })).toEqual(await losses(settings));
 });
 
+test.each<[string, ConfigInput]>([
+  ['the file', {}],
+  ['a split', { datasetName: join(data, 'train.jsonl'), testSplitSize: 3, maxEvalSamples: 3 }],
+])('max_train_samples counts rows, dropped ones too, of %s', async (_, of) => {
+  const settings: ConfigInput = { ...of, maxTrainSamples: 4, maxLength: 90, truncationMode: 'drop' };
+  expect(await losses({ ...settings, tokenCache: cache })).toEqual(await losses(settings));
+});
+
+test('rows to evaluate on are cut as eval_packing says', async () => {
+  const settings: ConfigInput = { datasetName: join(data, 'train.jsonl'), testSplitSize: 3, packing: true, packingStrategy: 'wrapped', maxLength: 64, evalPacking: false, completionOnlyLoss: false, doctorAllow: ['answer_cut'] };
+  expect(await losses({ ...settings, tokenCache: cache })).toEqual(await losses(settings));
+});
+
 test('other data, settings or tokens make another file; a damaged one is named', async () => {
   const before = files();
   await losses({ tokenCache: cache, maxLength: 200, evalStrategy: 'no' });

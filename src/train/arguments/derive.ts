@@ -164,6 +164,7 @@ function applyAdapters(context: Context): void {
 
 function applyReporting(context: Context): void {
   const { values, notes } = context;
+  if (values.output_dir?.trim() === '') refuse(context, ['output_dir'], 'output_dir: expected the path of a folder, received empty text', 'name a folder, or leave it out');
   values.output_dir ??= 'trainer_output';
   values.logging_dir ??= `${values.output_dir.replace(/[/\\]+$/, '')}/runs`;
   values.report_to = reporters(values.report_to, notes);

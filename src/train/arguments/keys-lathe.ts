@@ -46,7 +46,7 @@ export const latheKeys = {
   sample_prompts: supported(textList(), [], L, 'Prompts answered greedily before the first and after the last step; with dataset_format alpaca they are instructions.'),
   logging_dir: supported(nullable(text()), null, L, 'Folder of the TensorBoard files; null: output_dir/runs.'),
   device: supported(text(), 'auto', L, 'auto, cpu, cuda or cuda:N. auto takes the first GPU when there is one (and no other process trains with this one), else the CPU.'),
-  threads: supported(nullable(integer({ min: 1 })), null, L, 'CPU threads; null: LATHE_THREADS, else all cores of the process. Results do not depend on it.'),
+  threads: supported(nullable(integer({ min: 1, max: 1024 })), null, L, 'CPU threads; null: LATHE_THREADS, else all cores of the process. Results do not depend on it.'),
   zero: supported(integer({ min: 0, max: 1 }), 0, L, 'With several processes (mpirun, srun): 1 keeps the optimizer state of each parameter on one rank only (ZeRO stage 1). Results do not depend on it.'),
   plan_policy: supported(choice(['auto', 'none', 'light', 'smart', 'block']), 'auto', L, 'What the backward pass recomputes: none, light (norms and activations only), smart (keeps attention outputs), block (keeps only block inputs). auto takes the fastest that fits when gradient_checkpointing is on, else none.'),
   memory_limit: supported(nullable(either(integer({ min: 1 }), text())), null, L, 'Most memory the plan may use, in bytes or as 12GiB; null: what the device has free.'),

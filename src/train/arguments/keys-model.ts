@@ -36,7 +36,7 @@ export const loraKeys = {
     nullable(textList()),
     null,
     'ModelConfig',
-    'Names (or name endings) of the linear layers that get an adapter; `all-linear` for every one but the head. null: the defaults PEFT has for the architecture.',
+    'Names (or name endings) of the linear layers that get an adapter; `all-linear` for every one but the head; one regular expression over whole paths. null: the defaults PEFT has for the architecture.',
   ),
   lora_target_parameters: unsupported(nullable(textList()), null, 'ModelConfig', 'Parameters (not modules) that get an adapter.', 'name the modules in lora_target_modules'),
   lora_modules_to_save: supported(nullable(textList()), null, 'ModelConfig', 'Modules trained in full and saved with the adapter, e.g. embed_tokens and lm_head.'),

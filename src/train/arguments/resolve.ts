@@ -71,12 +71,18 @@ function collect(entries: readonly Entry[], notes: string[]): Map<KeyName, Given
       const name = renamed ? renamed.to : findKey(entry.key);
       if (name === undefined) throw unknownKey(entry);
       const value = validate(name, renamed ? renamed.entry : entry, notes);
+      // On a command line the last one counts; in a file or an object nobody can tell which is meant.
+      const twice = origin !== 'flag' && !renamed ? current.get(name) : undefined;
+      if (twice) {
+        throw new LatheError('ERR_CONFIG', `expected ${name} once, received it under two spellings (the other one at ${twice.at})`, { at: entry.keyAt ?? entry.at, remedy: 'keep one of the two' });
+      }
       (renamed ? retired : current).set(name, { value, at: entry.at });
     }
     for (const [name, entry] of current) given.set(name, entry);
     for (const [name, entry] of retired) {
       const rival = current.get(name);
       if (!rival || isDeepStrictEqual(rival.value, KEYS[name].default)) given.set(name, entry);
+      else if (!isDeepStrictEqual(rival.value, entry.value)) notes.push(`the value at ${entry.at} is left aside: ${name} is given as well (${rival.at})`);
     }
   }
   return given;

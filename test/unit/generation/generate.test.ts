@@ -289,3 +289,14 @@ describe('limits', () => {
     await expect(generateAll(model, prompts, options)).rejects.toThrow(message);
   });
 });
+
+test.each<[string, unknown]>([
+  ['a text', 'abc'],
+  ['texts', ['abc']],
+  ['ids without a list around them', [5, 6]],
+  ['nothing', undefined],
+])('prompts that are %s are refused with what to do', async (_, prompts) => {
+  const model = await openTiny(MODELS[0]);
+  await expect(generateAll(model, prompts as number[][], { maxNewTokens: 1 })).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringContaining('await tokenizer.encode(text)') as string });
+  await model.close();
+});

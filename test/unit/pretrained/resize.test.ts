@@ -4,6 +4,7 @@ import { openCheckpoint } from '../../../src/io/checkpoint-files';
 import { readTensorFloats } from '../../../src/io/float-codec';
 import { LoraConfig } from '../../../src/peft/lora-config';
 import { AutoModelForCausalLM } from '../../../src/pretrained/auto';
+import type { PreTrainedModel } from '../../../src/pretrained/model';
 import { getPeftModel, PeftModel } from '../../../src/pretrained/peft-model';
 import { GOLDEN, maxDifference, readJson, runRows, temporaryFolder, type Rows } from '../../models/logits';
 
@@ -136,4 +137,33 @@ test('too late, and not a size', async () => {
   expect(() => model.resizeTokenEmbeddings(200)).toThrow('cannot resize the embeddings after the weights were loaded');
   expect(() => model.addAdapter(new LoraConfig())).toThrow('cannot add an adapter after');
   await model.close();
+});
+
+test.each([
+  ['the embedding alone', ['embed_tokens']],
+  ['the head alone', ['lm_head']],
+  ['both', ['embed_tokens', 'lm_head']],
+])('an adapter on a grown, tied vocabulary loads again, with %s in modules_to_save', async (name, modulesToSave) => {
+  const dir = join(out, `adapter ${name}`);
+  const open = (): Promise<PreTrainedModel> => AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32', threads: 1 });
+  const rows = async (model: PreTrainedModel): Promise<Uint8Array[]> => {
+    const session = await model.ready();
+    return Promise.all([model.module.embedding, model.module.head].map((p) => session.readState(p.name)));
+  };
+  const made = await open();
+  made.resizeTokenEmbeddings(made.vocabSize + 3);
+  getPeftModel(made, new LoraConfig({ r: 2, targetModules: ['q_proj'], modulesToSave }));
+  // Other values than a resize would give again.
+  const session = await made.ready();
+  for (const p of new Set([made.module.embedding, made.module.head])) {
+    const values = new Float32Array(p.shape[0] * p.shape[1]).map((_, i) => (i % 97) / 97 + (p === made.module.head ? 1 : 0));
+    await session.writeState(p.name, values);
+  }
+  const want = await rows(made);
+  await made.savePretrained(dir);
+  await made.close();
+  const loaded = await PeftModel.fromPretrained(await open(), dir, { isTrainable: true });
+  expect(loaded.vocabSize).toBe(163);
+  expect((await rows(loaded)).map((bytes) => Buffer.from(bytes))).toEqual(want.map((bytes) => Buffer.from(bytes)));
+  await loaded.close();
 });
