@@ -15,12 +15,31 @@ export default tseslint.config(
     rules: {
       '@typescript-eslint/no-floating-promises': 'error',
       '@typescript-eslint/no-misused-promises': ['error', { checksVoidReturn: { arguments: false } }],
-      '@typescript-eslint/consistent-type-imports': ['error', { fixStyle: 'separate-type-imports', disallowTypeAnnotations: false }],
-      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_', destructuredArrayIgnorePattern: '^_', ignoreRestSiblings: true }],
+      '@typescript-eslint/consistent-type-imports': [
+        'error',
+        { fixStyle: 'separate-type-imports', disallowTypeAnnotations: false },
+      ],
+      '@typescript-eslint/no-unused-vars': [
+        'error',
+        {
+          argsIgnorePattern: '^_',
+          varsIgnorePattern: '^_',
+          destructuredArrayIgnorePattern: '^_',
+          ignoreRestSiblings: true,
+        },
+      ],
       // An async function without await keeps an interface's promise, and turns a throw into a rejection.
       '@typescript-eslint/require-await': 'off',
       // A number in a template is the usual way to say what was received.
-      '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true, allowNullish: true, allow: [{ name: ['Error', 'URL', 'URLSearchParams'], from: 'lib' }] }],
+      '@typescript-eslint/restrict-template-expressions': [
+        'error',
+        {
+          allowNumber: true,
+          allowBoolean: true,
+          allowNullish: true,
+          allow: [{ name: ['Error', 'URL', 'URLSearchParams'], from: 'lib' }],
+        },
+      ],
       // Ops and families are records of functions that use no `this`.
       '@typescript-eslint/unbound-method': 'off',
       // What came instead of a string is printed as it is.
@@ -50,7 +69,14 @@ export default tseslint.config(
   },
   {
     // A file that is found at run time, or a library that only some runs need, can only be required.
-    files: ['src/runtime/binding.ts', 'src/io/hub.ts', 'src/data/locate.ts', 'src/train/arguments/entries.ts', 'src/train/arguments/value-types.ts', 'benchmarks/harness/transpile.ts'],
+    files: [
+      'src/runtime/binding.ts',
+      'src/io/hub.ts',
+      'src/data/locate.ts',
+      'src/train/arguments/entries.ts',
+      'src/train/arguments/value-types.ts',
+      'benchmarks/harness/transpile.ts',
+    ],
     rules: { '@typescript-eslint/no-require-imports': 'off' },
   },
   {
@@ -58,7 +84,25 @@ export default tseslint.config(
     languageOptions: {
       sourceType: 'commonjs',
       globals: Object.fromEntries(
-        ['require', 'module', 'exports', '__dirname', '__filename', 'process', 'console', 'Buffer', 'setTimeout', 'setImmediate', 'clearTimeout', 'globalThis', 'SharedArrayBuffer', 'Atomics', 'performance', 'structuredClone', 'URL'].map((name) => [name, 'readonly']),
+        [
+          'require',
+          'module',
+          'exports',
+          '__dirname',
+          '__filename',
+          'process',
+          'console',
+          'Buffer',
+          'setTimeout',
+          'setImmediate',
+          'clearTimeout',
+          'globalThis',
+          'SharedArrayBuffer',
+          'Atomics',
+          'performance',
+          'structuredClone',
+          'URL',
+        ].map((name) => [name, 'readonly']),
       ),
     },
     rules: { 'no-unused-vars': ['error', { argsIgnorePattern: '^_' }] },

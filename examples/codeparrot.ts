@@ -7,7 +7,15 @@
  * DATA: files with a source file in the column `content` of each row, e.g. 'code/*.jsonl.gz' (quoted), of any size; SIZE: tiny, mini or small
  * (GPT-2's 124 million parameters).
  */
-import { AutoModelForCausalLM, AutoTokenizer, loadDataset, pipeline, SFTConfig, SFTTrainer, type IterableDataset } from '../src';
+import {
+  AutoModelForCausalLM,
+  AutoTokenizer,
+  loadDataset,
+  pipeline,
+  SFTConfig,
+  SFTTrainer,
+  type IterableDataset,
+} from '../src';
 
 const SIZES = {
   tiny: { vocab_size: 1024, n_embd: 64, n_layer: 2, n_head: 2, n_positions: 128 },
@@ -19,7 +27,12 @@ async function* contentOf(rows: IterableDataset): AsyncGenerator<string> {
   for await (const row of rows) yield String(row.content);
 }
 
-async function main(data: string, outputDir: string, size: keyof typeof SIZES = 'mini', maxSteps = 5000): Promise<void> {
+async function main(
+  data: string,
+  outputDir: string,
+  size: keyof typeof SIZES = 'mini',
+  maxSteps = 5000,
+): Promise<void> {
   const code = await loadDataset(data, { split: 'train', streaming: true, onBadRow: 'skip' });
   const valid = code.take(200);
   const train = code.skip(200).shuffle({ seed: 1, bufferSize: 1000 });
@@ -33,8 +46,23 @@ async function main(data: string, outputDir: string, size: keyof typeof SIZES = 
   console.log(tokenizer.decode(await tokenizer.encode('def say_hello():\n    print("Hello, World!")\n')));
 
   const special = { bos_token_id: tokenizer.bosTokenId, eos_token_id: tokenizer.eosTokenId };
-  const model = AutoModelForCausalLM.fromConfig({ model_type: 'gpt2', activation_function: 'gelu_new', attn_pdrop: 0, layer_norm_epsilon: 1e-5, initializer_range: 0.02, ...SIZES[size], ...special, vocab_size: tokenizer.vocabSize }, { dtype: 'bfloat16', weightDtype: 'f32' });
-  const parameters = [...model.parameters().values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  const model = AutoModelForCausalLM.fromConfig(
+    {
+      model_type: 'gpt2',
+      activation_function: 'gelu_new',
+      attn_pdrop: 0,
+      layer_norm_epsilon: 1e-5,
+      initializer_range: 0.02,
+      ...SIZES[size],
+      ...special,
+      vocab_size: tokenizer.vocabSize,
+    },
+    { dtype: 'bfloat16', weightDtype: 'f32' },
+  );
+  const parameters = [...model.parameters().values()].reduce(
+    (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
+    0,
+  );
   console.log(`GPT-2 size: ${(parameters / 1e6).toFixed(1)} million parameters`);
 
   const trainer = new SFTTrainer({
@@ -65,13 +93,20 @@ async function main(data: string, outputDir: string, size: keyof typeof SIZES = 
   });
   for await (const event of trainer.run()) {
     if (event.type === 'log') console.log(`step ${event.step}  loss ${event.entry.loss.toFixed(3)}`);
-    if (event.type === 'evaluate') console.log(`step ${event.step}  perplexity ${event.metrics.eval_perplexity.toFixed(2)}`);
+    if (event.type === 'evaluate')
+      console.log(`step ${event.step}  perplexity ${event.metrics.eval_perplexity.toFixed(2)}`);
   }
   await trainer.saveModel();
 
   const complete = await pipeline('text-generation', { model, tokenizer });
   for (const prompt of ['def fibonacci(n):\n    ', 'import numpy as np\n', 'class Stack:\n    def __init__(self']) {
-    const [{ generatedText }] = await complete(prompt, { maxNewTokens: 40, doSample: true, temperature: 0.4, topP: 0.95, seed: 1 });
+    const [{ generatedText }] = await complete(prompt, {
+      maxNewTokens: 40,
+      doSample: true,
+      temperature: 0.4,
+      topP: 0.95,
+      seed: 1,
+    });
     console.log(`---\n${generatedText as string}`);
   }
   await model.close();
@@ -82,7 +117,9 @@ if (!outputDir) {
   console.error('usage: npx ts-node examples/codeparrot.ts DATA OUTPUT [SIZE] [STEPS]');
   process.exit(1);
 }
-main(data, outputDir, size as keyof typeof SIZES | undefined, steps ? Number(steps) : undefined).catch((error: unknown) => {
-  console.error(error);
-  process.exitCode = 1;
-});
+main(data, outputDir, size as keyof typeof SIZES | undefined, steps ? Number(steps) : undefined).catch(
+  (error: unknown) => {
+    console.error(error);
+    process.exitCode = 1;
+  },
+);

@@ -67,9 +67,12 @@ function checkTools() {
   if (!onPath('cmake')) throw new BuildError(`cmake was not found on PATH. Install it:\n  ${install}`);
   const compilers = process.env.CXX ? [process.env.CXX.split(' ')[0]] : ['c++', 'g++', 'clang++'];
   if (!compilers.some(onPath)) {
-    throw new BuildError(`no C++20 compiler was found on PATH (tried ${compilers.join(', ')}). Install one:\n  ${install}`);
+    throw new BuildError(
+      `no C++20 compiler was found on PATH (tried ${compilers.join(', ')}). Install one:\n  ${install}`,
+    );
   }
-  if (!onPath('ninja') && !onPath('make')) throw new BuildError(`neither ninja nor make was found on PATH:\n  ${install}`);
+  if (!onPath('ninja') && !onPath('make'))
+    throw new BuildError(`neither ninja nor make was found on PATH:\n  ${install}`);
 }
 
 function* sourceFiles(folder) {
@@ -84,7 +87,9 @@ function* sourceFiles(folder) {
 function fingerprints(cmakeJs) {
   const values = (names) => names.map((name) => process.env[name] ?? '');
   const toolchain = JSON.stringify([ROOT, cmakeJs, values(TOOLCHAIN)]);
-  const configure = createHash('sha256').update(toolchain).update(JSON.stringify(values(OPTIONS)));
+  const configure = createHash('sha256')
+    .update(toolchain)
+    .update(JSON.stringify(values(OPTIONS)));
   configure.update(fs.readFileSync(path.join(ROOT, 'CMakeLists.txt')));
   const configured = configure.digest('hex');
   const build = createHash('sha256').update(configured);

@@ -27,7 +27,21 @@ function option(name, fallback) {
 function compile(file, arch) {
   const out = path.join(os.tmpdir(), `lathe-resources-${process.pid}-${path.basename(file)}.cubin`);
   const virtual = arch.replace('sm_', 'compute_');
-  const args = ['-std=c++20', '-O3', '-cubin', `-gencode=arch=${virtual},code=${arch}`, '-Xptxas', '-v', '-I', path.join(ROOT, 'native'), '-I', path.join(ROOT, 'native', 'include'), file, '-o', out];
+  const args = [
+    '-std=c++20',
+    '-O3',
+    '-cubin',
+    `-gencode=arch=${virtual},code=${arch}`,
+    '-Xptxas',
+    '-v',
+    '-I',
+    path.join(ROOT, 'native'),
+    '-I',
+    path.join(ROOT, 'native', 'include'),
+    file,
+    '-o',
+    out,
+  ];
   return new Promise((resolve, reject) => {
     const child = spawn('nvcc', args);
     let text = '';
@@ -50,7 +64,9 @@ function demangle(names) {
     .trim()
     .split('\n')
     .map((line) => {
-      const plain = line.replace(/lathe::cuda::|_GLOBAL__N__[0-9a-zA-Z_]+::|\(anonymous namespace\)::|^void /g, '').replace(/\((?:int|bool|unsigned int)\)/g, '');
+      const plain = line
+        .replace(/lathe::cuda::|_GLOBAL__N__[0-9a-zA-Z_]+::|\(anonymous namespace\)::|^void /g, '')
+        .replace(/\((?:int|bool|unsigned int)\)/g, '');
       // Arguments start at the first parenthesis outside of angle brackets.
       let depth = 0;
       for (let i = 0; i < plain.length; i++) {
@@ -73,10 +89,14 @@ function parse(text, file) {
   let current;
   for (const line of text.split('\n')) {
     const entry = /Compiling entry function '([^']+)' for '([^']+)'/.exec(line);
-    if (entry) found.push((current = { mangled: entry[1], arch: entry[2], registers: 0, spillBytes: 0, stackBytes: 0, sharedBytes: 0 }));
+    if (entry)
+      found.push(
+        (current = { mangled: entry[1], arch: entry[2], registers: 0, spillBytes: 0, stackBytes: 0, sharedBytes: 0 }),
+      );
     if (!current) continue;
     const stack = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
-    if (stack) Object.assign(current, { stackBytes: Number(stack[1]), spillBytes: Number(stack[2]) + Number(stack[3]) });
+    if (stack)
+      Object.assign(current, { stackBytes: Number(stack[1]), spillBytes: Number(stack[2]) + Number(stack[3]) });
     const used = /Used (\d+) registers/.exec(line);
     if (used) current.registers = Number(used[1]);
     const shared = /(\d+) bytes smem/.exec(line);
@@ -113,7 +133,10 @@ async function main() {
     return;
   }
   const built = option('--built', undefined);
-  const files = fs.readdirSync(FOLDER).filter((f) => f.endsWith('.cu')).map((f) => path.join(FOLDER, f));
+  const files = fs
+    .readdirSync(FOLDER)
+    .filter((f) => f.endsWith('.cu'))
+    .map((f) => path.join(FOLDER, f));
   const found = {};
   if (built) {
     const logs = [...logsIn(built)];
@@ -121,7 +144,10 @@ async function main() {
       const file = path.basename(log, '.o.log');
       if (files.some((f) => path.basename(f) === file)) merge(found, parse(fs.readFileSync(log, 'utf8'), file));
     }
-    if (logs.length < files.length) throw new Error(`${built} holds logs of ${logs.length} of ${files.length} files: build first (npm run build:cuda)`);
+    if (logs.length < files.length)
+      throw new Error(
+        `${built} holds logs of ${logs.length} of ${files.length} files: build first (npm run build:cuda)`,
+      );
   } else {
     const queue = [...files];
     const arch = option('--arch', 'sm_90a');
@@ -133,9 +159,14 @@ async function main() {
   const limits = fs.existsSync(LIMITS) ? JSON.parse(fs.readFileSync(LIMITS, 'utf8')) : {};
   if (process.argv.includes('--write')) {
     for (const arch of Object.keys(found)) if (arch !== option('--arch', 'sm_90a')) delete found[arch];
-    for (const [arch, kernels] of Object.entries(found)) limits[arch] = Object.fromEntries(Object.entries(kernels).sort(([a], [b]) => (a < b ? -1 : 1)));
-    fs.writeFileSync(LIMITS, `${JSON.stringify(limits, null, 1).replace(/\{\n\s+"registers": (\d+),\n\s+"spillBytes": (\d+),\n\s+"stackBytes": (\d+),\n\s+"sharedBytes": (\d+)\n\s+\}/g, '{ "registers": $1, "spillBytes": $2, "stackBytes": $3, "sharedBytes": $4 }')}\n`);
-    for (const [arch, kernels] of Object.entries(found)) console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch} recorded`);
+    for (const [arch, kernels] of Object.entries(found))
+      limits[arch] = Object.fromEntries(Object.entries(kernels).sort(([a], [b]) => (a < b ? -1 : 1)));
+    fs.writeFileSync(
+      LIMITS,
+      `${JSON.stringify(limits, null, 1).replace(/\{\n\s+"registers": (\d+),\n\s+"spillBytes": (\d+),\n\s+"stackBytes": (\d+),\n\s+"sharedBytes": (\d+)\n\s+\}/g, '{ "registers": $1, "spillBytes": $2, "stackBytes": $3, "sharedBytes": $4 }')}\n`,
+    );
+    for (const [arch, kernels] of Object.entries(found))
+      console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch} recorded`);
     return;
   }
   let failed = 0;
@@ -143,11 +174,15 @@ async function main() {
     const problems = [];
     for (const [name, now] of Object.entries(kernels)) {
       const limit = limits[arch]?.[name];
-      if (limit) for (const [what, value] of Object.entries(now)) if (value > limit[what]) problems.push(`${name}: ${what} ${value}, limit ${limit[what]}`);
+      if (limit)
+        for (const [what, value] of Object.entries(now))
+          if (value > limit[what]) problems.push(`${name}: ${what} ${value}, limit ${limit[what]}`);
       if (!limit && limits[arch]) problems.push(`${name}: not in native/cuda/resources.json (run with --write)`);
-      if (!limits[arch] && now.spillBytes > 0) console.log(`${arch}: ${name}: spills ${now.spillBytes} bytes (no limits for this architecture)`);
+      if (!limits[arch] && now.spillBytes > 0)
+        console.log(`${arch}: ${name}: spills ${now.spillBytes} bytes (no limits for this architecture)`);
     }
-    for (const name of Object.keys(limits[arch] ?? {})) if (!kernels[name]) problems.push(`${name}: in native/cuda/resources.json but not compiled (run with --write)`);
+    for (const name of Object.keys(limits[arch] ?? {}))
+      if (!kernels[name]) problems.push(`${name}: in native/cuda/resources.json but not compiled (run with --write)`);
     for (const problem of problems) console.error(`${arch}: ${problem}`);
     console.log(`CUDA resources: ${Object.keys(kernels).length} kernels of ${arch}, ${problems.length} problems`);
     failed += problems.length;

@@ -23,7 +23,13 @@ const SHARDS = 8;
 /** Text of each language; several times what the run reads. */
 const BYTES_PER_LANGUAGE = 8e6;
 const TEST_FILES = 30;
-const PROMPTS = ['def __init__(self,', 'import os\nimport re\n', 'for (let i = 0; i <', 'module.exports = {', 'if (typeof'];
+const PROMPTS = [
+  'def __init__(self,',
+  'import os\nimport re\n',
+  'for (let i = 0; i <',
+  'module.exports = {',
+  'if (typeof',
+];
 
 interface SourceFile {
   text: string;
@@ -36,8 +42,19 @@ interface SourceFile {
 
 /** Where Python keeps its library on common systems. */
 function pythonFolders(): string[] {
-  const parents = ['/usr/lib', '/usr/local/lib', '/opt/homebrew/lib', '/Library/Frameworks/Python.framework/Versions/Current/lib'];
-  return parents.flatMap((parent) => (existsSync(parent) ? readdirSync(parent).filter((name) => /^python3\.\d+$/.test(name)).map((name) => join(parent, name)) : []));
+  const parents = [
+    '/usr/lib',
+    '/usr/local/lib',
+    '/opt/homebrew/lib',
+    '/Library/Frameworks/Python.framework/Versions/Current/lib',
+  ];
+  return parents.flatMap((parent) =>
+    existsSync(parent)
+      ? readdirSync(parent)
+          .filter((name) => /^python3\.\d+$/.test(name))
+          .map((name) => join(parent, name))
+      : [],
+  );
 }
 
 function* walk(folder: string, extensions: readonly string[]): Generator<string> {
@@ -53,7 +70,11 @@ function* walk(folder: string, extensions: readonly string[]): Generator<string>
 function isReadable(text: string): boolean {
   if (text.length < 300 || text.length > 60_000 || text.includes('\0') || text.includes('\ufffd')) return false;
   const lines = text.split('\n');
-  return text.length / lines.length < 80 && lines.every((line) => line.length < 400) && (text.match(/\d/g) ?? []).length < text.length * 0.1;
+  return (
+    text.length / lines.length < 80 &&
+    lines.every((line) => line.length < 400) &&
+    (text.match(/\d/g) ?? []).length < text.length * 0.1
+  );
 }
 
 /** Distinct files in an order that depends on their content only. */
@@ -80,7 +101,8 @@ function writeSource(folder: string): void {
   const javascript = collect(nodeFolders, ['.js', '.mjs', '.cjs']);
   const python = collect([...pythonFolders(), ...nodeFolders], ['.py']);
   const files = [...javascript, ...python].sort((a, b) => (a.hash < b.hash ? -1 : 1));
-  const lines = (part: readonly SourceFile[]): Buffer => gzipSync(part.map(({ text, path }) => `${JSON.stringify({ text, path })}\n`).join(''));
+  const lines = (part: readonly SourceFile[]): Buffer =>
+    gzipSync(part.map(({ text, path }) => `${JSON.stringify({ text, path })}\n`).join(''));
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, 'test-00000-of-00001.jsonl.gz'), lines(files.slice(0, TEST_FILES)));
@@ -89,8 +111,11 @@ function writeSource(folder: string): void {
     const name = `train-${String(shard).padStart(5, '0')}-of-${String(SHARDS).padStart(5, '0')}.jsonl.gz`;
     writeFileSync(join(folder, name), lines(train.filter((_, i) => i % SHARDS === shard)));
   }
-  const megabytes = (part: readonly SourceFile[]): string => (part.reduce((sum, { text }) => sum + text.length, 0) / 1e6).toFixed(1);
-  say(`source: ${javascript.length} JavaScript files (${megabytes(javascript)} MB), ${python.length} Python files (${megabytes(python)} MB) in ${folder}`);
+  const megabytes = (part: readonly SourceFile[]): string =>
+    (part.reduce((sum, { text }) => sum + text.length, 0) / 1e6).toFixed(1);
+  say(
+    `source: ${javascript.length} JavaScript files (${megabytes(javascript)} MB), ${python.length} Python files (${megabytes(python)} MB) in ${folder}`,
+  );
 }
 
 // ---- the tokenizer
@@ -100,7 +125,12 @@ async function trainTokenizer(source: string, folder: string): Promise<void> {
   const texts = async function* (): AsyncGenerator<string> {
     for await (const { text } of rows) yield text as string;
   };
-  const tokenizer = await AutoTokenizer.trainNewFromIterator(texts(), { vocabSize: 4096, eosToken: '<|endoftext|>', bosToken: '<|endoftext|>', padToken: '<|pad|>' });
+  const tokenizer = await AutoTokenizer.trainNewFromIterator(texts(), {
+    vocabSize: 4096,
+    eosToken: '<|endoftext|>',
+    bosToken: '<|endoftext|>',
+    padToken: '<|pad|>',
+  });
   tokenizer.savePretrained(folder);
   const line = 'def say_hello(name):\n    print(f"Hello, {name}!")\n';
   const tokens = (await tokenizer.encode(line)).map((id) => JSON.stringify(tokenizer.decode([id])));
@@ -114,7 +144,16 @@ async function complete(folder: string): Promise<void> {
   const model = await AutoModelForCausalLM.fromPretrained(folder);
   try {
     for (const prompt of PROMPTS) {
-      const [result] = await generateAll(model, [await tokenizer.encode(prompt)], { tokenizer, maxNewTokens: 48, doSample: true, temperature: 0.6, topP: 0.9, repetitionPenalty: 1.2, seed: 1, eosTokenId: tokenizer.eosTokenId });
+      const [result] = await generateAll(model, [await tokenizer.encode(prompt)], {
+        tokenizer,
+        maxNewTokens: 48,
+        doSample: true,
+        temperature: 0.6,
+        topP: 0.9,
+        repetitionPenalty: 1.2,
+        seed: 1,
+        eosTokenId: tokenizer.eosTokenId,
+      });
       say();
       say(`${style.bold(prompt)}${result.text ?? ''}`);
     }
@@ -135,7 +174,9 @@ async function main(overrides: readonly string[]): Promise<void> {
   await trainCommand(CONFIG, overrides);
   await complete(config.outputDir);
   say();
-  say(`all of it took ${((performance.now() - started) / 60_000).toFixed(1)} minutes; the model is in ${config.outputDir}, its curve in ${join(config.outputDir, 'loss-curve.png')}`);
+  say(
+    `all of it took ${((performance.now() - started) / 60_000).toFixed(1)} minutes; the model is in ${config.outputDir}, its curve in ${join(config.outputDir, 'loss-curve.png')}`,
+  );
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {

@@ -7,7 +7,17 @@
  * of four, so that 2 GB of shards take little disk. Memory must not grow: exit code 1 when it does by more than 50 MB after the
  * warm-up (the first tenth of the tokens). One JSON object as the last line.
  */
-import { closeSync, linkSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  linkSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -47,14 +57,21 @@ async function streamRun(run: StreamRun): Promise<StreamResult> {
   const folder = mkdtempSync(join(tmpdir(), 'lathe-stream-set-'));
   try {
     const made = makeSet(folder, run.gzMegabytes * MB, (run.shardMegabytes ?? 16) * MB);
-    say(`${made.shards} shards, ${(made.gzBytes / MB).toFixed(0)} MB of gzip, ${(made.textBytes / MB).toFixed(0)} MB of JSON lines`);
+    say(
+      `${made.shards} shards, ${(made.gzBytes / MB).toFixed(0)} MB of gzip, ${(made.textBytes / MB).toFixed(0)} MB of JSON lines`,
+    );
     return await consume(folder, made.gzBytes, run, say);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-async function consume(folder: string, gzBytes: number, run: StreamRun, say: (line: string) => void): Promise<StreamResult> {
+async function consume(
+  folder: string,
+  gzBytes: number,
+  run: StreamRun,
+  say: (line: string) => void,
+): Promise<StreamResult> {
   const tokenizer = AutoTokenizer.fromPretrained(join(root, run.tokenizer ?? 'data/base-model'));
   const rows = await loadDataset(folder, { split: 'train', streaming: true });
   let text = 0;
@@ -70,7 +87,7 @@ async function consume(folder: string, gzBytes: number, run: StreamRun, say: (li
   // The most of each second: what is noted here must not grow by step itself.
   const samples: { at: number; rss: number }[] = [];
   let tokens = 0;
-  for (let shown = 0, second = -1, ended = false; !ended; ) {
+  for (let shown = 0, second = -1, ended = false; !ended;) {
     const step = await loader.next();
     for (const batch of step.microBatches) tokens += batch.numTokens;
     const seconds = (performance.now() - started) / 1000;
@@ -81,7 +98,9 @@ async function consume(folder: string, gzBytes: number, run: StreamRun, say: (li
     second = Math.floor(seconds);
     if (seconds - shown > 5) {
       shown = seconds;
-      say(`${seconds.toFixed(0).padStart(5)} s  ${(tokens / 1e6).toFixed(1)} million tokens  ${Math.round(tokens / seconds)} tokens/s  ${rss().toFixed(0)} MB`);
+      say(
+        `${seconds.toFixed(0).padStart(5)} s  ${(tokens / 1e6).toFixed(1)} million tokens  ${Math.round(tokens / seconds)} tokens/s  ${rss().toFixed(0)} MB`,
+      );
     }
   }
   await loader.close();
@@ -105,7 +124,11 @@ async function consume(folder: string, gzBytes: number, run: StreamRun, say: (li
 
 // ---- the set
 
-function makeSet(folder: string, gzBytes: number, shardBytes: number): { shards: number; gzBytes: number; textBytes: number } {
+function makeSet(
+  folder: string,
+  gzBytes: number,
+  shardBytes: number,
+): { shards: number; gzBytes: number; textBytes: number } {
   const lines = sourceLines(Math.min(48 * MB, 4 * gzBytes));
   const made: { path: string; gz: number; text: number }[] = [];
   let total = 0;
@@ -121,7 +144,12 @@ function makeSet(folder: string, gzBytes: number, shardBytes: number): { shards:
 }
 
 /** Members of gzip one after the other, which is a gzip file too. */
-function writeShard(path: string, lines: readonly string[], seed: number, shardBytes: number): { gz: number; text: number } {
+function writeShard(
+  path: string,
+  lines: readonly string[],
+  seed: number,
+  shardBytes: number,
+): { gz: number; text: number } {
   const file = openSync(path, 'w');
   let [gz, text, next] = [0, 0, seed * 997];
   while (gz < shardBytes) {
@@ -142,7 +170,9 @@ function writeShard(path: string, lines: readonly string[], seed: number, shardB
 
 /** A JSON line for each source file of this project's dependencies. */
 function sourceLines(mostCharacters: number): string[] {
-  const files = (readdirSync(join(root, 'node_modules'), { recursive: true }) as string[]).filter((name) => /\.(js|ts|md)$/.test(name) && !name.includes('.min.'));
+  const files = (readdirSync(join(root, 'node_modules'), { recursive: true }) as string[]).filter(
+    (name) => /\.(js|ts|md)$/.test(name) && !name.includes('.min.'),
+  );
   const lines: string[] = [];
   let size = 0;
   for (const name of files) {
@@ -164,12 +194,19 @@ function flag(name: string): number | undefined {
 if (require.main === module) {
   const at = process.argv.indexOf('--tokenizer');
   const run: StreamRun = {
-    gzMegabytes: flag('gz-mb') ?? 2048, shardMegabytes: flag('shard-mb'), seconds: flag('seconds'), shuffle: flag('shuffle') ?? 1000, warmUp: flag('warm-up'),
-    tokenizer: at < 0 ? undefined : process.argv[at + 1], say: (line) => console.log(line),
+    gzMegabytes: flag('gz-mb') ?? 2048,
+    shardMegabytes: flag('shard-mb'),
+    seconds: flag('seconds'),
+    shuffle: flag('shuffle') ?? 1000,
+    warmUp: flag('warm-up'),
+    tokenizer: at < 0 ? undefined : process.argv[at + 1],
+    say: (line) => console.log(line),
   };
   void streamRun(run).then((result) => {
     const growth = result.peakRssMegabytes - result.warmRssMegabytes;
-    console.log(`memory: ${result.warmRssMegabytes.toFixed(0)} MB after the warm-up, at most ${growth.toFixed(0)} MB more later`);
+    console.log(
+      `memory: ${result.warmRssMegabytes.toFixed(0)} MB after the warm-up, at most ${growth.toFixed(0)} MB more later`,
+    );
     console.log(JSON.stringify(result));
     if (growth > 50) process.exitCode = 1;
   });

@@ -99,7 +99,9 @@ export function refuseUnknownOptions(options: object, known: readonly string[], 
   for (const [key, value] of Object.entries(options)) {
     if (value === undefined || known.includes(key)) continue;
     const guess = nearest(key, known);
-    throw new LatheError('ERR_CONFIG', `[${what}] unknown option '${key}'`, { remedy: guess ? `did you mean '${guess}'?` : `use one of ${known.join(', ')}` });
+    throw new LatheError('ERR_CONFIG', `[${what}] unknown option '${key}'`, {
+      remedy: guess ? `did you mean '${guess}'?` : `use one of ${known.join(', ')}`,
+    });
   }
 }
 

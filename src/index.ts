@@ -14,7 +14,15 @@ export { AutoTokenizer } from './pretrained/auto-tokenizer';
 export type { Tokenizer } from './tokenizers/tokenizer';
 export { tokenizerFromGguf } from './tokenizers/gguf-tokenizer';
 
-export { Dataset, loadDataset, interleave, IterableDataset, DataCollatorForLanguageModeling, alpacaPrompt, type Row } from './data';
+export {
+  Dataset,
+  loadDataset,
+  interleave,
+  IterableDataset,
+  DataCollatorForLanguageModeling,
+  alpacaPrompt,
+  type Row,
+} from './data';
 
 export { SFTTrainer, type SFTTrainerOptions } from './train/sft-trainer';
 export { currentWorld, type World } from './runtime/world';

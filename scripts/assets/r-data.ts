@@ -16,8 +16,12 @@ export function characterVectors(rdb: Buffer): string[][] {
   let at = 0;
   while (at < rdb.length) {
     // `info` tells how many input bytes the stream took, which is nowhere written.
-    const { buffer, engine } = inflateSync(rdb.subarray(at + 4), { info: true }) as unknown as { buffer: Buffer; engine: { bytesWritten: number } };
-    if (buffer.length !== rdb.readUInt32BE(at)) throw new RangeError(`expected ${rdb.readUInt32BE(at)} bytes in the block at ${at}, received ${buffer.length}`);
+    const { buffer, engine } = inflateSync(rdb.subarray(at + 4), { info: true }) as unknown as {
+      buffer: Buffer;
+      engine: { bytesWritten: number };
+    };
+    if (buffer.length !== rdb.readUInt32BE(at))
+      throw new RangeError(`expected ${rdb.readUInt32BE(at)} bytes in the block at ${at}, received ${buffer.length}`);
     result.push(characterVector(buffer));
     at += 4 + engine.bytesWritten;
   }
@@ -25,7 +29,8 @@ export function characterVectors(rdb: Buffer): string[][] {
 }
 
 function characterVector(bytes: Buffer): string[] {
-  if (bytes.toString('latin1', 0, 2) !== 'X\n' || bytes.readInt32BE(2) !== 3) throw new RangeError('expected R serialisation version 3, XDR');
+  if (bytes.toString('latin1', 0, 2) !== 'X\n' || bytes.readInt32BE(2) !== 3)
+    throw new RangeError('expected R serialisation version 3, XDR');
   let at = 14;
   at += 4 + bytes.readInt32BE(at); // name of the native encoding
   if ((bytes.readInt32BE(at) & 0xff) !== STRSXP) throw new RangeError('expected a character vector');

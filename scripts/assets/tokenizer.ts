@@ -17,7 +17,10 @@ const data = join(__dirname, '../../data');
 const SPECIAL_TOKENS = ['<|endoftext|>', '<|pad|>', '<|im_start|>', '<|im_end|>', '<|reserved_0|>', '<|reserved_1|>'];
 
 async function* corpus(): AsyncGenerator<string> {
-  const lines = createInterface({ input: createReadStream(join(data, 'corpus/train.jsonl'), 'utf8'), crlfDelay: Infinity });
+  const lines = createInterface({
+    input: createReadStream(join(data, 'corpus/train.jsonl'), 'utf8'),
+    crlfDelay: Infinity,
+  });
   for await (const line of lines) yield (JSON.parse(line) as { text: string }).text;
 }
 
@@ -35,11 +38,22 @@ async function trainTokenizer(native: NativeTokenizerTraining): Promise<number> 
   const target = join(data, 'base-model');
   tokenizer.savePretrained(target);
   // A base model adds nothing of its own; the trainer appends EOS to each document.
-  const config = { add_bos_token: false, add_prefix_space: false, bos_token: '<|endoftext|>', clean_up_tokenization_spaces: false, eos_token: '<|endoftext|>', model_max_length: 512, pad_token: '<|pad|>', tokenizer_class: 'PreTrainedTokenizerFast' };
+  const config = {
+    add_bos_token: false,
+    add_prefix_space: false,
+    bos_token: '<|endoftext|>',
+    clean_up_tokenization_spaces: false,
+    eos_token: '<|endoftext|>',
+    model_max_length: 512,
+    pad_token: '<|pad|>',
+    tokenizer_class: 'PreTrainedTokenizerFast',
+  };
   writeFileSync(join(target, 'tokenizer_config.json'), `${JSON.stringify(config, null, 2)}\n`);
   return stats.words;
 }
 
 if (require.main === module) {
-  void trainTokenizer(loadNative() as unknown as NativeTokenizerTraining).then((words) => console.log(`data/base-model/tokenizer.json: 4,096 tokens from ${words} distinct words`));
+  void trainTokenizer(loadNative() as unknown as NativeTokenizerTraining).then((words) =>
+    console.log(`data/base-model/tokenizer.json: 4,096 tokens from ${words} distinct words`),
+  );
 }

@@ -9,7 +9,11 @@ import { join } from 'node:path';
 
 /** Beginning, next word, why it comes next. */
 const SENTENCES: readonly (readonly [string, string, string])[] = [
-  ['The kettle whistled because the water was', 'boiling', 'a kettle whistles when steam escapes, and steam comes from boiling water'],
+  [
+    'The kettle whistled because the water was',
+    'boiling',
+    'a kettle whistles when steam escapes, and steam comes from boiling water',
+  ],
   ['She opened her umbrella because it had started to', 'rain', 'an umbrella is for rain'],
   ['The baker woke early to prepare the', 'bread', 'bakers make bread, and they start before dawn'],
   ['After the long walk his feet were', 'tired', 'walking far makes feet tired'],
@@ -37,9 +41,20 @@ const SENTENCES: readonly (readonly [string, string, string])[] = [
 
 const HELD_OUT = 4;
 
-const row = ([start, word, why]: (typeof SENTENCES)[number]): string => JSON.stringify({ prompt: start, completion: ` <ToW> ${why} </ToW> ${word}.` });
+const row = ([start, word, why]: (typeof SENTENCES)[number]): string =>
+  JSON.stringify({ prompt: start, completion: ` <ToW> ${why} </ToW> ${word}.` });
 
 const folder = join(__dirname, '..', '..', 'data', 'tow');
 mkdirSync(folder, { recursive: true });
-writeFileSync(join(folder, 'train.jsonl'), SENTENCES.slice(HELD_OUT).map((s) => `${row(s)}\n`).join(''));
-writeFileSync(join(folder, 'test.jsonl'), SENTENCES.slice(0, HELD_OUT).map((s) => `${row(s)}\n`).join(''));
+writeFileSync(
+  join(folder, 'train.jsonl'),
+  SENTENCES.slice(HELD_OUT)
+    .map((s) => `${row(s)}\n`)
+    .join(''),
+);
+writeFileSync(
+  join(folder, 'test.jsonl'),
+  SENTENCES.slice(0, HELD_OUT)
+    .map((s) => `${row(s)}\n`)
+    .join(''),
+);

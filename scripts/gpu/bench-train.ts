@@ -26,8 +26,18 @@ interface Work {
 }
 
 const GPT2: RawConfig = {
-  architectures: ['GPT2LMHeadModel'], model_type: 'gpt2', vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12,
-  activation_function: 'gelu_new', layer_norm_epsilon: 1e-5, attn_pdrop: 0, embd_pdrop: 0, resid_pdrop: 0,
+  architectures: ['GPT2LMHeadModel'],
+  model_type: 'gpt2',
+  vocab_size: 50257,
+  n_positions: 1024,
+  n_embd: 768,
+  n_layer: 12,
+  n_head: 12,
+  activation_function: 'gelu_new',
+  layer_norm_epsilon: 1e-5,
+  attn_pdrop: 0,
+  embd_pdrop: 0,
+  resid_pdrop: 0,
 };
 const LLAMA: RawConfig = { ...knownConfig('meta-llama/Meta-Llama-3-8B')! };
 const tiny = process.argv.includes('--tiny');
@@ -38,34 +48,90 @@ if (tiny) {
 const [BATCH, LENGTH, GPT2_BATCH, GPT2_LENGTH] = tiny ? [2, 32, 2, 32] : [2, 2048, 16, 1024];
 
 const WORK: readonly Work[] = [
-  { name: 'llama-3-8b qlora, nothing recomputed', config: LLAMA, qlora: true, checkpoint: 'none', batch: BATCH, length: LENGTH },
-  { name: 'llama-3-8b qlora, smart recomputation', config: LLAMA, qlora: true, checkpoint: 'smart', batch: BATCH, length: LENGTH },
-  { name: 'llama-3-8b qlora, blocks recomputed', config: LLAMA, qlora: true, checkpoint: 'block', batch: BATCH, length: LENGTH },
-  { name: 'gpt-2 124m pretraining', config: GPT2, qlora: false, checkpoint: 'none', batch: GPT2_BATCH, length: GPT2_LENGTH },
+  {
+    name: 'llama-3-8b qlora, nothing recomputed',
+    config: LLAMA,
+    qlora: true,
+    checkpoint: 'none',
+    batch: BATCH,
+    length: LENGTH,
+  },
+  {
+    name: 'llama-3-8b qlora, smart recomputation',
+    config: LLAMA,
+    qlora: true,
+    checkpoint: 'smart',
+    batch: BATCH,
+    length: LENGTH,
+  },
+  {
+    name: 'llama-3-8b qlora, blocks recomputed',
+    config: LLAMA,
+    qlora: true,
+    checkpoint: 'block',
+    batch: BATCH,
+    length: LENGTH,
+  },
+  {
+    name: 'gpt-2 124m pretraining',
+    config: GPT2,
+    qlora: false,
+    checkpoint: 'none',
+    batch: GPT2_BATCH,
+    length: GPT2_LENGTH,
+  },
 ];
 
 function batchOf(w: Work, vocabulary: number): Batch {
   const tokens = w.batch * w.length;
   let state = 1;
-  const inputIds = Int32Array.from({ length: tokens }, () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) % vocabulary);
+  const inputIds = Int32Array.from(
+    { length: tokens },
+    () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) % vocabulary,
+  );
   return {
-    tokens, inputIds, positionIds: Int32Array.from({ length: tokens }, (_, i) => i % w.length),
+    tokens,
+    inputIds,
+    positionIds: Int32Array.from({ length: tokens }, (_, i) => i % w.length),
     labels: Int32Array.from(inputIds, (_, i) => ((i + 1) % w.length === 0 ? -100 : inputIds[i + 1])),
-    cuSeqlens: Int32Array.from({ length: w.batch + 1 }, (_, d) => d * w.length), numTokens: tokens, numLabels: tokens - w.batch,
+    cuSeqlens: Int32Array.from({ length: w.batch + 1 }, (_, d) => d * w.length),
+    numTokens: tokens,
+    numLabels: tokens - w.batch,
     rows: Array.from({ length: w.batch }, (_, d) => d),
   };
 }
 
 async function measure(device: string, w: Work): Promise<object> {
   const bf16Weights = { dtype: 'bf16' as const, weightDtype: w.qlora ? undefined : ('f32' as const) };
-  const quantizationConfig = w.qlora ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true }) : undefined;
-  const model = AutoModelForCausalLM.fromConfig(w.config, { ...bf16Weights, quantizationConfig, device, threads: 1, seed: 1 });
-  if (w.qlora) model.addAdapter(new LoraConfig({ r: 16, loraAlpha: 16, targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'] }));
+  const quantizationConfig = w.qlora
+    ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true })
+    : undefined;
+  const model = AutoModelForCausalLM.fromConfig(w.config, {
+    ...bf16Weights,
+    quantizationConfig,
+    device,
+    threads: 1,
+    seed: 1,
+  });
+  if (w.qlora)
+    model.addAdapter(
+      new LoraConfig({
+        r: 16,
+        loraAlpha: 16,
+        targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+      }),
+    );
   else model.trainAll();
   const spec = deviceSpec(device, 1);
   const runner = new StepRunner(model, {
-    loss: sftLoss, optimizer: { kind: w.qlora ? 'adamw_8bit' : 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, maxGradNorm: 1 }, weightDecayOf: () => 0.01,
-    trainShapes: [{ tokens: w.batch * w.length, documents: w.batch }], evalShapes: [], checkpoint: w.checkpoint, device: spec, seed: 1,
+    loss: sftLoss,
+    optimizer: { kind: w.qlora ? 'adamw_8bit' : 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, maxGradNorm: 1 },
+    weightDecayOf: () => 0.01,
+    trainShapes: [{ tokens: w.batch * w.length, documents: w.batch }],
+    evalShapes: [],
+    checkpoint: w.checkpoint,
+    device: spec,
+    seed: 1,
   });
   const planned = memoryPlan(runner.allSlots(), runner.programs(), spec).peakBytes;
   const begun = performance.now();
@@ -94,8 +160,14 @@ async function measure(device: string, w: Work): Promise<object> {
   const flops = runner.microFlops(batch);
   await model.close();
   return {
-    name: w.name, tokensPerSecond: batch.tokens / seconds, secondsPerStep: seconds, loss, teraflops: flops / seconds / 1e12,
-    startSeconds, plannedBytes: planned, heldBytes: stats.stateBytes + stats.arenaBytes + stats.scratchBytes,
+    name: w.name,
+    tokensPerSecond: batch.tokens / seconds,
+    secondsPerStep: seconds,
+    loss,
+    teraflops: flops / seconds / 1e12,
+    startSeconds,
+    plannedBytes: planned,
+    heldBytes: stats.stateBytes + stats.arenaBytes + stats.scratchBytes,
   };
 }
 
@@ -105,11 +177,13 @@ async function main(): Promise<void> {
   const rows: object[] = [];
   for (const w of WORK) {
     if (only && !w.name.includes(process.argv[only])) continue;
-    rows.push(await measure(device, w).catch((error: unknown) => {
-      process.exitCode = 1;
-      process.stderr.write(`FAILED ${w.name}: ${String(error)}\n`);
-      return { name: w.name, failed: String(error) };
-    }));
+    rows.push(
+      await measure(device, w).catch((error: unknown) => {
+        process.exitCode = 1;
+        process.stderr.write(`FAILED ${w.name}: ${String(error)}\n`);
+        return { name: w.name, failed: String(error) };
+      }),
+    );
   }
   process.stdout.write(`${JSON.stringify(rows, null, 1)}\n`);
 }

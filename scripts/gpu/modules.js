@@ -36,7 +36,10 @@ const packages = new Set(['bindings', 'file-uri-to-path']);
 for (const script of scripts) {
   const result = path.join(folder, 'probe.json');
   const out = fs.openSync(result, 'w');
-  execFileSync(process.execPath, ['-e', probe], { env: { ...process.env, PROBED: path.join(folder, 'scripts', 'gpu', script) }, stdio: ['ignore', 'ignore', 'ignore', out] });
+  execFileSync(process.execPath, ['-e', probe], {
+    env: { ...process.env, PROBED: path.join(folder, 'scripts', 'gpu', script) },
+    stdio: ['ignore', 'ignore', 'ignore', out],
+  });
   fs.closeSync(out);
   for (const name of JSON.parse(fs.readFileSync(result, 'utf8'))) packages.add(name);
   fs.rmSync(result);
@@ -45,7 +48,8 @@ for (const name of packages) {
   const from = path.join(own, name);
   if (!fs.existsSync(from)) continue;
   // Prebuilt binaries of other platforms stay behind.
-  const filter = (file) => !file.endsWith('.node') || /linux-x64-gnu/.test(file) || !/(linux|darwin|win32|android)-/.test(path.basename(file));
+  const filter = (file) =>
+    !file.endsWith('.node') || /linux-x64-gnu/.test(file) || !/(linux|darwin|win32|android)-/.test(path.basename(file));
   fs.cpSync(from, path.join(folder, 'node_modules', name), { recursive: true, dereference: true, filter });
 }
 console.log(`packages: ${[...packages].sort().join(', ')}`);

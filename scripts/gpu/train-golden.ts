@@ -14,8 +14,22 @@ interface Check {
 const CHECKS: readonly Check[] = [
   { name: 'fp32', dtype: 'f32', options: {}, golden: 'fp32', bound: 1e-3 },
   { name: 'fp32, recomputing blocks', dtype: 'f32', options: { checkpoint: 'block' }, golden: 'fp32', bound: 1e-3 },
-  { name: 'fp32, a plainly initialised model', dtype: 'f32', options: {}, golden: 'fp32-plain', base: 'sft/base', bound: 1e-3 },
-  { name: 'bf16, a plainly initialised model', dtype: 'bf16', options: {}, golden: 'bf16-plain', base: 'sft/base', bound: 1e-2 },
+  {
+    name: 'fp32, a plainly initialised model',
+    dtype: 'f32',
+    options: {},
+    golden: 'fp32-plain',
+    base: 'sft/base',
+    bound: 1e-3,
+  },
+  {
+    name: 'bf16, a plainly initialised model',
+    dtype: 'bf16',
+    options: {},
+    golden: 'bf16-plain',
+    base: 'sft/base',
+    bound: 1e-2,
+  },
 ];
 
 async function main(): Promise<void> {

@@ -28,7 +28,11 @@ async function main([out]: string[]): Promise<void> {
   const golden = JSON.parse(readFileSync(join(out, 'golden.json'), 'utf8')) as Golden;
   const [rows, length] = [golden.input_ids[0].length, golden.input_ids[0][0].length];
   const shape = { tokens: rows * length, documents: rows };
-  const batchOf = (step: number): Batch => collate(golden.input_ids[step].map((ids, row) => ({ inputIds: Int32Array.from(ids), labels: Int32Array.from(ids), row })), shape);
+  const batchOf = (step: number): Batch =>
+    collate(
+      golden.input_ids[step].map((ids, row) => ({ inputIds: Int32Array.from(ids), labels: Int32Array.from(ids), row })),
+      shape,
+    );
 
   const model = await AutoModelForCausalLM.fromPretrained(join(out, 'start'), F32);
   model.trainAll();
@@ -63,14 +67,20 @@ async function main([out]: string[]): Promise<void> {
         worstGradient = Math.max(worstGradient, difference / scale);
       }
       failed ||= !(worstGradient < 1e-4) || want.size !== runner.parameters.length;
-      console.log(`${runner.parameters.length} gradients: largest difference ${worstGradient.toExponential(2)} of the tensor's largest`);
+      console.log(
+        `${runner.parameters.length} gradients: largest difference ${worstGradient.toExponential(2)} of the tensor's largest`,
+      );
     }
     const { gradNorm } = await runner.update(golden.learning_rate, step + 1);
     worstLoss = Math.max(worstLoss, Math.abs(loss - golden.losses[step]));
-    console.log(`step ${step + 1}: loss ${loss.toFixed(6)} (${golden.losses[step].toFixed(6)}), norm ${gradNorm.toFixed(4)} (${golden.grad_norms[step].toFixed(4)})`);
+    console.log(
+      `step ${step + 1}: loss ${loss.toFixed(6)} (${golden.losses[step].toFixed(6)}), norm ${gradNorm.toFixed(4)} (${golden.grad_norms[step].toFixed(4)})`,
+    );
   }
   failed ||= !(worstLoss < 1e-3);
-  console.log(`${failed ? 'FAIL' : 'ok'}: largest loss difference over ${golden.losses.length} steps ${worstLoss.toExponential(2)}`);
+  console.log(
+    `${failed ? 'FAIL' : 'ok'}: largest loss difference over ${golden.losses.length} steps ${worstLoss.toExponential(2)}`,
+  );
 
   await model.savePretrained(join(out, 'trained'), { tokenizer: null });
   await model.close();
@@ -78,7 +88,9 @@ async function main([out]: string[]): Promise<void> {
   const ids = golden.input_ids[0][0];
   const logits = await logitsOf(trained, ids);
   await trained.close();
-  await writeSafetensors(join(out, 'logits.safetensors'), [{ name: 'logits', dtype: 'F32', shape: [ids.length, logits.length / ids.length], data: bytesOf(logits) }]);
+  await writeSafetensors(join(out, 'logits.safetensors'), [
+    { name: 'logits', dtype: 'F32', shape: [ids.length, logits.length / ids.length], data: bytesOf(logits) },
+  ]);
   if (failed) process.exitCode = 1;
 }
 

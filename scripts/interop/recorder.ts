@@ -27,11 +27,28 @@ export async function logitsOf(model: PreTrainedModel, ids: readonly number[]): 
   const session = await model.ready();
   const T = ids.length;
   const graph = trace('logits', () => {
-    const x = model.module.forward({ inputIds: input('ids', [T], 'i32'), positionIds: input('positions', [T], 'i32'), cuSeqlens: input('cu', [2], 'i32'), rng: null });
-    output('logits', matmul(x, readState(model.module.head.slot()), { transB: true, compute: 'f32', dtype: 'f32', alpha: model.module.logitScale }));
+    const x = model.module.forward({
+      inputIds: input('ids', [T], 'i32'),
+      positionIds: input('positions', [T], 'i32'),
+      cuSeqlens: input('cu', [2], 'i32'),
+      rng: null,
+    });
+    output(
+      'logits',
+      matmul(x, readState(model.module.head.slot()), {
+        transB: true,
+        compute: 'f32',
+        dtype: 'f32',
+        alpha: model.module.logitScale,
+      }),
+    );
   });
   const program = session.loadProgram(compile(graph, { device: deviceSpec('cpu', session.stats().threads) }).bytes);
-  const { logits } = await session.run(program, { ids: Int32Array.from(ids), positions: Int32Array.from(ids, (_, i) => i), cu: Int32Array.of(0, T) });
+  const { logits } = await session.run(program, {
+    ids: Int32Array.from(ids),
+    positions: Int32Array.from(ids, (_, i) => i),
+    cu: Int32Array.of(0, T),
+  });
   session.releaseProgram(program);
   return logits as Float32Array;
 }
@@ -44,7 +61,10 @@ export async function perturb(model: PreTrainedModel): Promise<void> {
     const noise = uniforms(n, 1000 + i);
     const old = new Float32Array((await session.readState(p.name)).slice().buffer);
     const std = p.name.includes('lora_') ? 0.02 : 0.01;
-    await session.writeState(p.name, Float32Array.from(noise, (u, k) => (p.name.includes('lora_B') ? 0 : old[k]) + (u - 0.5) * 4 * std));
+    await session.writeState(
+      p.name,
+      Float32Array.from(noise, (u, k) => (p.name.includes('lora_B') ? 0 : old[k]) + (u - 0.5) * 4 * std),
+    );
   }
 }
 
@@ -66,7 +86,9 @@ export class Recorder {
     const logits = await logitsOf(model, this.ids);
     await model.close();
     const shape = [this.ids.length, logits.length / this.ids.length];
-    await writeSafetensors(join(this.out, `${c.name}.logits.safetensors`), [{ name: 'logits', dtype: 'F32', shape, data: bytesOf(logits) }]);
+    await writeSafetensors(join(this.out, `${c.name}.logits.safetensors`), [
+      { name: 'logits', dtype: 'F32', shape, data: bytesOf(logits) },
+    ]);
     this.cases.push(c);
     console.log('wrote', c.name);
   }

@@ -33,8 +33,16 @@ async function main([source, out]: string[]): Promise<void> {
   await dense.close();
   await saved('saved-bf16');
 
-  for (const [name, bnb4bitQuantType, bnb4bitUseDoubleQuant] of [['bnb-nf4-nested', 'nf4', true], ['bnb-fp4', 'fp4', false]] as const) {
-    const quantizationConfig = new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType, bnb4bitUseDoubleQuant, bnb4bitComputeDtype: 'f32' });
+  for (const [name, bnb4bitQuantType, bnb4bitUseDoubleQuant] of [
+    ['bnb-nf4-nested', 'nf4', true],
+    ['bnb-fp4', 'fp4', false],
+  ] as const) {
+    const quantizationConfig = new BitsAndBytesConfig({
+      loadIn4bit: true,
+      bnb4bitQuantType,
+      bnb4bitUseDoubleQuant,
+      bnb4bitComputeDtype: 'f32',
+    });
     const model = await AutoModelForCausalLM.fromPretrained(base, { dtype: 'f32', quantizationConfig });
     await model.savePretrained(join(out, name));
     await model.close();
@@ -49,13 +57,20 @@ async function main([source, out]: string[]): Promise<void> {
     await saveAdapter(model, join(out, name));
     await saveMerged(model, join(out, `${name}-merged`), { dtype: 'f32' });
     await model.close();
-    await recorder.record({ name, kind: 'adapter', base: 'converted-f32', rows }, await PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, F32), join(out, name)));
+    await recorder.record(
+      { name, kind: 'adapter', base: 'converted-f32', rows },
+      await PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, F32), join(out, name)),
+    );
     await saved(`${name}-merged`);
   };
   const vocab = (await AutoModelForCausalLM.fromPretrained(base)).vocabSize;
   await adapter('adapter', {});
   await adapter('adapter-saved', { targetModules: ['q_proj', 'v_proj'], modulesToSave: ['embed_tokens', 'lm_head'] });
-  await adapter('adapter-tied', { targetModules: ['q_proj', 'v_proj'], modulesToSave: ['embed_tokens'], ensureWeightTying: true });
+  await adapter('adapter-tied', {
+    targetModules: ['q_proj', 'v_proj'],
+    modulesToSave: ['embed_tokens'],
+    ensureWeightTying: true,
+  });
   await adapter('adapter-resized', { targetModules: ['q_proj', 'v_proj'] }, vocab + 7);
 
   const resized = await AutoModelForCausalLM.fromPretrained(base, F32);

@@ -40,7 +40,17 @@ export function checkpoint(graph: Graph, policy: CheckpointPolicy): Graph {
     if (known) return known;
     const { op, attributes, where, block, outputs } = node;
     const inputs = recomputed(node.inputs);
-    const made = makeNode({ op: op!, inputs, attributes, types: typesOf(outputs), where, phase: 'recompute', block, order: LATEST, recompute: block });
+    const made = makeNode({
+      op: op!,
+      inputs,
+      attributes,
+      types: typesOf(outputs),
+      where,
+      phase: 'recompute',
+      block,
+      order: LATEST,
+      recompute: block,
+    });
     clones.set(node, made);
     return made;
   };
@@ -61,7 +71,8 @@ function keptTensors(graph: Graph, policy: CheckpointPolicy): TensorTable<true> 
     if (node.kind !== 'op' || node.phase !== 'forward') continue;
     const { inputs, outputs } = node;
     for (let i = 0; i < inputs.length; i++) if (inputs[i].node.block !== node.block) keep.set(inputs[i], true);
-    const kept = policy === 'light' ? node.op!.recompute !== 'cheap' : policy === 'smart' && node.op!.recompute === 'keep';
+    const kept =
+      policy === 'light' ? node.op!.recompute !== 'cheap' : policy === 'smart' && node.op!.recompute === 'keep';
     if (kept) for (let i = 0; i < outputs.length; i++) keep.set(outputs[i], true);
   }
   for (const t of graph.outputs.values()) keep.set(t, true);

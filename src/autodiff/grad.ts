@@ -16,7 +16,10 @@ import type { Node, Tensor } from '../graph/tensor';
  */
 export function gradients(loss: Tensor, wanted: readonly Tensor[]): Tensor[] {
   if (loss.shape.length !== 1 || loss.shape[0] !== 1) {
-    throw new LatheError('ERR_SHAPE', `gradients expected a scalar loss of shape [1], received [${loss.shape.join(', ')}]`);
+    throw new LatheError(
+      'ERR_SHAPE',
+      `gradients expected a scalar loss of shape [1], received [${loss.shape.join(', ')}]`,
+    );
   }
   const path = nodesOnPath(loss.node, new Set(wanted));
   const cotangents = new Map<Tensor, Tensor[]>();
@@ -28,7 +31,9 @@ export function gradients(loss: Tensor, wanted: readonly Tensor[]): Tensor[] {
   return wanted.map((t) => {
     const parts = cotangents.get(t);
     if (!parts?.length) {
-      throw new LatheError('ERR_TRACE', `the loss does not depend on ${t.node.where || 'a wanted tensor'}`, { remedy: 'remove it from the trainable parameters' });
+      throw new LatheError('ERR_TRACE', `the loss does not depend on ${t.node.where || 'a wanted tensor'}`, {
+        remedy: 'remove it from the trainable parameters',
+      });
     }
     return inPhase('backward', () => atNode(t.node, () => total(parts)));
   });
@@ -49,7 +54,12 @@ function nodesOnPath(root: Node, wanted: ReadonlySet<Tensor>): { order: Node[]; 
   return { order: order.reverse(), dependent };
 }
 
-function visit(node: Node, cotangents: Map<Tensor, Tensor[]>, wanted: ReadonlySet<Tensor>, dependent: ReadonlySet<Tensor>): void {
+function visit(
+  node: Node,
+  cotangents: Map<Tensor, Tensor[]>,
+  wanted: ReadonlySet<Tensor>,
+  dependent: ReadonlySet<Tensor>,
+): void {
   const { inputs, outputs, attributes } = node;
   if (!outputs.some((t) => cotangents.has(t))) return;
   const vjp = node.op!.vjp;

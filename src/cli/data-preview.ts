@@ -1,5 +1,13 @@
 /** `lathe data preview CONFIG`: what will be trained, before training it. Exit code 2 when the doctor finds an error. */
-import { formatFinding, inspectDataset, IterableDataset, previewLegend, renderPreview, renderSummary, tokenizeDataset } from '../data';
+import {
+  formatFinding,
+  inspectDataset,
+  IterableDataset,
+  previewLegend,
+  renderPreview,
+  renderSummary,
+  tokenizeDataset,
+} from '../data';
 import { loadConfig } from '../train/arguments';
 import { tokenizeOptions } from '../train/sft-trainer';
 import { firstRows, openData } from '../train/open-data';
@@ -8,7 +16,11 @@ import { say, warn } from './output';
 
 const STREAM_ROWS = 256;
 
-export async function previewCommand(path: string, overrides: readonly string[], options: { rows: number; tokens?: boolean }): Promise<void> {
+export async function previewCommand(
+  path: string,
+  overrides: readonly string[],
+  options: { rows: number; tokens?: boolean },
+): Promise<void> {
   const config = loadConfig(path, overrides);
   for (const note of config.notes) warn(note);
   const tokenizer = await openTokenizer(config);

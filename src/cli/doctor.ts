@@ -18,8 +18,14 @@ export async function doctorCommand(): Promise<void> {
   const cuda = addon.cuda();
   if (cuda.module) say(`CUDA      ${cuda.kernels.length} kernels for ${cuda.built}`);
   if (cuda.libraries) say(`          ${cuda.libraries}`);
-  if (gpus.length === 0) say(`CUDA      ${cuda.module ? `no device: ${cuda.problem}` : 'not built: programs run on the CPU (npm run build:cuda builds it, with nvcc)'}`);
-  for (const gpu of gpus) say(`${gpu.device.padEnd(10)}${gpu.name}, ${formatBytes(gpu.freeBytes ?? 0)} free of ${formatBytes(gpu.memoryBytes)}`);
+  if (gpus.length === 0)
+    say(
+      `CUDA      ${cuda.module ? `no device: ${cuda.problem}` : 'not built: programs run on the CPU (npm run build:cuda builds it, with nvcc)'}`,
+    );
+  for (const gpu of gpus)
+    say(
+      `${gpu.device.padEnd(10)}${gpu.name}, ${formatBytes(gpu.freeBytes ?? 0)} free of ${formatBytes(gpu.memoryBytes)}`,
+    );
   say(`python    ${await python()}`);
 }
 

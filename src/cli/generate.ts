@@ -11,13 +11,18 @@ import { say, warn } from './output';
 /** Flags that would do nothing are said, as transformers warns of them. */
 function noteIdleFlags(o: Record<string, unknown>, model: PreTrainedModel): void {
   const samples = o.doSample === true || model.generationConfig?.do_sample === true;
-  const idle = samples ? [] : (['temperature', 'topK', 'topP', 'minP', 'seed'] as const).filter((key) => o[key] !== undefined);
+  const idle = samples
+    ? []
+    : (['temperature', 'topK', 'topP', 'minP', 'seed'] as const).filter((key) => o[key] !== undefined);
   if (idle.length) warn(`${idle.map(flagName).join(', ')}: no effect without --do-sample`);
   if (o.system !== undefined && !o.chat) warn('--system: no effect without --chat');
 }
 
 export async function generateCommand(o: Record<string, unknown>): Promise<void> {
-  if (o.chat && o.alpaca) throw new LatheError('ERR_CONFIG', 'expected one of --chat and --alpaca, received both', { remedy: 'leave one out' });
+  if (o.chat && o.alpaca)
+    throw new LatheError('ERR_CONFIG', 'expected one of --chat and --alpaca, received both', {
+      remedy: 'leave one out',
+    });
   const { model, tokenizer } = await openFromFlags(o);
   noteIdleFlags(o, model);
   const options: GenerateOptions = {
@@ -37,16 +42,24 @@ export async function generateCommand(o: Record<string, unknown>): Promise<void>
   try {
     const given = o.prompt as string[] | undefined;
     if (given) for (const prompt of given) await one(model, tokenizer, prompt, options, o);
-    else for await (const line of createInterface({ input: process.stdin })) await one(model, tokenizer, line, options, o);
+    else
+      for await (const line of createInterface({ input: process.stdin })) await one(model, tokenizer, line, options, o);
   } finally {
     await model.close();
   }
 }
 
-async function one(model: PreTrainedModel, tokenizer: Tokenizer, prompt: string, options: GenerateOptions, o: Record<string, unknown>): Promise<void> {
+async function one(
+  model: PreTrainedModel,
+  tokenizer: Tokenizer,
+  prompt: string,
+  options: GenerateOptions,
+  o: Record<string, unknown>,
+): Promise<void> {
   const ids = await promptIds(tokenizer, prompt, o);
   if (o.json) {
-    for (const r of await generateAll(model, [ids], options)) say(JSON.stringify({ prompt, text: r.text, tokens: r.tokens, finish_reason: r.finishReason }));
+    for (const r of await generateAll(model, [ids], options))
+      say(JSON.stringify({ prompt, text: r.text, tokens: r.tokens, finish_reason: r.finishReason }));
     return;
   }
   if ((options.numReturnSequences ?? 1) > 1) {
@@ -60,6 +73,11 @@ async function one(model: PreTrainedModel, tokenizer: Tokenizer, prompt: string,
 async function promptIds(tokenizer: Tokenizer, prompt: string, o: Record<string, unknown>): Promise<number[]> {
   if (o.alpaca) return tokenizer.encode(alpacaPrompt(prompt));
   if (!o.chat) return tokenizer.encode(prompt);
-  const messages = [...(o.system ? [{ role: 'system', content: o.system as string }] : []), { role: 'user', content: prompt }];
-  return tokenizer.encode(tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true }), { addSpecialTokens: false });
+  const messages = [
+    ...(o.system ? [{ role: 'system', content: o.system as string }] : []),
+    { role: 'user', content: prompt },
+  ];
+  return tokenizer.encode(tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true }), {
+    addSpecialTokens: false,
+  });
 }

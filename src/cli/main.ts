@@ -8,16 +8,29 @@ import { reportError } from './output';
 
 /** The command line, not yet parsed. */
 export function program(): Command {
-  const lathe = new Command('lathe').description('Fine-tune and pretrain language models from Node.js.').version(version(), '-V, --version', 'print the version').showSuggestionAfterError(true).enablePositionalOptions();
+  const lathe = new Command('lathe')
+    .description('Fine-tune and pretrain language models from Node.js.')
+    .version(version(), '-V, --version', 'print the version')
+    .showSuggestionAfterError(true)
+    .enablePositionalOptions();
 
-  lathe.addHelpText('after', '\nlathe COMMAND --help tells more. Start with: lathe train (a small model, offline, a few minutes).');
+  lathe.addHelpText(
+    'after',
+    '\nlathe COMMAND --help tells more. Start with: lathe train (a small model, offline, a few minutes).',
+  );
 
   const train = lathe
     .command('train')
     .description('train a model; without a configuration: the bundled quickstart')
-    .argument('[config]', 'YAML file with the keys of transformers TrainingArguments and TRL SFTConfig; docs/configuration.md lists them')
+    .argument(
+      '[config]',
+      'YAML file with the keys of transformers TrainingArguments and TRL SFTConfig; docs/configuration.md lists them',
+    )
     .argument('[overrides...]', 'key=value or --key value, in the order given')
-    .addHelpText('after', '\nExamples:\n  lathe train\n  lathe train configs/smollm2-135m-qlora.yaml model_name_or_path=./SmolLM2-135M dataset_name=rows.jsonl\n  lathe train my.yaml resume_from_checkpoint=true --max_steps 200\n\nCtrl-C or SIGTERM finishes the step, saves a checkpoint and stops; a second Ctrl-C stops at once.')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  lathe train\n  lathe train configs/smollm2-135m-qlora.yaml model_name_or_path=./SmolLM2-135M dataset_name=rows.jsonl\n  lathe train my.yaml resume_from_checkpoint=true --max_steps 200\n\nCtrl-C or SIGTERM finishes the step, saves a checkpoint and stops; a second Ctrl-C stops at once.',
+    )
     .allowUnknownOption()
     .passThroughOptions()
     .action(async (config: string | undefined, overrides: string[]) => {
@@ -33,9 +46,15 @@ export function program(): Command {
     .description('memory, FLOPs and remedies of a run, before anything is read or allocated')
     .argument('<config>', 'YAML file')
     .argument('[overrides...]', 'key=value or --key value')
-    .option('--device <name>', 'cpu, t4, rtx4090, a100-40, a100-80, h100 or h200 (default: the device of the configuration)')
+    .option(
+      '--device <name>',
+      'cpu, t4, rtx4090, a100-40, a100-80, h100 or h200 (default: the device of the configuration)',
+    )
     .option('--json', 'machine-readable')
-    .addHelpText('after', '\nExamples:\n  lathe plan configs/llama3-8b-qlora.yaml --device h200\n  lathe plan my.yaml --device rtx4090 per_device_train_batch_size=4\n\nNo weights and no data are read: rows count as max_length tokens. Exit code 2: it does not fit.')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  lathe plan configs/llama3-8b-qlora.yaml --device h200\n  lathe plan my.yaml --device rtx4090 per_device_train_batch_size=4\n\nNo weights and no data are read: rows count as max_length tokens. Exit code 2: it does not fit.',
+    )
     .allowUnknownOption()
     .action(async (config: string, overrides: string[], options: { device?: string; json?: boolean }) => {
       const { planCommand } = require('./plan') as typeof import('./plan');
@@ -66,7 +85,10 @@ export function program(): Command {
     .option('--device <name>', 'auto, cpu, cuda or cuda:N; auto takes the first GPU when there is one', 'auto')
     .option('--threads <n>', 'CPU threads (default: all cores of the process)')
     .option('--json', 'one JSON object per sequence')
-    .addHelpText('after', '\nExamples:\n  lathe generate --model ./SmolLM2-135M-Instruct --chat --prompt "Why is the sky blue?"\n  lathe generate --model base --adapter outputs/run --alpaca --prompt "Name a fruit." --do-sample --temperature 0.7 --seed 1')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  lathe generate --model ./SmolLM2-135M-Instruct --chat --prompt "Why is the sky blue?"\n  lathe generate --model base --adapter outputs/run --alpaca --prompt "Name a fruit." --do-sample --temperature 0.7 --seed 1',
+    )
     .action(async (options: Record<string, unknown>) => {
       const { generateCommand } = require('./generate') as typeof import('./generate');
       await generateCommand(options);
@@ -74,7 +96,9 @@ export function program(): Command {
 
   const evaluate = lathe
     .command('eval')
-    .description('loss and perplexity of a model on a data set, masked as the configuration says; `lathe eval passk` runs generated code')
+    .description(
+      'loss and perplexity of a model on a data set, masked as the configuration says; `lathe eval passk` runs generated code',
+    )
     .argument('<config>', 'YAML file; model, data and adapter_name_or_path are read from it')
     .argument('[overrides...]', 'key=value or --key value')
     .option('--json', 'machine-readable')
@@ -91,7 +115,10 @@ export function program(): Command {
     .option('--model <path>', 'model folder, GGUF file or Hub name to sample from')
     .option('--adapter <folder>', 'PEFT adapter folder')
     .option('--samples <file>', 'score these completions instead of sampling (JSON Lines with task_id, completion)')
-    .option('--problems <file>', "problems in HumanEval's format, .jsonl or .jsonl.gz (default: twenty simple ones that come with lathe)")
+    .option(
+      '--problems <file>',
+      "problems in HumanEval's format, .jsonl or .jsonl.gz (default: twenty simple ones that come with lathe)",
+    )
     .option('--limit <n>', 'the first n problems only')
     .option('--allow-code-execution', 'the generated programs may be run on this machine (or set HF_ALLOW_CODE_EVAL=1)')
     .option('--num-samples <n>', 'completions of each problem (default: 10)')
@@ -103,7 +130,10 @@ export function program(): Command {
     .option('--batch-size <n>', 'completions generated at once (default: 10)')
     .option('--seed <n>', 'of the draws (default: 42)')
     .option('--output <file>', 'where the completions go, as they are made')
-    .option('--results <file>', 'where the verdicts go (default: the file of completions with _results.jsonl behind it)')
+    .option(
+      '--results <file>',
+      'where the verdicts go (default: the file of completions with _results.jsonl behind it)',
+    )
     .option('--timeout <s>', 'seconds that a program gets (default: 3)')
     .option('--memory-limit <mib>', 'MiB of memory that a program gets (default: 1024)')
     .option('--workers <n>', 'programs run at once (default: as many as there are cores)')
@@ -113,7 +143,10 @@ export function program(): Command {
     .option('--device <name>', 'auto, cpu, cuda or cuda:N; auto takes the first GPU when there is one', 'auto')
     .option('--threads <n>', 'CPU threads (default: all cores of the process)')
     .option('--json', 'machine-readable')
-    .addHelpText('after', '\nExamples:\n  lathe eval passk --model outputs/codeparrot --num-samples 20 --k 1,10 --output samples.jsonl --allow-code-execution\n  lathe eval passk --samples samples.jsonl --problems HumanEval.jsonl.gz --allow-code-execution\n\nExit code 3: some programs could not be run. docs/evaluation.md says how programs are held.')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  lathe eval passk --model outputs/codeparrot --num-samples 20 --k 1,10 --output samples.jsonl --allow-code-execution\n  lathe eval passk --samples samples.jsonl --problems HumanEval.jsonl.gz --allow-code-execution\n\nExit code 3: some programs could not be run. docs/evaluation.md says how programs are held.',
+    )
     .action(async (options: Record<string, unknown>) => {
       const { passkCommand } = require('./passk') as typeof import('./passk');
       await passkCommand(options);
@@ -136,7 +169,10 @@ export function program(): Command {
   const tokenizer = lathe.command('tokenizer').description('train a tokenizer, or see how well one fits some text');
   const withTexts = (command: Command): Command =>
     command
-      .requiredOption('--files <path...>', 'files, folders or quoted patterns; tables (.jsonl, .json, .csv, .parquet) give a column, anything else is one text; .gz and .zst too')
+      .requiredOption(
+        '--files <path...>',
+        'files, folders or quoted patterns; tables (.jsonl, .json, .csv, .parquet) give a column, anything else is one text; .gz and .zst too',
+      )
       .option('--field <name>', 'column of tables (default: text, content or code)')
       .option('--as-text', 'read tables as plain text too')
       .option('--on-bad-file <what>', 'error or skip, for text files that are not UTF-8', 'error');
@@ -150,13 +186,21 @@ export function program(): Command {
     .option('--pad-token <token>', 'padding (default: none, or that of --from)')
     .option('--pre-tokenizer <name>', 'how words are cut without --from: gpt2, gpt2-digits, llama3 or qwen2', 'gpt2')
     .option('--min-frequency <n>', 'pairs that occur less often are not merged (default: 2; 0 with --from)')
-    .option('--memory-cap <size>', 'bound on the word counts, such as 2GiB: beyond it the rarest words are dropped, and said so')
+    .option(
+      '--memory-cap <size>',
+      'bound on the word counts, such as 2GiB: beyond it the rarest words are dropped, and said so',
+    )
     .option('--threads <n>', 'CPU threads (default: all cores of the process)')
     .action(async (options: import('./tokenizer').TrainFlags) => {
       const { tokenizerTrainCommand } = require('./tokenizer') as typeof import('./tokenizer');
       await tokenizerTrainCommand(options);
     });
-  withTexts(tokenizer.command('stats').description('fertility, coverage, unknowns, longest tokens; side by side for two').argument('<folder...>', 'one or two tokenizers'))
+  withTexts(
+    tokenizer
+      .command('stats')
+      .description('fertility, coverage, unknowns, longest tokens; side by side for two')
+      .argument('<folder...>', 'one or two tokenizers'),
+  )
     .option('--keywords <language>', 'which reserved words are not one token: python or javascript')
     .option('--json', 'machine-readable')
     .action(async (folders: string[], options: import('./tokenizer').TextFlags) => {
@@ -172,10 +216,12 @@ export function program(): Command {
     .requiredOption('--output <folder>', 'where the merged model goes')
     .option('--load-in-4bit', 'merge into the NF4 weights the adapter was trained on')
     .option('--dtype <name>', 'bfloat16 or float32', 'bfloat16')
-    .action(async (options: { model: string; adapter: string; output: string; loadIn4bit?: boolean; dtype: string }) => {
-      const { mergeCommand } = require('./merge') as typeof import('./merge');
-      await mergeCommand(options);
-    });
+    .action(
+      async (options: { model: string; adapter: string; output: string; loadIn4bit?: boolean; dtype: string }) => {
+        const { mergeCommand } = require('./merge') as typeof import('./merge');
+        await mergeCommand(options);
+      },
+    );
 
   lathe
     .command('convert')

@@ -20,7 +20,9 @@ export async function openFromFlags(o: Flags): Promise<{ model: PreTrainedModel;
     dtype: o.dtype as FromPretrainedOptions['dtype'],
     device: o.device as string,
     threads: numberFlag(o, 'threads'),
-    quantizationConfig: o.loadIn4bit ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true }) : undefined,
+    quantizationConfig: o.loadIn4bit
+      ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true })
+      : undefined,
   });
   // Answers go to standard output, this beside them. The CPU is what anybody expects.
   if (o.device === 'auto' && model.device !== 'cpu') warn(`device: ${describeDevice(model.device)}`);
@@ -47,7 +49,10 @@ export function numberFlag(o: Flags, key: string): number | undefined {
 export function countFlag(o: Flags, key: string, low = 1): number | undefined {
   const value = numberFlag(o, key);
   if (value === undefined || (Number.isInteger(value) && value >= low)) return value;
-  throw new LatheError('ERR_CONFIG', `${flagName(key)} expected a whole number of at least ${low}, received '${String(o[key])}'`);
+  throw new LatheError(
+    'ERR_CONFIG',
+    `${flagName(key)} expected a whole number of at least ${low}, received '${String(o[key])}'`,
+  );
 }
 
 /** `--max-new-tokens` of maxNewTokens. */

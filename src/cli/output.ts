@@ -46,7 +46,9 @@ export const gib = formatBytes;
 /** `cpu`, or `cuda:0 (NVIDIA H200)`: a GPU with what its driver calls it. */
 export function describeDevice(device: string): string {
   if (device === 'cpu' || !hasNative()) return device;
-  const found = loadNative().devices().find((d) => sameDevice(d.device, device));
+  const found = loadNative()
+    .devices()
+    .find((d) => sameDevice(d.device, device));
   return found ? `${device} (${found.name})` : device;
 }
 

@@ -54,16 +54,26 @@ export async function passkCommand(o: Flags): Promise<void> {
 
 function requireConsent(o: Flags): void {
   if (o.allowCodeExecution === true || process.env[CONSENT] === '1') return;
-  throw new LatheError('ERR_CONFIG', 'this command runs programs that a model wrote, and you have not said that it may', {
-    remedy: `pass --allow-code-execution (or set ${CONSENT}=1) after reading docs/evaluation.md on what the sandbox does and does not hold back`,
-  });
+  throw new LatheError(
+    'ERR_CONFIG',
+    'this command runs programs that a model wrote, and you have not said that it may',
+    {
+      remedy: `pass --allow-code-execution (or set ${CONSENT}=1) after reading docs/evaluation.md on what the sandbox does and does not hold back`,
+    },
+  );
 }
 
 function requireOneSource(o: Flags): void {
   if ((o.model === undefined) !== (o.samples === undefined)) return;
-  throw new LatheError('ERR_CONFIG', o.model === undefined ? 'expected --model or --samples, received neither' : 'expected --model or --samples, received both', {
-    remedy: 'give a model to sample from, or a file of completions to score',
-  });
+  throw new LatheError(
+    'ERR_CONFIG',
+    o.model === undefined
+      ? 'expected --model or --samples, received neither'
+      : 'expected --model or --samples, received both',
+    {
+      remedy: 'give a model to sample from, or a file of completions to score',
+    },
+  );
 }
 
 /** The completions of these problems; at least one. */
@@ -71,14 +81,19 @@ function ofProblems(completions: readonly Completion[], problems: readonly Probl
   const wanted = new Set(problems.map((p) => p.taskId));
   const kept = completions.filter((c) => wanted.has(c.taskId));
   if (kept.length) return kept;
-  throw new LatheError('ERR_DATA', `none of the completions belongs to the first ${problems.length} problems`, { remedy: 'raise --limit' });
+  throw new LatheError('ERR_DATA', `none of the completions belongs to the first ${problems.length} problems`, {
+    remedy: 'raise --limit',
+  });
 }
 
 function askedKs(text: string | undefined): number[] | null {
   if (text === undefined) return null;
   const ks = text.split(',').map(Number);
   if (ks.every((k) => Number.isInteger(k) && k >= 1)) return ks;
-  throw new LatheError('ERR_CONFIG', `--k expected whole numbers with commas between them, such as 1,10,100, received '${text}'`);
+  throw new LatheError(
+    'ERR_CONFIG',
+    `--k expected whole numbers with commas between them, such as 1,10,100, received '${text}'`,
+  );
 }
 
 function positive(o: Flags, key: string): number | undefined {
@@ -94,9 +109,18 @@ function mostSamples(completions: readonly Completion[]): number {
   return Math.max(...counts.values());
 }
 
-async function sampled(o: Flags, problems: readonly Problem[], numSamples: number, quiet: boolean): Promise<Completion[]> {
+async function sampled(
+  o: Flags,
+  problems: readonly Problem[],
+  numSamples: number,
+  quiet: boolean,
+): Promise<Completion[]> {
   const output = o.output as string | undefined;
-  if (output && existsSync(output)) throw new LatheError('ERR_CONFIG', 'the file of samples is there already', { at: output, remedy: 'name another one, or score it with --samples' });
+  if (output && existsSync(output))
+    throw new LatheError('ERR_CONFIG', 'the file of samples is there already', {
+      at: output,
+      remedy: 'name another one, or score it with --samples',
+    });
   const temperature = numberFlag(o, 'temperature') ?? 0.4;
   const doSample = temperature > 0;
   checkSampling(doSample, numSamples);
@@ -118,11 +142,24 @@ async function sampled(o: Flags, problems: readonly Problem[], numSamples: numbe
       makeFolder(dirname(output));
       writeFileSync(output, '');
     }
-    for await (const { completions, note } of sampleCompletions(model, tokenizer, problems, { numSamples, batchSize: countFlag(o, 'batchSize'), seed: countFlag(o, 'seed', 0), generation })) {
+    for await (const { completions, note } of sampleCompletions(model, tokenizer, problems, {
+      numSamples,
+      batchSize: countFlag(o, 'batchSize'),
+      seed: countFlag(o, 'seed', 0),
+      generation,
+    })) {
       if (note) warn(note);
       all.push(...completions);
-      if (output) appendFileSync(output, completions.map((c) => `${JSON.stringify({ task_id: c.taskId, completion: c.completion })}\n`).join(''));
-      line.show(`sampling ${all.length}/${numSamples * problems.length}`, all.length / (numSamples * problems.length), started);
+      if (output)
+        appendFileSync(
+          output,
+          completions.map((c) => `${JSON.stringify({ task_id: c.taskId, completion: c.completion })}\n`).join(''),
+        );
+      line.show(
+        `sampling ${all.length}/${numSamples * problems.length}`,
+        all.length / (numSamples * problems.length),
+        started,
+      );
     }
   } finally {
     await model.close();
@@ -131,10 +168,19 @@ async function sampled(o: Flags, problems: readonly Problem[], numSamples: numbe
   return all;
 }
 
-async function judge(sandbox: Sandbox, problems: readonly Problem[], completions: readonly Completion[], workers: number | undefined, quiet: boolean): Promise<Judged[]> {
+async function judge(
+  sandbox: Sandbox,
+  problems: readonly Problem[],
+  completions: readonly Completion[],
+  workers: number | undefined,
+  quiet: boolean,
+): Promise<Judged[]> {
   const line = new LiveLine(quiet);
   const started = performance.now();
-  const judged = await judgeCompletions(sandbox, problems, completions, { workers, onJudged: (_, done) => line.show(`running ${done}/${completions.length}`, done / completions.length, started) });
+  const judged = await judgeCompletions(sandbox, problems, completions, {
+    workers,
+    onJudged: (_, done) => line.show(`running ${done}/${completions.length}`, done / completions.length, started),
+  });
   line.end(`ran ${judged.length} programs in ${duration((performance.now() - started) / 1000)}`);
   return judged;
 }
@@ -160,7 +206,13 @@ class LiveLine {
 }
 
 function resultRow(j: Judged): Record<string, unknown> {
-  return { task_id: j.taskId, completion: j.completion, result: j.detail ? `${j.outcome}: ${j.detail}` : j.outcome, passed: j.outcome === 'passed', seconds: Math.round(j.seconds * 1000) / 1000 };
+  return {
+    task_id: j.taskId,
+    completion: j.completion,
+    result: j.detail ? `${j.outcome}: ${j.detail}` : j.outcome,
+    passed: j.outcome === 'passed',
+    seconds: Math.round(j.seconds * 1000) / 1000,
+  };
 }
 
 function toJson(r: PasskResult, sandbox: Sandbox): Record<string, unknown> {
@@ -179,15 +231,25 @@ function report(r: PasskResult, judged: readonly Judged[], resultsFile: string |
   const width = Math.max(...r.problems.map((p) => p.taskId.length), 7);
   say();
   say(style.dim(`${'problem'.padEnd(width)}  ${OUTCOMES.map((o) => o.padStart(15)).join('')}`));
-  if (r.problems.length <= LISTED) for (const p of r.problems) say(`${p.taskId.padEnd(width)}  ${OUTCOMES.map((o) => String(p.outcomes[o]).padStart(15)).join('')}`);
+  if (r.problems.length <= LISTED)
+    for (const p of r.problems)
+      say(`${p.taskId.padEnd(width)}  ${OUTCOMES.map((o) => String(p.outcomes[o]).padStart(15)).join('')}`);
   say(`${'all'.padEnd(width)}  ${OUTCOMES.map((o) => String(r.outcomes[o]).padStart(15)).join('')}`);
   say();
   for (const [k, value] of Object.entries(r.passAtK)) {
-    const left = r.tooFew[Number(k)] ? `  (without ${r.tooFew[Number(k)]} problems that have fewer than ${k} runs)` : '';
+    const left = r.tooFew[Number(k)]
+      ? `  (without ${r.tooFew[Number(k)]} problems that have fewer than ${k} runs)`
+      : '';
     say(style.bold(`pass@${k.padEnd(4)} ${value === null ? 'not known' : `${(100 * value).toFixed(1)} %`}`) + left);
   }
   if (resultsFile) say(`verdicts: ${resultsFile}`);
-  if (r.missing.length) warn(`${r.missing.length} problems have no completion and are in no number above: ${r.missing.slice(0, 3).join(', ')}${r.missing.length > 3 ? ' ...' : ''}`);
+  if (r.missing.length)
+    warn(
+      `${r.missing.length} problems have no completion and are in no number above: ${r.missing.slice(0, 3).join(', ')}${r.missing.length > 3 ? ' ...' : ''}`,
+    );
   const broken = judged.find((j) => j.outcome === 'could not run');
-  if (broken) warn(`${r.outcomes['could not run']} programs could not be run, which says nothing about the model; they are left out. The first: ${broken.taskId}, ${broken.detail}`);
+  if (broken)
+    warn(
+      `${r.outcomes['could not run']} programs could not be run, which says nothing about the model; they are left out. The first: ${broken.taskId}, ${broken.detail}`,
+    );
 }

@@ -7,7 +7,11 @@ import { loadConfig } from '../train/arguments';
 import { planRun, planToJson } from '../train/plan-run';
 import { say, warn } from './output';
 
-export async function planCommand(path: string, overrides: readonly string[], options: { device?: string; json?: boolean }): Promise<void> {
+export async function planCommand(
+  path: string,
+  overrides: readonly string[],
+  options: { device?: string; json?: boolean },
+): Promise<void> {
   const config = loadConfig(path, overrides);
   if (!options.json) for (const note of config.notes) warn(note);
   const device = resolveDevice(options.device ?? config.device);
@@ -21,8 +25,12 @@ export async function planCommand(path: string, overrides: readonly string[], op
   say(`  ${(result.flopsPerToken / 1e9).toFixed(3)} GFLOP per token`);
   const { byFlops, byBytes, byNode } = result.floors;
   const rate = (value: number): string => `${Math.round(value).toLocaleString('en-US')} tokens/s`;
-  if (byNode) say(`  ${device} allows at most ${rate(byFlops)} by FLOPs, ${rate(byBytes)} by bytes, ${rate(byNode)} node by node`);
-  if (result.plan.device.kind === 'cuda') say('  CUDA keeps about 0.5 GiB of its own for a process, which the device’s memory here is already without');
+  if (byNode)
+    say(
+      `  ${device} allows at most ${rate(byFlops)} by FLOPs, ${rate(byBytes)} by bytes, ${rate(byNode)} node by node`,
+    );
+  if (result.plan.device.kind === 'cuda')
+    say('  CUDA keeps about 0.5 GiB of its own for a process, which the device’s memory here is already without');
   say('  largest live tensors at the peak:');
   for (const g of groups(result.plan.liveAtPeak).slice(0, 8)) say(`    ${formatBytes(g.bytes).padStart(9)}  ${g.what}`);
   if (!result.plan.fits) {
@@ -39,5 +47,7 @@ function groups(live: readonly LiveTensor[]): { bytes: number; what: string }[] 
     const known = byKind.get(kind);
     byKind.set(kind, { bytes: (known?.bytes ?? 0) + t.bytes, count: (known?.count ?? 0) + 1 });
   }
-  return [...byKind].map(([kind, { bytes, count }]) => ({ bytes, what: `${String(count).padStart(3)} x ${kind}` })).sort((a, b) => b.bytes - a.bytes);
+  return [...byKind]
+    .map(([kind, { bytes, count }]) => ({ bytes, what: `${String(count).padStart(3)} x ${kind}` }))
+    .sort((a, b) => b.bytes - a.bytes);
 }

@@ -26,10 +26,17 @@ export class Progress {
         return this.step(event);
       case 'log':
         // The live line already shows the step; logs are for plain output.
-        if (!this.live) this.line(`step ${event.step}/${this.maxSteps}  loss ${event.entry.loss.toFixed(4)}  lr ${event.entry.learning_rate.toExponential(2)}  grad norm ${event.entry.grad_norm.toFixed(3)}  epoch ${event.entry.epoch.toFixed(2)}`);
+        if (!this.live)
+          this.line(
+            `step ${event.step}/${this.maxSteps}  loss ${event.entry.loss.toFixed(4)}  lr ${event.entry.learning_rate.toExponential(2)}  grad norm ${event.entry.grad_norm.toFixed(3)}  epoch ${event.entry.epoch.toFixed(2)}`,
+          );
         return;
       case 'evaluate':
-        return this.line(style.bold(`step ${event.step}/${this.maxSteps}  eval loss ${event.metrics.eval_loss.toFixed(4)}  perplexity ${event.metrics.eval_perplexity.toFixed(2)}`));
+        return this.line(
+          style.bold(
+            `step ${event.step}/${this.maxSteps}  eval loss ${event.metrics.eval_loss.toFixed(4)}  perplexity ${event.metrics.eval_perplexity.toFixed(2)}`,
+          ),
+        );
       case 'save':
         return this.line(style.dim(`saved ${event.path}`));
       case 'end':

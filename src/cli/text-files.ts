@@ -39,7 +39,10 @@ export async function locateTextFiles(patterns: readonly string[]): Promise<Text
   const found = new Map<string, TextFile>();
   for (const pattern of patterns) {
     const files = await filesOf(pattern);
-    if (files.length === 0) throw new LatheError('ERR_DATA', `expected files at '${pattern}', found none`, { remedy: 'check the path; quote patterns so that the shell leaves them alone' });
+    if (files.length === 0)
+      throw new LatheError('ERR_DATA', `expected files at '${pattern}', found none`, {
+        remedy: 'check the path; quote patterns so that the shell leaves them alone',
+      });
     for (const file of files) found.set(file.path, file);
   }
   return [...found.values()];
@@ -69,7 +72,8 @@ async function walk(root: string, wanted: (path: string) => boolean): Promise<Te
       if (entry.name.startsWith('.') || entry.name === '__pycache__') continue;
       // Links to folders are not followed: they may lead in a circle.
       if (entry.isDirectory()) await visit(path);
-      else if (entry.isFile() && wanted(path)) files.push({ path: join(root, path), bytes: (await stat(join(root, path))).size });
+      else if (entry.isFile() && wanted(path))
+        files.push({ path: join(root, path), bytes: (await stat(join(root, path))).size });
     }
   };
   await visit('');
@@ -92,9 +96,14 @@ async function* bytesOf({ path, bytes }: TextFile): AsyncGenerator<Uint8Array> {
     return;
   }
   const whole = await readFile(path).catch((cause: Error) => {
-    throw new LatheError('ERR_DATA', `expected a readable file, received ${cause.message}`, { at: path, remedy: 'check the path and its permissions', cause });
+    throw new LatheError('ERR_DATA', `expected a readable file, received ${cause.message}`, {
+      at: path,
+      remedy: 'check the path and its permissions',
+      cause,
+    });
   });
-  const compressed = /\.(gz|zst|zstd)$/i.test(path) || [0x1f8b, 0x28b5].includes(whole.length > 1 ? whole.readUInt16BE(0) : 0);
+  const compressed =
+    /\.(gz|zst|zstd)$/i.test(path) || [0x1f8b, 0x28b5].includes(whole.length > 1 ? whole.readUInt16BE(0) : 0);
   if (compressed) yield* readBytes(path);
   else yield whole;
 }
@@ -117,7 +126,11 @@ async function* plainText(file: TextFile, o: TextOptions): AsyncGenerator<string
   } catch (cause) {
     if (!(cause instanceof TypeError)) throw cause;
     if (o.onBadFile === 'skip') return o.onSkip?.(path);
-    throw new LatheError('ERR_DATA', 'expected UTF-8 text, received bytes that are not', { at: path, remedy: 'leave the file out, convert it, or pass --on-bad-file skip', cause });
+    throw new LatheError('ERR_DATA', 'expected UTF-8 text, received bytes that are not', {
+      at: path,
+      remedy: 'leave the file out, convert it, or pass --on-bad-file skip',
+      cause,
+    });
   }
   if (text) yield [text];
 }
@@ -144,7 +157,11 @@ async function* columnOf(path: string, whole: boolean, field: string | undefined
     row++;
     if (typeof text !== 'string') {
       const columns = Object.keys(values).join(', ');
-      throw new LatheError('ERR_DATA', `row ${row}: expected text in column ${name === undefined ? FIELDS.join(' or ') : `'${name}'`}, found columns ${columns}`, { at: path, remedy: 'name the column with --field' });
+      throw new LatheError(
+        'ERR_DATA',
+        `row ${row}: expected text in column ${name === undefined ? FIELDS.join(' or ') : `'${name}'`}, found columns ${columns}`,
+        { at: path, remedy: 'name the column with --field' },
+      );
     }
     batch.push(text);
     if (batch.length === BATCH_ROWS) {
@@ -154,4 +171,3 @@ async function* columnOf(path: string, whole: boolean, field: string | undefined
   }
   if (batch.length) yield batch;
 }
-

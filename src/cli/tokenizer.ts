@@ -62,21 +62,37 @@ export async function tokenizerTrainCommand(o: TrainFlags): Promise<void> {
   tokenizer.savePretrained(o.output);
   source.reportSkipped();
   if (stats.prunedWords > 0) {
-    warn(`the memory cap was reached: ${number(stats.prunedWords)} rare words (${number(stats.prunedOccurrences)} occurrences) were dropped, so the merges may differ from an exact run`);
+    warn(
+      `the memory cap was reached: ${number(stats.prunedWords)} rare words (${number(stats.prunedOccurrences)} occurrences) were dropped, so the merges may differ from an exact run`,
+    );
   }
-  if (tokenizer.vocabSize < vocabSize) warn(`the text gave ${number(tokenizer.vocabSize)} tokens of ${number(vocabSize)}: no more pairs occur often enough`);
-  say(`${number(tokenizer.vocabSize)} tokens from ${number(files.length)} files, ${megabytes(stats.textBytes)} of text, ${number(stats.words)} distinct words, in ${duration(seconds)} (${(stats.textBytes / 1e6 / seconds).toFixed(1)} MB/s, ${gib(process.resourceUsage().maxRSS * 1024)} peak memory)`);
+  if (tokenizer.vocabSize < vocabSize)
+    warn(
+      `the text gave ${number(tokenizer.vocabSize)} tokens of ${number(vocabSize)}: no more pairs occur often enough`,
+    );
+  say(
+    `${number(tokenizer.vocabSize)} tokens from ${number(files.length)} files, ${megabytes(stats.textBytes)} of text, ${number(stats.words)} distinct words, in ${duration(seconds)} (${(stats.textBytes / 1e6 / seconds).toFixed(1)} MB/s, ${gib(process.resourceUsage().maxRSS * 1024)} peak memory)`,
+  );
   say(`saved ${o.output}`);
 }
 
 /** The ids of a model's weights are those of its own tokenizer. */
 function requireNoModel(dir: string): void {
   const weights = weightFiles('model').find((name) => existsSync(join(dir, name)));
-  if (weights) throw new LatheError('ERR_CONFIG', `--output expected a folder without a model, found ${weights}: the model's own tokenizer would be lost`, { at: dir, remedy: 'choose another folder' });
+  if (weights)
+    throw new LatheError(
+      'ERR_CONFIG',
+      `--output expected a folder without a model, found ${weights}: the model's own tokenizer would be lost`,
+      { at: dir, remedy: 'choose another folder' },
+    );
 }
 
-export async function tokenizerStatsCommand(folders: readonly string[], o: TextFlags & { keywords?: string; json?: boolean }): Promise<void> {
-  if (folders.length > 2) throw new LatheError('ERR_CONFIG', `expected one or two tokenizers, received ${folders.length}`);
+export async function tokenizerStatsCommand(
+  folders: readonly string[],
+  o: TextFlags & { keywords?: string; json?: boolean },
+): Promise<void> {
+  if (folders.length > 2)
+    throw new LatheError('ERR_CONFIG', `expected one or two tokenizers, received ${folders.length}`);
   const files = await locateTextFiles(o.files);
   const columns: Column[] = [];
   for (const folder of folders) {
@@ -84,9 +100,15 @@ export async function tokenizerStatsCommand(folders: readonly string[], o: TextF
     const source = new CountedTexts(files, o);
     const stats = await tokenizerStats(tokenizer, source.texts());
     if (folder === folders[0]) source.reportSkipped();
-    columns.push({ name: folder, tokenizer, stats, reserved: o.keywords ? await reservedWords(tokenizer, o.keywords) : undefined });
+    columns.push({
+      name: folder,
+      tokenizer,
+      stats,
+      reserved: o.keywords ? await reservedWords(tokenizer, o.keywords) : undefined,
+    });
   }
-  if (o.json) say(JSON.stringify(columns.map(({ name, stats, reserved }) => ({ tokenizer: name, ...stats, reserved }))));
+  if (o.json)
+    say(JSON.stringify(columns.map(({ name, stats, reserved }) => ({ tokenizer: name, ...stats, reserved }))));
   else printStats(columns);
 }
 
@@ -105,7 +127,8 @@ class CountedTexts {
 
   texts(): AsyncGenerator<string[]> {
     const { field, asText, onBadFile } = this.flags;
-    if (onBadFile !== 'error' && onBadFile !== 'skip') throw new LatheError('ERR_CONFIG', `--on-bad-file expected error or skip, received '${onBadFile}'`);
+    if (onBadFile !== 'error' && onBadFile !== 'skip')
+      throw new LatheError('ERR_CONFIG', `--on-bad-file expected error or skip, received '${onBadFile}'`);
     const options: TextOptions = { field, asText, onBadFile, onSkip: (path) => this.skipped.push(path) };
     return readTexts(this.files, options);
   }
@@ -131,7 +154,10 @@ class TrainingProgress {
     if (now - this.shown < (this.live ? 100 : 10_000)) return;
     this.shown = now;
     // Compressed and tabular files hold another amount of text than they have bytes.
-    const text = p.phase === 'count' ? `counting words: ${megabytes(p.done)} of text (files: ${megabytes(this.source.totalBytes)})` : `merging: ${number(p.done)} of ${number(this.vocabSize)} tokens`;
+    const text =
+      p.phase === 'count'
+        ? `counting words: ${megabytes(p.done)} of text (files: ${megabytes(this.source.totalBytes)})`
+        : `merging: ${number(p.done)} of ${number(this.vocabSize)} tokens`;
     process.stderr.write(this.live ? `\r\u001b[K${text}` : `${text}\n`);
   }
 
@@ -167,25 +193,39 @@ const ROWS: readonly (readonly [string, (c: Column) => string])[] = [
 
 function printStats(columns: readonly Column[]): void {
   const width = Math.max(LIST_WIDTH, ...columns.map((c) => c.name.length));
-  const line = (label: string, cells: readonly string[]): void => say(`${label.padEnd(LABEL_WIDTH)}${cells.map((cell) => cell.padEnd(width + 2)).join('')}`.trimEnd());
+  const line = (label: string, cells: readonly string[]): void =>
+    say(`${label.padEnd(LABEL_WIDTH)}${cells.map((cell) => cell.padEnd(width + 2)).join('')}`.trimEnd());
   say(style.bold(`${''.padEnd(LABEL_WIDTH)}${columns.map((c) => c.name.padEnd(width + 2)).join('')}`.trimEnd()));
   for (const [label, cell] of ROWS) line(label, columns.map(cell));
   if (columns[0].reserved) {
-    line(`${columns[0].reserved.language} words not one token`, columns.map(({ reserved }) => `${reserved!.missing.length} of ${reserved!.words}`));
-    line('  after a blank', columns.map(({ reserved }) => `${reserved!.missingAfterBlank.length} of ${reserved!.words}`));
+    line(
+      `${columns[0].reserved.language} words not one token`,
+      columns.map(({ reserved }) => `${reserved!.missing.length} of ${reserved!.words}`),
+    );
+    line(
+      '  after a blank',
+      columns.map(({ reserved }) => `${reserved!.missingAfterBlank.length} of ${reserved!.words}`),
+    );
   }
   const list = (label: string, of: (c: Column) => readonly string[]): void => {
     say();
     const lists = columns.map(of);
-    for (let i = 0; i < Math.max(...lists.map((l) => l.length)); i++) line(i === 0 ? label : '', lists.map((l) => l[i] ?? ''));
+    for (let i = 0; i < Math.max(...lists.map((l) => l.length)); i++)
+      line(
+        i === 0 ? label : '',
+        lists.map((l) => l[i] ?? ''),
+      );
   };
-  const quoted = (tokens: readonly string[]): string[] => tokens.map((token) => shortened(JSON.stringify(token), width));
-  if (columns.some((c) => c.reserved?.missing.length)) list('reserved words missing', (c) => wrapped(c.reserved!.missing, width));
+  const quoted = (tokens: readonly string[]): string[] =>
+    tokens.map((token) => shortened(JSON.stringify(token), width));
+  if (columns.some((c) => c.reserved?.missing.length))
+    list('reserved words missing', (c) => wrapped(c.reserved!.missing, width));
   list('longest tokens', (c) => quoted(c.stats.longestTokens.slice(0, 10)));
   list('last tokens', (c) => quoted(c.stats.lastTokens.slice(0, 10)));
 }
 
-const shortened = (text: string, width: number): string => (text.length > width ? `${text.slice(0, width - 4)}..."` : text);
+const shortened = (text: string, width: number): string =>
+  text.length > width ? `${text.slice(0, width - 4)}..."` : text;
 
 /** Words as lines of at most `width`. */
 function wrapped(words: readonly string[], width: number): string[] {
@@ -217,6 +257,7 @@ function preTokenizer(name: string | undefined): PreTokenizerKind | undefined {
 /** `2GiB`, `512 MB`, `1g`: binary units all, as a limit on memory is. */
 function byteSize(text: string, flag: string): number {
   const match = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*$/i.exec(text);
-  if (!match) throw new LatheError('ERR_CONFIG', `${flag} expected a size, received '${text}'`, { remedy: 'write 2GiB' });
+  if (!match)
+    throw new LatheError('ERR_CONFIG', `${flag} expected a size, received '${text}'`, { remedy: 'write 2GiB' });
   return Math.floor(Number(match[1]) * 1024 ** ['', 'k', 'm', 'g', 't'].indexOf(match[2].toLowerCase()));
 }

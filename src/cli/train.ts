@@ -24,7 +24,10 @@ const kTerminated = 143;
 
 export async function trainCommand(path: string | undefined, overrides: readonly string[]): Promise<void> {
   const quickstart = path === undefined;
-  const config = loadConfig(path ?? join(CONFIG_DIR, 'quickstart.yaml'), quickstart ? [...bundledPaths(), ...overrides] : overrides);
+  const config = loadConfig(
+    path ?? join(CONFIG_DIR, 'quickstart.yaml'),
+    quickstart ? [...bundledPaths(), ...overrides] : overrides,
+  );
   const first = currentWorld().rank === 0;
   if (!first) silence();
   for (const note of config.notes) warn(note);
@@ -42,8 +45,18 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     const { end, losses, answers } = await follow(config, { trainer, model, tokenizer }, interrupt.signal);
     if (end.interrupted) {
       const step = end.state.globalStep;
-      const again = ['lathe', 'train', ...(path ? [path] : []), ...overrides.filter((o) => !o.startsWith('resume_from_checkpoint=')), 'resume_from_checkpoint=true'];
-      say(step === 0 ? 'stopped before the first step' : `stopped at step ${step}; continue with: ${again.map(quoted).join(' ')}`);
+      const again = [
+        'lathe',
+        'train',
+        ...(path ? [path] : []),
+        ...overrides.filter((o) => !o.startsWith('resume_from_checkpoint=')),
+        'resume_from_checkpoint=true',
+      ];
+      say(
+        step === 0
+          ? 'stopped before the first step'
+          : `stopped at step ${step}; continue with: ${again.map(quoted).join(' ')}`,
+      );
       if (interrupt.terminated) process.exitCode = kTerminated;
       return;
     }
@@ -58,7 +71,8 @@ export async function trainCommand(path: string | undefined, overrides: readonly
 }
 
 /** As a shell takes it. */
-const quoted = (argument: string): string => (/^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`);
+const quoted = (argument: string): string =>
+  /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`;
 
 /** Where the quickstart's model and data lie, seen from another folder than the package's. */
 function bundledPaths(): string[] {
@@ -76,7 +90,11 @@ interface Followed {
 }
 
 /** Runs the trainer and shows what happens. */
-async function follow(config: ResolvedConfig, { trainer, model, tokenizer }: Pick<RunParts, 'trainer' | 'model' | 'tokenizer'>, signal: AbortSignal): Promise<Followed> {
+async function follow(
+  config: ResolvedConfig,
+  { trainer, model, tokenizer }: Pick<RunParts, 'trainer' | 'model' | 'tokenizer'>,
+  signal: AbortSignal,
+): Promise<Followed> {
   const answers = new Map<string, string>();
   const progress = new Progress(config.disableTqdm === true || currentWorld().rank > 0);
   const losses: number[] = [];
@@ -139,19 +157,37 @@ class Interrupt {
   }
 }
 
-async function answer(model: PreTrainedModel, tokenizer: Tokenizer, prompt: string, config: ResolvedConfig): Promise<string> {
+async function answer(
+  model: PreTrainedModel,
+  tokenizer: Tokenizer,
+  prompt: string,
+  config: ResolvedConfig,
+): Promise<string> {
   const text = config.datasetFormat === 'alpaca' ? alpacaPrompt(prompt) : prompt;
   const ids = await tokenizer.encode(text);
-  const [result] = await generateAll(model, [ids], { tokenizer, maxNewTokens: 40, doSample: false, eosTokenId: tokenizer.eosTokenId ?? undefined });
+  const [result] = await generateAll(model, [ids], {
+    tokenizer,
+    maxNewTokens: 40,
+    doSample: false,
+    eosTokenId: tokenizer.eosTokenId ?? undefined,
+  });
   return (result.text ?? '').trim().replaceAll('\n', ' ');
 }
 
 async function summary(
-  config: ResolvedConfig, losses: readonly number[], metrics: LogEntry, before: ReadonlyMap<string, string>, model: PreTrainedModel, tokenizer: Tokenizer, quickstart: boolean,
+  config: ResolvedConfig,
+  losses: readonly number[],
+  metrics: LogEntry,
+  before: ReadonlyMap<string, string>,
+  model: PreTrainedModel,
+  tokenizer: Tokenizer,
+  quickstart: boolean,
 ): Promise<void> {
   const out = config.outputDir;
   say();
-  say(`trained ${Math.round(metrics.epoch * 100) / 100} epochs in ${duration(metrics.train_runtime)}, mean train loss ${metrics.train_loss.toFixed(4)}`);
+  say(
+    `trained ${Math.round(metrics.epoch * 100) / 100} epochs in ${duration(metrics.train_runtime)}, mean train loss ${metrics.train_loss.toFixed(4)}`,
+  );
   if (losses.length > 1) {
     const [first, last] = [losses[0], losses[losses.length - 1]];
     say(style.bold(`eval loss ${first.toFixed(4)} -> ${last.toFixed(4)} (${(100 * (last / first - 1)).toFixed(1)} %)`));
@@ -166,11 +202,14 @@ async function summary(
   say(`${model.peft ? 'adapter' : 'model'}:  ${out}`);
   say(`curve:    ${join(out, 'loss-curve.png')}`);
   say(`events:   ${join(out, 'events.jsonl')}`);
-  if (config.reportTo.includes('tensorboard')) say(`logs:     tensorboard --logdir ${config.loggingDir ?? join(out, 'runs')}`);
+  if (config.reportTo.includes('tensorboard'))
+    say(`logs:     tensorboard --logdir ${config.loggingDir ?? join(out, 'runs')}`);
   if (quickstart) {
     say();
     say('next:');
-    say(`  npm run lathe -- generate --model ${config.modelNameOrPath} --adapter ${out} --alpaca --prompt "Name a fruit."`);
+    say(
+      `  npm run lathe -- generate --model ${config.modelNameOrPath} --adapter ${out} --alpaca --prompt "Name a fruit."`,
+    );
     say('  npm run lathe -- plan configs/llama3-8b-qlora.yaml --device h200');
     say('  npm run train -- configs/smollm2-135m-qlora.yaml model_name_or_path=FOLDER dataset_name=FILE.jsonl');
   }

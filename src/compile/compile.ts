@@ -50,7 +50,9 @@ export function compile(graph: Graph, options: CompileOptions): Program {
   return {
     name: graph.name,
     bytes: encode(graph.name, placed, layout),
-    inputs: placed.graph.nodes.filter((n) => n.kind === 'input').map((n) => ({ name: n.input!.name, type: n.outputs[0].type, external: n.input!.external })),
+    inputs: placed.graph.nodes
+      .filter((n) => n.kind === 'input')
+      .map((n) => ({ name: n.input!.name, type: n.outputs[0].type, external: n.input!.external })),
     outputs: [...placed.graph.outputs].map(([name, t]) => ({ name, type: t.type })),
     states: statesOf(placed),
     arenaBytes: arena.bytes,
@@ -88,5 +90,10 @@ function liveAtPeak(placed: Placed, arena: Arena): LiveTensor[] {
   return storages
     .filter(alive)
     .sort((a, b) => b.bytes - a.bytes)
-    .map((s) => ({ where: s.owner.node.where, op: s.owner.node.op?.name ?? s.owner.node.kind, type: s.owner.type, bytes: s.bytes }));
+    .map((s) => ({
+      where: s.owner.node.where,
+      op: s.owner.node.op?.name ?? s.owner.node.kind,
+      type: s.owner.type,
+      bytes: s.bytes,
+    }));
 }

@@ -6,7 +6,12 @@ import type { DeviceSpec } from '../graph/device';
 const GiB = 2 ** 30;
 
 const gpu = (name: string, memoryGiB: number, teraflops: number, gigabytesPerSecond: number): DeviceSpec => ({
-  kind: 'cuda', name, memoryBytes: memoryGiB * GiB, threads: 1, flops: teraflops * 1e12, bandwidth: gigabytesPerSecond * 1e9,
+  kind: 'cuda',
+  name,
+  memoryBytes: memoryGiB * GiB,
+  threads: 1,
+  flops: teraflops * 1e12,
+  bandwidth: gigabytesPerSecond * 1e9,
 });
 
 /** GPUs by name: usable memory, sustained dense bf16 (fp16 on t4) FLOP/s and bytes/s. */
@@ -27,7 +32,9 @@ export function defaultThreads(): number {
   if (!text) return availableParallelism();
   const asked = Number(text);
   if (Number.isInteger(asked) && asked >= 1 && asked <= 1024) return asked;
-  throw new LatheError('ERR_CONFIG', `LATHE_THREADS: expected a number from 1 to 1024, received '${text}'`, { remedy: 'correct or unset it' });
+  throw new LatheError('ERR_CONFIG', `LATHE_THREADS: expected a number from 1 to 1024, received '${text}'`, {
+    remedy: 'correct or unset it',
+  });
 }
 
 /** A device by name: `cpu`, `cuda`, `cuda:0` or a GPU's name. */
@@ -35,7 +42,8 @@ export function deviceSpec(name: string, threads = defaultThreads()): DeviceSpec
   if (name === 'cpu') return { kind: 'cpu', name, memoryBytes: totalmem(), threads, flops: 0, bandwidth: 0 };
   const known = GPUS.find((d) => d.name === name);
   if (known) return known;
-  if (/^cuda(:\d+)?$/.test(name)) return { kind: 'cuda', name, memoryBytes: Infinity, threads: 1, flops: 0, bandwidth: 0 };
+  if (/^cuda(:\d+)?$/.test(name))
+    return { kind: 'cuda', name, memoryBytes: Infinity, threads: 1, flops: 0, bandwidth: 0 };
   const guess = nearest(name, DEVICE_NAMES);
   throw new LatheError('ERR_DEVICE', `unknown device '${name}'`, {
     remedy: `use one of ${DEVICE_NAMES.join(', ')}${guess ? ` (did you mean '${guess}'?)` : ''}`,

@@ -17,7 +17,10 @@ class Writer {
   private view = new DataView(this.buffer.buffer);
   private text = Buffer.from(this.buffer.buffer);
   /** Encoded attributes; the nodes of a kind in every layer, and recomputed ones, share theirs. */
-  private readonly attributeLists = new Map<Attributes, { readonly hidden: OpDef['typeAttributes']; readonly bytes: Uint8Array }>();
+  private readonly attributeLists = new Map<
+    Attributes,
+    { readonly hidden: OpDef['typeAttributes']; readonly bytes: Uint8Array }
+  >();
   private length = 0;
 
   /** Makes sure that `n` more bytes fit. */
@@ -183,13 +186,16 @@ export function encode(name: string, placed: Placed, layout: Layout): Uint8Array
 
   const { schedule } = placed;
   const buffers = new BufferTable(placed.storage);
-  const inputs = placed.graph.nodes.filter((n) => n.kind === 'input').map((n) => ({ name: n.input!.name, buffer: buffers.indexOf(n.outputs[0]) }));
+  const inputs = placed.graph.nodes
+    .filter((n) => n.kind === 'input')
+    .map((n) => ({ name: n.input!.name, buffer: buffers.indexOf(n.outputs[0]) }));
   const outputs = [...placed.graph.outputs].map(([key, t]) => ({ name: key, buffer: buffers.indexOf(t) }));
   // Rows are numbered by first use, and they are written before the nodes that use them.
   const references: number[] = [];
   for (const { inputs: read, outputs: written } of schedule) {
     for (let i = 0; i < read.length; i++) references.push(buffers.indexOf(read[i]));
-    for (let i = 0; i < written.length; i++) references.push(placed.absent.has(written[i]) ? ABSENT : buffers.indexOf(written[i]));
+    for (let i = 0; i < written.length; i++)
+      references.push(placed.absent.has(written[i]) ? ABSENT : buffers.indexOf(written[i]));
   }
 
   const blob: Uint8Array[] = [];

@@ -21,7 +21,10 @@ export interface SpeedFloors {
 export function speedFloors(program: Program, device: DeviceSpec, o: { readonly tokens: number }): SpeedFloors {
   let [flops, bytes, seconds] = [0, 0, 0];
   for (const node of program.nodes) {
-    const cost = node.op!.cost(node.inputs.map((t) => t.type), node.attributes);
+    const cost = node.op!.cost(
+      node.inputs.map((t) => t.type),
+      node.attributes,
+    );
     flops += cost.flops;
     bytes += cost.bytes;
     if (device.flops && device.bandwidth) seconds += Math.max(cost.flops / device.flops, cost.bytes / device.bandwidth);

@@ -41,7 +41,7 @@ export function assignOffsets(storages: Iterable<Storage>): Arena {
   let total = 0;
   for (const s of items) {
     const size = align(s.bytes);
-    const near = s.last - s.first < STRIDE ? windows[windowOf(s.first)] ?? [] : all;
+    const near = s.last - s.first < STRIDE ? (windows[windowOf(s.first)] ?? []) : all;
     const from = lowestGap(near, s, size);
     const place = { from, to: from + size, first: s.first, last: s.last };
     insert(all, place);

@@ -10,7 +10,17 @@ import { typeBytes, type StateSlot } from '../graph/tensor';
 import type { LiveTensor, Program } from './program';
 
 /** Memory classes in the order they are printed. */
-export const MEMORY_CLASSES = ['weights', 'quantization', 'adapter', 'gradients', 'optimizer', 'kv_cache', 'activations', 'logits', 'scratch'] as const;
+export const MEMORY_CLASSES = [
+  'weights',
+  'quantization',
+  'adapter',
+  'gradients',
+  'optimizer',
+  'kv_cache',
+  'activations',
+  'logits',
+  'scratch',
+] as const;
 export type MemoryClass = (typeof MEMORY_CLASSES)[number];
 
 export interface Remedy {
@@ -32,7 +42,12 @@ export interface MemoryPlan {
 }
 
 /** Sums slots and programs that live in one session. */
-export function memoryPlan(slots: readonly StateSlot[], programs: readonly Program[], device: DeviceSpec, limitBytes = device.memoryBytes): MemoryPlan {
+export function memoryPlan(
+  slots: readonly StateSlot[],
+  programs: readonly Program[],
+  device: DeviceSpec,
+  limitBytes = device.memoryBytes,
+): MemoryPlan {
   const byClass = Object.fromEntries(MEMORY_CLASSES.map((c) => [c, 0])) as Record<MemoryClass, number>;
   for (const slot of new Map(slots.map((s) => [s.name, s])).values()) byClass[slot.role] += typeBytes(slot);
   const largest = programs.reduce((a, b) => (b.arenaBytes > a.arenaBytes ? b : a));
@@ -54,7 +69,9 @@ export function memoryPlan(slots: readonly StateSlot[], programs: readonly Progr
 
 /** The plan as a table for people. */
 export function printPlan(plan: MemoryPlan, remedies: readonly Remedy[] = []): string {
-  const lines = [`memory plan for ${plan.device.name}: peak ${formatBytes(plan.peakBytes)} (${plan.peakBytes.toLocaleString('en-US')} bytes)`];
+  const lines = [
+    `memory plan for ${plan.device.name}: peak ${formatBytes(plan.peakBytes)} (${plan.peakBytes.toLocaleString('en-US')} bytes)`,
+  ];
   for (const name of MEMORY_CLASSES) {
     const bytes = plan.byClass[name];
     if (bytes > 0) lines.push(`  ${name.padEnd(14)}${formatBytes(bytes).padStart(11)}  ${bar(bytes / plan.peakBytes)}`);
@@ -75,7 +92,9 @@ function bar(share: number): string {
 /** Refuses what cannot fit, saying what is largest and which change would help most. */
 export function assertFits(plan: MemoryPlan, limitBytes: number, remedies: readonly Remedy[]): void {
   if (plan.peakBytes <= limitBytes) return;
-  const largest = plan.liveAtPeak.slice(0, 3).map((t) => `${t.op} of ${t.where || 'the step'} (${formatBytes(t.bytes)})`);
+  const largest = plan.liveAtPeak
+    .slice(0, 3)
+    .map((t) => `${t.op} of ${t.where || 'the step'} (${formatBytes(t.bytes)})`);
   const enough = remedies.filter((r) => r.peakBytes <= limitBytes);
   const best = (enough.length ? enough : remedies).map((r) => `${r.change} (saves ${formatBytes(r.savesBytes)})`);
   throw new LatheError(

@@ -13,9 +13,16 @@ const BAD_ROW_POLICIES: readonly BadRowPolicy[] = ['error', 'skip'];
 const kShown = 5;
 
 /** The handler of a policy; undefined means that a bad row is an error. @throws ERR_CONFIG for a policy that is none */
-export function badRowHandler(policy: BadRowPolicy | undefined, warn: (message: string) => void = (m) => process.emitWarning(m)): OnBadRow | undefined {
+export function badRowHandler(
+  policy: BadRowPolicy | undefined,
+  warn: (message: string) => void = (m) => process.emitWarning(m),
+): OnBadRow | undefined {
   if (policy !== undefined && !BAD_ROW_POLICIES.includes(policy)) {
-    throw new LatheError('ERR_CONFIG', `onBadRow: expected ${BAD_ROW_POLICIES.join(' or ')}, received ${JSON.stringify(policy)}`, { remedy: 'choose one of them' });
+    throw new LatheError(
+      'ERR_CONFIG',
+      `onBadRow: expected ${BAD_ROW_POLICIES.join(' or ')}, received ${JSON.stringify(policy)}`,
+      { remedy: 'choose one of them' },
+    );
   }
   if (policy !== 'skip') return undefined;
   let count = 0;

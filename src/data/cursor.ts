@@ -95,8 +95,12 @@ export function innerState(state: CursorState | null, name = 'inner'): CursorSta
 }
 
 export function badState(state: unknown, cause?: unknown): LatheError {
-  return new LatheError('ERR_CHECKPOINT', `stream state: expected one of this stream, received ${(JSON.stringify(state) ?? 'nothing').slice(0, 80)}`, {
-    remedy: 'resume with the same files and the same steps (map, filter, shuffle...) as before',
-    cause,
-  });
+  return new LatheError(
+    'ERR_CHECKPOINT',
+    `stream state: expected one of this stream, received ${(JSON.stringify(state) ?? 'nothing').slice(0, 80)}`,
+    {
+      remedy: 'resume with the same files and the same steps (map, filter, shuffle...) as before',
+      cause,
+    },
+  );
 }

@@ -246,7 +246,9 @@ function checkVocabulary(
 ): void {
   const isOutside = (id: number): boolean => id < 0 || id >= embeddingRows;
   for (const { inputIds, labels, row } of data.examples) {
-    const id = inputIds.find(isOutside) ?? (labels === inputIds ? undefined : labels.find((label) => label !== IGNORE_INDEX && isOutside(label)));
+    const id =
+      inputIds.find(isOutside) ??
+      (labels === inputIds ? undefined : labels.find((label) => label !== IGNORE_INDEX && isOutside(label)));
     if (id === undefined) continue;
     findings.add('vocabulary_too_large', row, () => ({
       message: `token ${show([id], tokenizer)} has no row in the embedding (${embeddingRows} rows; the tokenizer has ${tokenizer.vocabSize} tokens)`,
@@ -281,11 +283,17 @@ export function formatFinding(finding: Finding): string {
  * @param options.allow codes that do not stop the run @param options.name what the error calls the rows (data)
  * @throws ERR_DATA with the first row, and every further error
  */
-export function assertHealthy(findings: readonly Finding[], options: { allow?: readonly FindingCode[]; name?: string } = {}): void {
+export function assertHealthy(
+  findings: readonly Finding[],
+  options: { allow?: readonly FindingCode[]; name?: string } = {},
+): void {
   const errors = findings.filter(({ severity, code }) => severity === 'error' && !options.allow?.includes(code));
   if (errors.length === 0) return;
   const [first, ...others] = errors;
   const more = others.map((finding) => `\n  also: ${formatFinding(finding)}`).join('');
   const rows = first.count > 1 ? ` (and in ${first.count - 1} more rows)` : '';
-  throw new LatheError('ERR_DATA', `${options.name ?? 'data'}: ${first.message}${rows}`, { at: first.at, remedy: `${first.remedy}${more}` });
+  throw new LatheError('ERR_DATA', `${options.name ?? 'data'}: ${first.message}${rows}`, {
+    at: first.at,
+    remedy: `${first.remedy}${more}`,
+  });
 }

@@ -207,10 +207,18 @@ function requireString(row: Row, column: string, at: string): string {
   const value = row[column];
   if (typeof value === 'string') return value;
   if (value === undefined) {
-    throw new LatheError('ERR_DATA', `expected a column ${JSON.stringify(column)}, received ${Object.keys(row).map((name) => JSON.stringify(name)).join(', ') || 'an empty row'}`, {
-      at,
-      remedy: 'rename a column, choose another dataset_format, or write a template (formatting)',
-    });
+    throw new LatheError(
+      'ERR_DATA',
+      `expected a column ${JSON.stringify(column)}, received ${
+        Object.keys(row)
+          .map((name) => JSON.stringify(name))
+          .join(', ') || 'an empty row'
+      }`,
+      {
+        at,
+        remedy: 'rename a column, choose another dataset_format, or write a template (formatting)',
+      },
+    );
   }
   throw new LatheError('ERR_DATA', `column ${JSON.stringify(column)}: expected a string, received ${describe(value)}`, {
     at,
@@ -237,11 +245,15 @@ function normaliseMessage(message: unknown, where: string, at: string): ChatMess
   if (typeof message === 'object' && message !== null && typeof record.role === 'string') {
     // A template would render nothing in its place and say nothing.
     if (kSaid.some((key) => key in record)) return record as ChatMessage;
-    throw new LatheError('ERR_DATA', `${where}: expected a message with content, received one with ${Object.keys(record).join(', ')}`, { at, remedy: 'write {"role": "user", "content": "..."}' });
+    throw new LatheError(
+      'ERR_DATA',
+      `${where}: expected a message with content, received one with ${Object.keys(record).join(', ')}`,
+      { at, remedy: 'write {"role": "user", "content": "..."}' },
+    );
   }
   if (typeof message === 'object' && message !== null && typeof record.from === 'string' && 'value' in record) {
     const { from, value, ...rest } = record;
-    return { ...rest, role: kRoles[from] ?? (from), content: value as string };
+    return { ...rest, role: kRoles[from] ?? from, content: value as string };
   }
   throw new LatheError(
     'ERR_DATA',
@@ -282,12 +294,20 @@ function normaliseTokens(row: Row, usesCompletionMask: boolean, at: string): Nor
     if (row[column] === undefined || row[column] === null) return undefined;
     const values = requireIds(row[column], column, at);
     if (values.length === inputIds.length) return values;
-    throw new LatheError('ERR_DATA', `expected as many ${column} as input_ids (${inputIds.length}), received ${values.length}`, { at, remedy: 'rebuild the row' });
+    throw new LatheError(
+      'ERR_DATA',
+      `expected as many ${column} as input_ids (${inputIds.length}), received ${values.length}`,
+      { at, remedy: 'rebuild the row' },
+    );
   };
   let labels = perToken('labels');
   const bad = labels?.find((label) => label < 0 && label !== IGNORE_INDEX);
   if (bad !== undefined) {
-    throw new LatheError('ERR_DATA', `column "labels": expected token ids, or ${IGNORE_INDEX} where nothing is trained, received ${bad}`, { at, remedy: 'rebuild the row' });
+    throw new LatheError(
+      'ERR_DATA',
+      `column "labels": expected token ids, or ${IGNORE_INDEX} where nothing is trained, received ${bad}`,
+      { at, remedy: 'rebuild the row' },
+    );
   }
   if (labels) return { kind: 'tokens', inputIds, labels };
   for (const column of usesCompletionMask ? ['completion_mask', 'assistant_masks'] : ['assistant_masks']) {

@@ -23,15 +23,13 @@ export {
   type NormalRow,
   type RowKind,
 } from './format';
-export { DataCollatorForLanguageModeling, type LanguageModelingBatch, type LanguageModelingOptions } from './language-modeling';
-export { datasetFiles, loadDataset, type DatasetDict, type IterableDatasetDict, type LoadOptions } from './load';
 export {
-  createLoader,
-  type Loader,
-  type LoaderOptions,
-  type LoaderState,
-  type LoaderSummary,
-} from './loader';
+  DataCollatorForLanguageModeling,
+  type LanguageModelingBatch,
+  type LanguageModelingOptions,
+} from './language-modeling';
+export { datasetFiles, loadDataset, type DatasetDict, type IterableDatasetDict, type LoadOptions } from './load';
+export { createLoader, type Loader, type LoaderOptions, type LoaderState, type LoaderSummary } from './loader';
 export { countTrained, maskByTemplate } from './masks';
 export { packBestFit, packExamples, type Packing, type PackingStrategy } from './pack';
 export { philox4x32, PhiloxStream, permutation } from './philox';
@@ -50,7 +48,13 @@ export { StreamLoader, type StreamLoaderOptions, type StreamLoaderState, type St
 export { interleave, IterableDataset, type InterleaveOptions, type StreamState } from './stream';
 export { provideFileMapping, TokenFile, TokenFileWriter } from './token-file';
 export { tokenizeDataset, type TokenizedDataset, type TokenizeOptions } from './tokenize';
-export { describeTruncation, emptyReport, truncateExample, type TruncationPolicy, type TruncationReport } from './truncate';
+export {
+  describeTruncation,
+  emptyReport,
+  truncateExample,
+  type TruncationPolicy,
+  type TruncationReport,
+} from './truncate';
 export {
   IGNORE_INDEX,
   type Batch,

@@ -112,7 +112,8 @@ export class LaneReader {
     const rows = window.steps[stepInEpoch - firstStep];
     const isLastOfWindow = stepInEpoch - firstStep === window.steps.length - 1;
     // A window that follows may turn out to hold no step: the epoch then ends here.
-    const endsEpoch = isLastOfWindow && (window.following === null || (await this.following(window)).steps.length === 0);
+    const endsEpoch =
+      isLastOfWindow && (window.following === null || (await this.following(window)).steps.length === 0);
     const step = { epoch, stepInEpoch, endsEpoch, ...this.makeStep(rows) };
     if (endsEpoch) this.moveTo(firstWindow(epoch + 1), 0, null);
     else this.stepInEpoch++;
@@ -141,18 +142,38 @@ export class LaneReader {
   /** @throws LatheError ERR_CHECKPOINT for a state of other options or other files */
   seek(state: LaneState): void {
     const { epoch, stepInEpoch, fingerprint, stream } = state;
-    const counts = [epoch, stepInEpoch, ...(stream ? [stream.window, stream.firstStep, stream.row, stepInEpoch - stream.firstStep] : [])];
-    if (!counts.every((count) => Number.isSafeInteger(count) && count >= 0) || (stream ? !Array.isArray(stream.carried) : stepInEpoch !== 0)) {
-      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected what state() returned, received ${JSON.stringify(state).slice(0, 80)}`, {
-        remedy: 'resume from the checkpoint of a run on a stream, or set ignore_data_skip: true',
-      });
+    const counts = [
+      epoch,
+      stepInEpoch,
+      ...(stream ? [stream.window, stream.firstStep, stream.row, stepInEpoch - stream.firstStep] : []),
+    ];
+    if (
+      !counts.every((count) => Number.isSafeInteger(count) && count >= 0) ||
+      (stream ? !Array.isArray(stream.carried) : stepInEpoch !== 0)
+    ) {
+      throw new LatheError(
+        'ERR_CHECKPOINT',
+        `stream loader state: expected what state() returned, received ${JSON.stringify(state).slice(0, 80)}`,
+        {
+          remedy: 'resume from the checkpoint of a run on a stream, or set ignore_data_skip: true',
+        },
+      );
     }
     if (fingerprint !== undefined && fingerprint !== this.fingerprint()) {
-      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected the options ${this.fingerprint()}, received ${fingerprint}`, {
-        remedy: 'resume with the same seed, batch size, accumulation, packing, max_length and world size; to go on with others, set ignore_data_skip: true',
-      });
+      throw new LatheError(
+        'ERR_CHECKPOINT',
+        `stream loader state: expected the options ${this.fingerprint()}, received ${fingerprint}`,
+        {
+          remedy:
+            'resume with the same seed, batch size, accumulation, packing, max_length and world size; to go on with others, set ignore_data_skip: true',
+        },
+      );
     }
-    this.moveTo(stream ? { epoch, ...stream, carried: stream.carried.map(restore) } : firstWindow(epoch), stepInEpoch, null);
+    this.moveTo(
+      stream ? { epoch, ...stream, carried: stream.carried.map(restore) } : firstWindow(epoch),
+      stepInEpoch,
+      null,
+    );
     // Now rather than at the first step: a state that does not fit these files is refused here.
     this.cursor = this.source.open(epoch, this.start.cursor, this.options.lane);
   }
@@ -166,8 +187,27 @@ export class LaneReader {
 
   /** Options that decide what a step holds. */
   private fingerprint(): string {
-    const { batchSize, gradientAccumulationSteps = 1, worldSize = 1, packing, maxLength, seed = 42, windowRows, windowTokens, documentsPerRow } = this.options;
-    return [batchSize, gradientAccumulationSteps * worldSize, packing, maxLength, seed, windowRows, windowTokens, documentsPerRow].join(',');
+    const {
+      batchSize,
+      gradientAccumulationSteps = 1,
+      worldSize = 1,
+      packing,
+      maxLength,
+      seed = 42,
+      windowRows,
+      windowTokens,
+      documentsPerRow,
+    } = this.options;
+    return [
+      batchSize,
+      gradientAccumulationSteps * worldSize,
+      packing,
+      maxLength,
+      seed,
+      windowRows,
+      windowTokens,
+      documentsPerRow,
+    ].join(',');
   }
 
   private moveTo(start: WindowStart, stepInEpoch: number, window: Window | null): void {
@@ -204,10 +244,16 @@ export class LaneReader {
   private noRows(rows: number): LatheError {
     const { lane, report } = this.options;
     const where = lane ? `lane ${lane.index} of ${lane.count}` : 'the stream';
-    const fix = lane ? 'take files without rows out of the data set, or set stream_lanes: 1' : 'check the files and filters';
+    const fix = lane
+      ? 'take files without rows out of the data set, or set stream_lanes: 1'
+      : 'check the files and filters';
     if (rows === 0) return new LatheError('ERR_DATA', `expected rows in ${where}, received none`, { remedy: fix });
     const why = describeTruncation(report);
-    return new LatheError('ERR_DATA', `expected rows in ${where}, received ${rows} of which none can be used${why ? `: ${why}` : ''}`, { remedy: why ? `raise max_length or set another truncation_mode; else ${fix}` : fix });
+    return new LatheError(
+      'ERR_DATA',
+      `expected rows in ${where}, received ${rows} of which none can be used${why ? `: ${why}` : ''}`,
+      { remedy: why ? `raise max_length or set another truncation_mode; else ${fix}` : fix },
+    );
   }
 
   private following(window: Window): Promise<Window> {
@@ -266,7 +312,11 @@ export class LaneReader {
     const { maxLength, policy } = limits(options);
     this.encoder ??= await RowEncoder.create(this.tokenizer, options);
     const describe = (row: number): string => chunk[row - firstRow].at ?? `row ${row}`;
-    const examples = await this.encoder.encode(chunk.map(({ row }) => row), firstRow, describe);
+    const examples = await this.encoder.encode(
+      chunk.map(({ row }) => row),
+      firstRow,
+      describe,
+    );
     const kept: TokenizedExample[] = [];
     for (const example of examples) {
       const cut = truncateExample(example, cuts ? null : maxLength, policy, options.report, describe(example.row));
@@ -276,20 +326,32 @@ export class LaneReader {
   }
 
   /** Packed rows grouped into whole steps, and the documents of what is left over unless the stream has ended. */
-  private arrange(documents: readonly TokenizedExample[], start: WindowStart, isLast: boolean): { packed: TokenizedExample[][][]; rest: TokenizedExample[] } {
+  private arrange(
+    documents: readonly TokenizedExample[],
+    start: WindowStart,
+    isLast: boolean,
+  ): { packed: TokenizedExample[][][]; rest: TokenizedExample[] } {
     const rows = this.pack(documents);
     // The end of a cut stream stays last, so that what follows joins it.
     const last = rows[rows.length - 1];
-    const tail = this.options.packing === 'wrapped' && last !== undefined && last[0].inputIds.length < this.options.maxLength ? [last] : [];
+    const tail =
+      this.options.packing === 'wrapped' && last !== undefined && last[0].inputIds.length < this.options.maxLength
+        ? [last]
+        : [];
     const { seed = 42, shuffleWindows = true, lane } = this.options;
     const bodyRows = rows.length - tail.length;
     // Two windows of a run never share a stream of numbers before the 65,537th window of an epoch.
-    const random = new PhiloxStream(seed + (lane?.index ?? 0), RANDOM_DOMAIN.epoch, (start.window + start.epoch * 65537) >>> 0);
+    const random = new PhiloxStream(
+      seed + (lane?.index ?? 0),
+      RANDOM_DOMAIN.epoch,
+      (start.window + start.epoch * 65537) >>> 0,
+    );
     const order: Iterable<number> = shuffleWindows ? permutation(bodyRows, random) : Array(bodyRows).keys();
     const ordered = [...Array.from(order, (i) => rows[i]), ...tail];
     const whole = isLast ? rows.length : bodyRows - (bodyRows % this.perStep);
     const packed: TokenizedExample[][][] = [];
-    for (let from = 0; from < whole; from += this.perStep) packed.push(ordered.slice(from, Math.min(from + this.perStep, whole)));
+    for (let from = 0; from < whole; from += this.perStep)
+      packed.push(ordered.slice(from, Math.min(from + this.perStep, whole)));
     return { packed, rest: ordered.slice(whole).flat().map(detached) };
   }
 
@@ -314,18 +376,28 @@ export class LaneReader {
         numLabels += countTrained(labels);
         total += labels.length;
       }
-      if (i % worldSize === rank) microBatches.push(collate(documents, { tokens: bucketFor(total, sizes), documents: shapes[0].documents, padId }));
+      if (i % worldSize === rank)
+        microBatches.push(
+          collate(documents, { tokens: bucketFor(total, sizes), documents: shapes[0].documents, padId }),
+        );
     }
     return { microBatches, numLabels };
   }
 }
 
-const firstWindow = (epoch: number): WindowStart => ({ epoch, window: 0, firstStep: 0, row: 0, cursor: null, carried: [] });
+const firstWindow = (epoch: number): WindowStart => ({
+  epoch,
+  window: 0,
+  firstStep: 0,
+  row: 0,
+  cursor: null,
+  carried: [],
+});
 
 /** Up to `most` rows, fewer when they are long: a bound on the text that is held at a time. */
 async function readChunk(cursor: Cursor, most: number): Promise<{ rows: StreamRow[]; hasEnded: boolean }> {
   const rows: StreamRow[] = [];
-  for (let characters = 0; rows.length < most && characters < kChunkCharacters; ) {
+  for (let characters = 0; rows.length < most && characters < kChunkCharacters;) {
     const item = await cursor.next();
     if (item === null) return { rows, hasEnded: true };
     rows.push(item);
@@ -337,7 +409,11 @@ async function readChunk(cursor: Cursor, most: number): Promise<{ rows: StreamRo
 /** A copy that does not keep the window it was cut from in memory. */
 function detached(example: TokenizedExample): TokenizedExample {
   const inputIds = example.inputIds.slice();
-  return { row: example.row, inputIds, labels: example.labels === example.inputIds ? inputIds : example.labels.slice() };
+  return {
+    row: example.row,
+    inputIds,
+    labels: example.labels === example.inputIds ? inputIds : example.labels.slice(),
+  };
 }
 
 function store({ row, inputIds, labels }: TokenizedExample): { row: number; inputIds: number[]; labels: number[] } {

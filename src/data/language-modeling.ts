@@ -56,23 +56,38 @@ export class DataCollatorForLanguageModeling {
     this.mlm = options.mlm ?? true;
     this.special = new Set(options.tokenizer.allSpecialIds);
     if (this.mlm && options.tokenizer.maskTokenId === undefined) {
-      throw new LatheError('ERR_CONFIG', 'mlm: expected a tokenizer with a mask token, received one without', { remedy: "set mlm: false, or add one: addSpecialTokens({ maskToken: '<mask>' })" });
+      throw new LatheError('ERR_CONFIG', 'mlm: expected a tokenizer with a mask token, received one without', {
+        remedy: "set mlm: false, or add one: addSpecialTokens({ maskToken: '<mask>' })",
+      });
     }
     const { mask, random } = this.shares();
-    for (const [name, share] of Object.entries({ mlmProbability: options.mlmProbability ?? 0.15, maskReplaceProb: mask, randomReplaceProb: random, 'maskReplaceProb + randomReplaceProb': mask + random })) {
-      if (!(share >= 0 && share <= 1 + 1e-12)) throw new LatheError('ERR_CONFIG', `${name}: expected a share from 0 to 1, received ${share}`, { remedy: 'transformers uses 0.15, 0.8 and 0.1' });
+    for (const [name, share] of Object.entries({
+      mlmProbability: options.mlmProbability ?? 0.15,
+      maskReplaceProb: mask,
+      randomReplaceProb: random,
+      'maskReplaceProb + randomReplaceProb': mask + random,
+    })) {
+      if (!(share >= 0 && share <= 1 + 1e-12))
+        throw new LatheError('ERR_CONFIG', `${name}: expected a share from 0 to 1, received ${share}`, {
+          remedy: 'transformers uses 0.15, 0.8 and 0.1',
+        });
     }
   }
 
   /** @param batch which numbers are drawn; default: one further with each call @throws ERR_DATA for no rows, ERR_CONFIG when padding is needed and there is no pad token */
   collate(rows: readonly IdRow[], batch = this.batches++): LanguageModelingBatch {
     const ids = rows.map(idsOf);
-    if (ids.length === 0) throw new LatheError('ERR_DATA', 'collate: expected rows, received none', { remedy: 'leave empty batches out' });
+    if (ids.length === 0)
+      throw new LatheError('ERR_DATA', 'collate: expected rows, received none', { remedy: 'leave empty batches out' });
     const multiple = this.options.padToMultipleOf ?? 1;
     const length = Math.ceil(Math.max(...ids.map((row) => row.length)) / multiple) * multiple;
     const { padTokenId } = this.options.tokenizer;
     if (padTokenId === undefined && ids.some((row) => row.length < length)) {
-      throw new LatheError('ERR_CONFIG', 'collate: expected a tokenizer with a pad token for rows of different length, received one without', { remedy: "name one: tokenizer.padToken = tokenizer.eosToken, or pack the rows" });
+      throw new LatheError(
+        'ERR_CONFIG',
+        'collate: expected a tokenizer with a pad token for rows of different length, received one without',
+        { remedy: 'name one: tokenizer.padToken = tokenizer.eosToken, or pack the rows' },
+      );
     }
     const result: LanguageModelingBatch = {
       shape: [ids.length, length],

@@ -47,7 +47,21 @@ export interface LoadOptions extends ReadOptions {
 export type DatasetDict = Record<string, Dataset>;
 export type IterableDatasetDict = Record<string, IterableDataset>;
 
-const kLoadOptions: readonly (keyof LoadOptions)[] = ['format', 'field', 'sampleBy', 'columns', 'onBadRow', 'warn', 'delimiter', 'header', 'columnTypes', 'dataFiles', 'name', 'split', 'streaming'];
+const kLoadOptions: readonly (keyof LoadOptions)[] = [
+  'format',
+  'field',
+  'sampleBy',
+  'columns',
+  'onBadRow',
+  'warn',
+  'delimiter',
+  'header',
+  'columnTypes',
+  'dataFiles',
+  'name',
+  'split',
+  'streaming',
+];
 const kFormatNames: readonly string[] = ['json', 'jsonl', 'csv', 'parquet', 'text'];
 const kSplitOrder = ['train', 'validation', 'test'];
 

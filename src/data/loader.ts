@@ -150,7 +150,14 @@ export class Loader implements StepSource {
       for (const unit of units) numLabels += this.units.labels[unit];
       if (i % worldSize === rank) microBatches.push(this.collateUnits(units));
     }
-    return { epoch, stepInEpoch, epochShare: end / this.microBatchCount(), endsEpoch: stepInEpoch === this.stepsPerEpoch - 1, microBatches, numLabels };
+    return {
+      epoch,
+      stepInEpoch,
+      epochShare: end / this.microBatchCount(),
+      endsEpoch: stepInEpoch === this.stepsPerEpoch - 1,
+      microBatches,
+      numLabels,
+    };
   }
 
   /** The remaining steps of the current epoch; the position moves along. */
@@ -315,14 +322,26 @@ function requireTraining({ members, labels, rowTokens }: Units, rows: number, op
   const fail = (message: string, remedy: string): never => {
     throw new LatheError('ERR_DATA', `${name}: ${message}`, { remedy });
   };
-  if (rows === 0) fail('expected at least one, received none', 'check the file, the split, filters and what truncation leaves out');
-  if (members.length === 0) fail(`expected at least one token, received ${rows} rows without any`, 'check the column that the text is read from');
+  if (rows === 0)
+    fail('expected at least one, received none', 'check the file, the split, filters and what truncation leaves out');
+  if (members.length === 0)
+    fail(
+      `expected at least one token, received ${rows} rows without any`,
+      'check the column that the text is read from',
+    );
   if (dropLast && members.length < batchSize) {
-    const what = rowTokens === undefined ? `${members.length} rows` : `${members.length} packed rows of ${rowTokens} tokens`;
-    fail(`expected at least one whole micro-batch of ${batchSize} (the last one, if smaller, is dropped), received ${what}`, 'set dataloader_drop_last: false, or lower the batch size');
+    const what =
+      rowTokens === undefined ? `${members.length} rows` : `${members.length} packed rows of ${rowTokens} tokens`;
+    fail(
+      `expected at least one whole micro-batch of ${batchSize} (the last one, if smaller, is dropped), received ${what}`,
+      'set dataloader_drop_last: false, or lower the batch size',
+    );
   }
   if (labels.every((count) => count === 0)) {
-    fail(`expected at least one token that is not masked, received ${rows} rows without any`, 'check completion_only_loss, assistant_only_loss and response_template against a row (lathe data preview), and that max_length leaves something of the answers');
+    fail(
+      `expected at least one token that is not masked, received ${rows} rows without any`,
+      'check completion_only_loss, assistant_only_loss and response_template against a row (lathe data preview), and that max_length leaves something of the answers',
+    );
   }
 }
 

@@ -182,7 +182,7 @@ function wrapRanges(ranges: readonly FileExample[], maxLength: number): Tokenize
   let open: FileExample[] = [];
   let space = maxLength;
   for (const range of ranges) {
-    for (let from = 0; from < range.length; ) {
+    for (let from = 0; from < range.length;) {
       const to = Math.min(from + space, range.length);
       open.push(range.part(from, to));
       space -= to - from;
@@ -225,9 +225,6 @@ export function packExamples(
   const documents = strategy === 'bfd_split' ? splitLong(examples, maxLength) : examples;
   return {
     documents,
-    packing: packBestFit(
-      documents.map(lengthOf),
-      maxLength,
-    ),
+    packing: packBestFit(documents.map(lengthOf), maxLength),
   };
 }

@@ -59,9 +59,21 @@ interface CsvRecord {
 }
 
 /** Raw rows from a place between two records on. */
-async function* rawRows(path: string, delimiter: string, from: CsvPlace, onBadRow: CsvReadOptions['onBadRow']): AsyncGenerator<RawRow> {
+async function* rawRows(
+  path: string,
+  delimiter: string,
+  from: CsvPlace,
+  onBadRow: CsvReadOptions['onBadRow'],
+): AsyncGenerator<RawRow> {
   const lenient = onBadRow !== undefined;
-  const parser = parse({ bom: from.offset === 0, delimiter, info: true, skip_empty_lines: true, relax_column_count: lenient, skip_records_with_error: lenient });
+  const parser = parse({
+    bom: from.offset === 0,
+    delimiter,
+    info: true,
+    skip_empty_lines: true,
+    relax_column_count: lenient,
+    skip_records_with_error: lenient,
+  });
   parser.on('skip', (cause: Error & { lines?: number }) => onBadRow?.(malformed(path, cause, from.lines)));
   const feed = (async () => {
     for await (const chunk of readBytes(path, from.offset)) {
@@ -230,9 +242,11 @@ function wrongWidth(path: string, raw: RawRow, width: number): LatheError {
 }
 
 /** The header alone, so that a file without rows still has columns. */
-export async function csvColumns(path: string, options: Pick<CsvReadOptions, 'delimiter' | 'header'> = {}): Promise<string[]> {
+export async function csvColumns(
+  path: string,
+  options: Pick<CsvReadOptions, 'delimiter' | 'header'> = {},
+): Promise<string[]> {
   if (options.header) return options.header;
-  for await (const raw of rawRows(path, delimiterOf(path, options), FILE_BEGIN, undefined))
-    return raw.cells;
+  for await (const raw of rawRows(path, delimiterOf(path, options), FILE_BEGIN, undefined)) return raw.cells;
   return [];
 }

@@ -33,11 +33,15 @@ function parseLine(line: string, at: string): Row {
   try {
     value = JSON.parse(line);
   } catch (cause) {
-    throw new LatheError('ERR_DATA', `expected one JSON object in the line, received none (${(cause as Error).message})`, {
-      at,
-      remedy: 'mend or remove the line; if it is the last one, the file may be cut short',
-      cause,
-    });
+    throw new LatheError(
+      'ERR_DATA',
+      `expected one JSON object in the line, received none (${(cause as Error).message})`,
+      {
+        at,
+        remedy: 'mend or remove the line; if it is the last one, the file may be cut short',
+        cause,
+      },
+    );
   }
   if (isObject(value)) return value;
   throw new LatheError('ERR_DATA', `expected a JSON object in the line, received ${describe(value)}`, {

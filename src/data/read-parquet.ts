@@ -55,7 +55,10 @@ function plain(value: unknown): unknown {
 }
 
 /** Rows in batches of one row group; `columns` limits what is read; positions are 0-based rows. Earlier groups are not read. */
-export async function* readParquet(path: string, options: ReaderOptions & { columns?: string[] } = {}): AsyncGenerator<RowBatch> {
+export async function* readParquet(
+  path: string,
+  options: ReaderOptions & { columns?: string[] } = {},
+): AsyncGenerator<RowBatch> {
   const { file, compressors, metadata, parquetReadObjects } = await openParquet(path);
   const { skip = { left: 0 }, from = FILE_START } = options;
   let start = 0;

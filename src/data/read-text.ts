@@ -31,7 +31,11 @@ export async function* readTextRows(path: string, options: TextReadOptions = {})
     yield* paragraphs(path, keep, options);
     return;
   }
-  for await (const { place, lines } of readLines(path, (from.anchor as LinePlace | null) ?? FIRST_LINE, options.onBadRow)) {
+  for await (const { place, lines } of readLines(
+    path,
+    (from.anchor as LinePlace | null) ?? FIRST_LINE,
+    options.onBadRow,
+  )) {
     const rows: SourceRow[] = [];
     lines.forEach((text, i) => {
       if (text !== null) rows.push({ row: { text }, position: place.line + i });

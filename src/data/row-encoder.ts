@@ -138,7 +138,12 @@ export class RowEncoder {
   }
 
   /** As `enqueue`, or null for a row that cannot be used and was reported. */
-  private enqueueOr(row: Row, plain: EncodeQueue, chat: EncodeQueue, at: string): (() => EncodedRow | Promise<EncodedRow>) | null {
+  private enqueueOr(
+    row: Row,
+    plain: EncodeQueue,
+    chat: EncodeQueue,
+    at: string,
+  ): (() => EncodedRow | Promise<EncodedRow>) | null {
     try {
       return this.enqueue(this.formatter.normalise(row, at), plain, chat, at);
     } catch (error) {
@@ -279,7 +284,13 @@ export class RowEncoder {
 }
 
 function isEqual(a: Int32Array, b: Int32Array): boolean {
-  return a.length === b.length && Buffer.compare(new Uint8Array(a.buffer, a.byteOffset, a.byteLength), new Uint8Array(b.buffer, b.byteOffset, b.byteLength)) === 0;
+  return (
+    a.length === b.length &&
+    Buffer.compare(
+      new Uint8Array(a.buffer, a.byteOffset, a.byteLength),
+      new Uint8Array(b.buffer, b.byteOffset, b.byteLength),
+    ) === 0
+  );
 }
 
 const kShownTokens = 3;

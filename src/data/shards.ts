@@ -34,7 +34,11 @@ export async function measureShards(paths: readonly string[]): Promise<Shard[]> 
   return Promise.all(
     paths.map(async (path) => {
       const info = await stat(path).catch((cause: Error) => {
-        throw new LatheError('ERR_DATA', `expected a readable file, received ${cause.message}`, { at: path, remedy: 'check the path and its permissions', cause });
+        throw new LatheError('ERR_DATA', `expected a readable file, received ${cause.message}`, {
+          at: path,
+          remedy: 'check the path and its permissions',
+          cause,
+        });
       });
       return { path, bytes: info.size };
     }),
@@ -76,10 +80,15 @@ class ShardCursor implements Cursor {
   private restore(from: CursorState): void {
     if (from.shards !== this.fingerprint) {
       throw typeof from.shards === 'string'
-        ? new LatheError('ERR_CHECKPOINT', `the ${this.source.shards.length} files of the data set are not those that the checkpoint was made with`, {
-            at: this.source.shards[0]?.path,
-            remedy: 'put the same files back (names and sizes count, folders do not), or set ignore_data_skip: true to begin them anew',
-          })
+        ? new LatheError(
+            'ERR_CHECKPOINT',
+            `the ${this.source.shards.length} files of the data set are not those that the checkpoint was made with`,
+            {
+              at: this.source.shards[0]?.path,
+              remedy:
+                'put the same files back (names and sizes count, folders do not), or set ignore_data_skip: true to begin them anew',
+            },
+          )
         : badState(from);
     }
     this.shard = countIn(from, 'shard');
@@ -138,10 +147,18 @@ class ShardCursor implements Cursor {
   private async checkShard({ path, bytes }: Shard): Promise<void> {
     const remedy = 'put the file back as it was and resume from the last checkpoint';
     const info = await stat(path).catch((cause: Error) => {
-      throw new LatheError('ERR_DATA', `expected a file that was there when the stream was opened, received ${cause.message}`, { at: path, remedy, cause });
+      throw new LatheError(
+        'ERR_DATA',
+        `expected a file that was there when the stream was opened, received ${cause.message}`,
+        { at: path, remedy, cause },
+      );
     });
     if (info.size === bytes) return;
-    throw new LatheError('ERR_DATA', `expected the ${bytes} bytes that the file had when the stream was opened, received ${info.size}`, { at: path, remedy });
+    throw new LatheError(
+      'ERR_DATA',
+      `expected the ${bytes} bytes that the file had when the stream was opened, received ${info.size}`,
+      { at: path, remedy },
+    );
   }
 
   async close(): Promise<void> {

@@ -6,7 +6,18 @@
  *
  * Invariants: see cursor.ts. A stage opens the one below when it is opened, or, where it has several, when it comes to it.
  */
-import { countIn, drawsOf, innerState, skipByReading, StoredRows, type Cursor, type CursorState, type OpenCursor, type Pass, type StreamRow } from './cursor';
+import {
+  countIn,
+  drawsOf,
+  innerState,
+  skipByReading,
+  StoredRows,
+  type Cursor,
+  type CursorState,
+  type OpenCursor,
+  type Pass,
+  type StreamRow,
+} from './cursor';
 import { PhiloxStream, RANDOM_DOMAIN } from './philox';
 import type { Row } from './types';
 
@@ -69,7 +80,8 @@ export class BatchMapCursor implements Cursor {
     while (this.used >= this.out.length) {
       const before = this.below.state();
       const rows: Row[] = [];
-      for (let item: StreamRow | null; rows.length < this.batchSize && (item = await this.below.next()); ) rows.push(item.row);
+      for (let item: StreamRow | null; rows.length < this.batchSize && (item = await this.below.next());)
+        rows.push(item.row);
       if (rows.length === 0) return null;
       // After a seek nothing was mapped yet: `used` then counts into the batch that is read now.
       if (this.out.length > 0) this.used -= this.out.length;
@@ -107,7 +119,8 @@ export class FilterCursor implements Cursor {
   }
 
   async next(): Promise<StreamRow | null> {
-    for (let item = await this.below.next(); item; item = await this.below.next()) if (await this.fn(item.row, this.index++)) return item;
+    for (let item = await this.below.next(); item; item = await this.below.next())
+      if (await this.fn(item.row, this.index++)) return item;
     return null;
   }
 
@@ -328,7 +341,13 @@ export class InterleaveCursor implements Cursor {
   }
 
   state(): CursorState {
-    return { turn: this.turn, drawn: this.random.position, ended: [...this.ended], finished: this.finished, inner: this.cursors.map((cursor) => cursor.state()) };
+    return {
+      turn: this.turn,
+      drawn: this.random.position,
+      ended: [...this.ended],
+      finished: this.finished,
+      inner: this.cursors.map((cursor) => cursor.state()),
+    };
   }
 
   async close(): Promise<void> {

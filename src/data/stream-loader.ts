@@ -54,8 +54,6 @@ export interface StreamLoaderOptions extends Omit<TokenizeOptions, 'maxLength' |
   peers?: StreamPeers;
 }
 
-
-
 /** Plain JSON once stringified. Of one lane: its state. Without `stream` and `lanes`: the beginning of the epoch. */
 export interface StreamLoaderState extends LaneState {
   /** Of several lanes, each one's; null: another rank's, which `jobState` collects. */
@@ -108,7 +106,10 @@ export class StreamLoader implements StepSource {
   get note(): string | null {
     const { worldSize, options, source } = this;
     if (worldSize === 1 || options.lanes != null || this.lanes.length > 1) return null;
-    const what = source.numShards === 1 ? 'one file (or rows that are counted over all files: test_split_size, max_train_samples)' : `${source.numShards} files`;
+    const what =
+      source.numShards === 1
+        ? 'one file (or rows that are counted over all files: test_split_size, max_train_samples)'
+        : `${source.numShards} files`;
     return `the stream has ${what} for ${worldSize} ranks: every rank reads all of it and takes its part. With ${worldSize} files or more each reads its own`;
   }
 
@@ -119,12 +120,35 @@ export class StreamLoader implements StepSource {
 
   private makeLanes(count: number): (LaneReader | null)[] {
     const { options, truncation, shapes, microBatches } = this;
-    const { windowRows = kWindowRows, windowTokens = microBatches * kWindowSteps * options.batchSize * options.maxLength } = options;
-    const common: LaneReaderOptions = { ...options, packing: options.packing ?? 'bfd', documentsPerRow: this.documentsPerRow(), shapes, report: truncation, windowRows, windowTokens, lane: null };
+    const {
+      windowRows = kWindowRows,
+      windowTokens = microBatches * kWindowSteps * options.batchSize * options.maxLength,
+    } = options;
+    const common: LaneReaderOptions = {
+      ...options,
+      packing: options.packing ?? 'bfd',
+      documentsPerRow: this.documentsPerRow(),
+      shapes,
+      report: truncation,
+      windowRows,
+      windowTokens,
+      lane: null,
+    };
     if (count === 1) return [new LaneReader(this.source, this.tokenizer, common)];
     // A step of a lane is one micro-batch; all windows together hold what one lane's would.
-    const each = { ...common, gradientAccumulationSteps: 1, rank: 0, worldSize: 1, windowRows: Math.ceil(windowRows / count), windowTokens: Math.ceil(windowTokens / count) };
-    return Array.from({ length: count }, (_, index) => (index % this.worldSize === this.rank ? new LaneReader(this.source, this.tokenizer, { ...each, lane: { index, count } }) : null));
+    const each = {
+      ...common,
+      gradientAccumulationSteps: 1,
+      rank: 0,
+      worldSize: 1,
+      windowRows: Math.ceil(windowRows / count),
+      windowTokens: Math.ceil(windowTokens / count),
+    };
+    return Array.from({ length: count }, (_, index) =>
+      index % this.worldSize === this.rank
+        ? new LaneReader(this.source, this.tokenizer, { ...each, lane: { index, count } })
+        : null,
+    );
   }
 
   async next(): Promise<StepBatches> {
@@ -165,16 +189,24 @@ export class StreamLoader implements StepSource {
   }
 
   /** Sums over the ranks, unless one of them failed: then all go back. */
-  private async overRanks({ steps, passes, failure }: OwnSteps, before: (LanePosition | undefined)[]): Promise<{ numLabels: number; passes: number }> {
+  private async overRanks(
+    { steps, passes, failure }: OwnSteps,
+    before: (LanePosition | undefined)[],
+  ): Promise<{ numLabels: number; passes: number }> {
     const labels = steps.reduce((sum, step) => sum + step.numLabels, 0);
     const slowest = passes.filter((_, lane) => this.lanes[lane]).reduce((a, b) => Math.min(a, b));
     const all = await this.gathered(Float64Array.of(failure ? 1 : 0, labels, slowest));
     if (all.some(([hasFailed]) => hasFailed === 1)) {
       this.lanes.forEach((lane, i) => lane?.rewind(before[i]!));
       if (failure) throw failure.cause;
-      throw new LatheError('ERR_DATA', 'another rank could not read its part of the step', { remedy: 'see its message' });
+      throw new LatheError('ERR_DATA', 'another rank could not read its part of the step', {
+        remedy: 'see its message',
+      });
     }
-    return { numLabels: all.reduce((sum, rank) => sum + rank[1], 0), passes: all.reduce((least, rank) => Math.min(least, rank[2]), Infinity) };
+    return {
+      numLabels: all.reduce((sum, rank) => sum + rank[1], 0),
+      passes: all.reduce((least, rank) => Math.min(least, rank[2]), Infinity),
+    };
   }
 
   private async gathered(values: Float64Array): Promise<readonly Float64Array[]> {
@@ -186,14 +218,23 @@ export class StreamLoader implements StepSource {
   private peers(): StreamPeers {
     const { peers } = this.options;
     if (peers) return peers;
-    throw new LatheError('ERR_CONFIG', `stream loader: expected peers for ${this.worldSize} ranks with lanes of their own, received none`, { remedy: 'give peers, or lanes: 1' });
+    throw new LatheError(
+      'ERR_CONFIG',
+      `stream loader: expected peers for ${this.worldSize} ranks with lanes of their own, received none`,
+      { remedy: 'give peers, or lanes: 1' },
+    );
   }
 
   state(): StreamLoaderState {
     const { lanes, epoch, stepInEpoch, turn } = this;
     if (lanes.length === 1) return lanes[0]!.state();
     const begun = stepInEpoch > 0 || epoch > 0;
-    return { epoch, stepInEpoch, fingerprint: this.fingerprint(), ...(begun ? { turn, lanes: lanes.map((lane) => lane?.state() ?? null) } : {}) };
+    return {
+      epoch,
+      stepInEpoch,
+      fingerprint: this.fingerprint(),
+      ...(begun ? { turn, lanes: lanes.map((lane) => lane?.state() ?? null) } : {}),
+    };
   }
 
   async jobState(): Promise<StreamLoaderState> {
@@ -211,13 +252,23 @@ export class StreamLoader implements StepSource {
     if (count !== this.lanes.length) this.adopt(count);
     if (count === 1) return this.lanes[0]!.seek(state);
     if (!isBeginning && fingerprint !== this.fingerprint()) {
-      throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected the options ${this.fingerprint()}, received ${fingerprint ?? 'none'}`, {
-        remedy: 'resume with the same seed, batch size, packing, max_length and product of accumulation and ranks; to go on with others, set ignore_data_skip: true',
-      });
+      throw new LatheError(
+        'ERR_CHECKPOINT',
+        `stream loader state: expected the options ${this.fingerprint()}, received ${fingerprint ?? 'none'}`,
+        {
+          remedy:
+            'resume with the same seed, batch size, packing, max_length and product of accumulation and ranks; to go on with others, set ignore_data_skip: true',
+        },
+      );
     }
     this.lanes.forEach((lane, i) => {
       const from = states ? states[i] : { epoch, stepInEpoch: 0 };
-      if (!from) throw new LatheError('ERR_CHECKPOINT', `stream loader state: expected a position for each of ${count} lanes, received none for lane ${i}`, { remedy: 'resume from an earlier checkpoint' });
+      if (!from)
+        throw new LatheError(
+          'ERR_CHECKPOINT',
+          `stream loader state: expected a position for each of ${count} lanes, received none for lane ${i}`,
+          { remedy: 'resume from an earlier checkpoint' },
+        );
       lane?.seek(from);
       this.passes[i] = from.epoch;
     });
@@ -228,14 +279,26 @@ export class StreamLoader implements StepSource {
   private adopt(count: number): void {
     const { worldSize, options, source } = this;
     if (options.lanes != null) {
-      throw new LatheError('ERR_CHECKPOINT', `the checkpoint's stream has ${count} lanes, this run ${options.lanes}`, { remedy: `leave out stream_lanes or set it to ${count}, or begin the data anew with ignore_data_skip: true` });
+      throw new LatheError('ERR_CHECKPOINT', `the checkpoint's stream has ${count} lanes, this run ${options.lanes}`, {
+        remedy: `leave out stream_lanes or set it to ${count}, or begin the data anew with ignore_data_skip: true`,
+      });
     }
     if (count > 1 && count % worldSize !== 0) {
       const fitting = Array.from({ length: count }, (_, i) => i + 1).filter((ranks) => count % ranks === 0);
-      throw new LatheError('ERR_CHECKPOINT', `the checkpoint's stream has ${count} lanes, which ${worldSize} ranks cannot share evenly`, { remedy: `start ${fitting.join(', ').replace(/, (\d+)$/, ' or $1')} ranks, or begin the data anew with ignore_data_skip: true` });
+      throw new LatheError(
+        'ERR_CHECKPOINT',
+        `the checkpoint's stream has ${count} lanes, which ${worldSize} ranks cannot share evenly`,
+        {
+          remedy: `start ${fitting.join(', ').replace(/, (\d+)$/, ' or $1')} ranks, or begin the data anew with ignore_data_skip: true`,
+        },
+      );
     }
     if (count > source.numShards && count > 1) {
-      throw new LatheError('ERR_CHECKPOINT', `the checkpoint's stream has ${count} lanes, and the data ${source.numShards} files`, { remedy: 'put the same files back, or set ignore_data_skip: true to begin them anew' });
+      throw new LatheError(
+        'ERR_CHECKPOINT',
+        `the checkpoint's stream has ${count} lanes, and the data ${source.numShards} files`,
+        { remedy: 'put the same files back, or set ignore_data_skip: true to begin them anew' },
+      );
     }
     this.lanes = this.makeLanes(count);
     this.passes = this.lanes.map(() => 0);
@@ -258,17 +321,38 @@ interface OwnSteps {
 }
 
 function requireLanes(lanes: number, shards: number, ranks: number): void {
-  if (!Number.isInteger(lanes) || lanes < 1) throw new LatheError('ERR_CONFIG', `stream_lanes: expected a whole number from 1 on, received ${lanes}`, { remedy: 'leave it out, or give a multiple of the ranks' });
-  if (lanes > 1 && lanes % ranks !== 0) throw new LatheError('ERR_CONFIG', `stream_lanes: expected 1 or a multiple of the ${ranks} ranks, received ${lanes}`, { remedy: 'leave it out, or give such a number' });
-  if (lanes > 1 && lanes > shards) {
-    throw new LatheError('ERR_CONFIG', `stream_lanes: expected at most ${shards}, the files that can be dealt out, received ${lanes}`, {
-      remedy: 'write the data to more files; test_split_size and max_train_samples count rows over all files, so leave them out or set stream_lanes: 1',
+  if (!Number.isInteger(lanes) || lanes < 1)
+    throw new LatheError('ERR_CONFIG', `stream_lanes: expected a whole number from 1 on, received ${lanes}`, {
+      remedy: 'leave it out, or give a multiple of the ranks',
     });
+  if (lanes > 1 && lanes % ranks !== 0)
+    throw new LatheError(
+      'ERR_CONFIG',
+      `stream_lanes: expected 1 or a multiple of the ${ranks} ranks, received ${lanes}`,
+      { remedy: 'leave it out, or give such a number' },
+    );
+  if (lanes > 1 && lanes > shards) {
+    throw new LatheError(
+      'ERR_CONFIG',
+      `stream_lanes: expected at most ${shards}, the files that can be dealt out, received ${lanes}`,
+      {
+        remedy:
+          'write the data to more files; test_split_size and max_train_samples count rows over all files, so leave them out or set stream_lanes: 1',
+      },
+    );
   }
 }
 
-function shapesOf(batchSize: number, maxLength: number, packing: PackingStrategy | false, documentsPerRow: number): { tokens: number; documents: number }[] {
+function shapesOf(
+  batchSize: number,
+  maxLength: number,
+  packing: PackingStrategy | false,
+  documentsPerRow: number,
+): { tokens: number; documents: number }[] {
   // Rows as they come are of any length: a few sizes keep the padding bounded.
   const parts = packing === false ? Array.from({ length: kBuckets }, (_, i) => (i + 1) / kBuckets) : [1];
-  return [...new Set(parts.map((part) => Math.ceil(batchSize * maxLength * part)))].map((tokens) => ({ tokens, documents: batchSize * documentsPerRow }));
+  return [...new Set(parts.map((part) => Math.ceil(batchSize * maxLength * part)))].map((tokens) => ({
+    tokens,
+    documents: batchSize * documentsPerRow,
+  }));
 }

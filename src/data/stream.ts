@@ -11,7 +11,17 @@ import { LatheError } from '../errors';
 import { countIn, skipByReading, type Cursor, type CursorState, type Lane, type OpenCursor, type Pass } from './cursor';
 import type { Dataset } from './dataset';
 import { openShards, type ShardSource } from './shards';
-import { BatchMapCursor, ConcatenateCursor, FilterCursor, InterleaveCursor, MapCursor, ShuffleCursor, SkipCursor, TakeCursor, type StoppingStrategy } from './stages';
+import {
+  BatchMapCursor,
+  ConcatenateCursor,
+  FilterCursor,
+  InterleaveCursor,
+  MapCursor,
+  ShuffleCursor,
+  SkipCursor,
+  TakeCursor,
+  type StoppingStrategy,
+} from './stages';
 import type { Row } from './types';
 
 export type { StoppingStrategy } from './stages';
@@ -164,9 +174,20 @@ export class IterableDataset {
     const bufferSize = options.bufferSize ?? 1000;
     const seed = options.seed ?? 42;
     if (!Number.isInteger(bufferSize) || bufferSize < 1) {
-      throw new LatheError('ERR_CONFIG', `shuffle: expected a bufferSize from 1 on, received ${bufferSize}`, { remedy: 'give the number of rows to draw from' });
+      throw new LatheError('ERR_CONFIG', `shuffle: expected a bufferSize from 1 on, received ${bufferSize}`, {
+        remedy: 'give the number of rows to draw from',
+      });
     }
-    return new IterableDataset((pass, from) => new ShuffleCursor((below, state) => this.openCursor({ ...below, shardSeed: seed }, state), pass, { bufferSize, seed }, from), this.numShards);
+    return new IterableDataset(
+      (pass, from) =>
+        new ShuffleCursor(
+          (below, state) => this.openCursor({ ...below, shardSeed: seed }, state),
+          pass,
+          { bufferSize, seed },
+          from,
+        ),
+      this.numShards,
+    );
   }
 
   /** The rows of this stream, then those of the others. */
@@ -176,19 +197,32 @@ export class IterableDataset {
     return new IterableDataset((pass, from) => new ConcatenateCursor(opens, pass, from), fewestShards(parts));
   }
 
-  private stage(make: (open: (from: CursorState | null) => Cursor, from: CursorState | null) => Cursor, options: { countsRows?: boolean } = {}): IterableDataset {
+  private stage(
+    make: (open: (from: CursorState | null) => Cursor, from: CursorState | null) => Cursor,
+    options: { countsRows?: boolean } = {},
+  ): IterableDataset {
     const below = this.openCursor;
-    return new IterableDataset((pass, from) => {
-      const inner: Pass = options.countsRows ? { ...pass, shardSeed: null } : pass;
-      return make((state) => below(inner, state), from);
-    }, options.countsRows ? 1 : this.numShards);
+    return new IterableDataset(
+      (pass, from) => {
+        const inner: Pass = options.countsRows ? { ...pass, shardSeed: null } : pass;
+        return make((state) => below(inner, state), from);
+      },
+      options.countsRows ? 1 : this.numShards,
+    );
   }
 
   /** @internal */
   static interleaved(sources: IterableDataset[], options: InterleaveOptions): IterableDataset {
     const opens = sources.map((source) => source.openCursor);
-    const settings = { probabilities: options.probabilities, seed: options.seed ?? 42, stoppingStrategy: options.stoppingStrategy ?? 'first_exhausted' };
-    return new IterableDataset((pass, from) => new InterleaveCursor(opens, pass, settings, from), fewestShards(sources));
+    const settings = {
+      probabilities: options.probabilities,
+      seed: options.seed ?? 42,
+      stoppingStrategy: options.stoppingStrategy ?? 'first_exhausted',
+    };
+    return new IterableDataset(
+      (pass, from) => new InterleaveCursor(opens, pass, settings, from),
+      fewestShards(sources),
+    );
   }
 }
 

@@ -58,11 +58,19 @@ export class TokenFileWriter {
   /** @throws LatheError ERR_UNSUPPORTED beyond 2^32 tokens, or for labels that are not the row's own ids */
   add(example: TokenizedExample): Uint8Array {
     const { inputIds, labels, row } = example;
-    if (this.tokens + inputIds.length > MOST_TOKENS) throw new LatheError('ERR_UNSUPPORTED', 'token cache: expected at most 2^32 tokens, received more', { remedy: 'use dataset_streaming: true' });
+    if (this.tokens + inputIds.length > MOST_TOKENS)
+      throw new LatheError('ERR_UNSUPPORTED', 'token cache: expected at most 2^32 tokens, received more', {
+        remedy: 'use dataset_streaming: true',
+      });
     let open = -1;
     for (let i = 0; i <= inputIds.length; i++) {
       const isMasked = i < inputIds.length && labels[i] === IGNORE_INDEX;
-      if (i < inputIds.length && !isMasked && labels[i] !== inputIds[i]) throw new LatheError('ERR_UNSUPPORTED', `token cache: expected labels that are the ids or -100, received ${labels[i]} for id ${inputIds[i]} in row ${row}`, { remedy: 'leave out token_cache' });
+      if (i < inputIds.length && !isMasked && labels[i] !== inputIds[i])
+        throw new LatheError(
+          'ERR_UNSUPPORTED',
+          `token cache: expected labels that are the ids or -100, received ${labels[i]} for id ${inputIds[i]} in row ${row}`,
+          { remedy: 'leave out token_cache' },
+        );
       if (isMasked && open < 0) open = i;
       else if (!isMasked && open >= 0) {
         this.runs.push(this.tokens + open, this.tokens + i);
@@ -80,7 +88,15 @@ export class TokenFileWriter {
 
   end(rest: Pick<TokenFileHeader, 'key' | 'rows' | 'kind' | 'truncation'>): Uint8Array {
     const { tokens, idBytes, notes, hasAnswer } = this;
-    const header: TokenFileHeader = { ...rest, examples: this.lengths.length, tokens, runs: this.runs.length / 2, idBytes, notes, hasAnswer };
+    const header: TokenFileHeader = {
+      ...rest,
+      examples: this.lengths.length,
+      tokens,
+      runs: this.runs.length / 2,
+      idBytes,
+      notes,
+      hasAnswer,
+    };
     const padding = Buffer.alloc(idsEnd(header) - (MAGIC.length + idBytes * tokens));
     const words = [this.lengths, this.rows, this.runs].map((list) => Buffer.from(Uint32Array.from(list).buffer));
     const json = Buffer.from(JSON.stringify(header));
@@ -121,7 +137,9 @@ export class TokenFile {
     const tail = this.bytes(size - END_BYTES, END_BYTES);
     if (tail.toString('latin1', 4) !== MAGIC) throw this.damaged('it does not end as one');
     const headerBytes = tail.readUInt32LE(0);
-    this.header = JSON.parse(this.bytes(size - END_BYTES - headerBytes, headerBytes).toString('utf8')) as TokenFileHeader;
+    this.header = JSON.parse(
+      this.bytes(size - END_BYTES - headerBytes, headerBytes).toString('utf8'),
+    ) as TokenFileHeader;
     const { examples, runs } = this.header;
     const end = idsEnd(this.header) + 8 * examples + 8 * runs + headerBytes + END_BYTES;
     if (end !== size) throw this.damaged(`it should have ${end} bytes and has ${size}`);
@@ -141,7 +159,12 @@ export class TokenFile {
     const noteOf = new Map(notes);
     const list: FileExample[] = [];
     for (let i = 0, start = 0; i < examples; start += lengths[i++]) {
-      list.push(new FileExample(this, start, start + lengths[i], rows[i], { ...(hasAnswer ? { hasAnswer } : {}), ...(noteOf.has(i) ? { note: noteOf.get(i) } : {}) }));
+      list.push(
+        new FileExample(this, start, start + lengths[i], rows[i], {
+          ...(hasAnswer ? { hasAnswer } : {}),
+          ...(noteOf.has(i) ? { note: noteOf.get(i) } : {}),
+        }),
+      );
     }
     return list;
   }
@@ -150,7 +173,10 @@ export class TokenFile {
   ids(start: number, end: number): Int32Array {
     const { idBytes } = this.header;
     const at = MAGIC.length + start * idBytes;
-    if (this.mapping) return new Int32Array(idBytes === 4 ? new Int32Array(this.mapping, at, end - start) : new Uint16Array(this.mapping, at, end - start));
+    if (this.mapping)
+      return new Int32Array(
+        idBytes === 4 ? new Int32Array(this.mapping, at, end - start) : new Uint16Array(this.mapping, at, end - start),
+      );
     const bytes = this.bytes(at, (end - start) * idBytes);
     if (idBytes === 4) return new Int32Array(bytes.buffer, bytes.byteOffset, end - start);
     return Int32Array.from(new Uint16Array(bytes.buffer, bytes.byteOffset, end - start));
@@ -159,7 +185,8 @@ export class TokenFile {
   labels(start: number, end: number): Int32Array {
     const labels = this.ids(start, end);
     const { runs } = this;
-    for (let i = 2 * this.firstRunAfter(start); i < runs.length && runs[i] < end; i += 2) labels.fill(IGNORE_INDEX, Math.max(runs[i] - start, 0), Math.min(runs[i + 1], end) - start);
+    for (let i = 2 * this.firstRunAfter(start); i < runs.length && runs[i] < end; i += 2)
+      labels.fill(IGNORE_INDEX, Math.max(runs[i] - start, 0), Math.min(runs[i + 1], end) - start);
     return labels;
   }
 
@@ -197,7 +224,10 @@ export class TokenFile {
   }
 
   private damaged(why: string): LatheError {
-    return new LatheError('ERR_FORMAT', `expected a file of tokens, but ${why}`, { at: this.path, remedy: 'delete it: it is built again' });
+    return new LatheError('ERR_FORMAT', `expected a file of tokens, but ${why}`, {
+      at: this.path,
+      remedy: 'delete it: it is built again',
+    });
   }
 }
 
@@ -225,7 +255,8 @@ export class FileExample implements TokenizedExample {
   static join(examples: readonly FileExample[]): FileExample {
     const [first, ...rest] = examples;
     let { end } = first;
-    while (rest.length > 0 && rest[0].start === end && first.more === null && rest[0].more === null) end = (rest.shift() as FileExample).end;
+    while (rest.length > 0 && rest[0].start === end && first.more === null && rest[0].more === null)
+      end = (rest.shift() as FileExample).end;
     return new FileExample(first.file, first.start, end, first.row, {}, rest.length > 0 ? rest : null);
   }
 
@@ -260,7 +291,10 @@ export class FileExample implements TokenizedExample {
 
   /** Tokens from..to of an example that is one range. */
   part(from: number, to: number): FileExample {
-    return new FileExample(this.file, this.start + from, this.start + to, this.row, { hasAnswer: this.hasAnswer, note: this.note });
+    return new FileExample(this.file, this.start + from, this.start + to, this.row, {
+      hasAnswer: this.hasAnswer,
+      note: this.note,
+    });
   }
 }
 

@@ -71,8 +71,10 @@ export class XxHash64 {
     hash = word(hash + BigInt(this.total));
     const rest = new DataView(this.held.buffer, 0, this.heldBytes);
     let at = 0;
-    for (; at + 8 <= this.heldBytes; at += 8) hash = word(rotate(hash ^ round(0n, rest.getBigUint64(at, true)), 27n) * P1 + P4);
-    for (; at + 4 <= this.heldBytes; at += 4) hash = word(rotate(hash ^ word(BigInt(rest.getUint32(at, true)) * P1), 23n) * P2 + P3);
+    for (; at + 8 <= this.heldBytes; at += 8)
+      hash = word(rotate(hash ^ round(0n, rest.getBigUint64(at, true)), 27n) * P1 + P4);
+    for (; at + 4 <= this.heldBytes; at += 4)
+      hash = word(rotate(hash ^ word(BigInt(rest.getUint32(at, true)) * P1), 23n) * P2 + P3);
     for (; at < this.heldBytes; at++) hash = word(rotate(hash ^ word(BigInt(rest.getUint8(at)) * P5), 11n) * P1);
     hash = word((hash ^ (hash >> 33n)) * P2);
     hash = word((hash ^ (hash >> 29n)) * P3);

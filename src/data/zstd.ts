@@ -23,7 +23,8 @@ export async function* decodeZstd(chunks: AsyncIterable<Uint8Array>): AsyncGener
   while (await bytes.hasMore()) {
     const magic = await bytes.take(4);
     const value = viewOf(magic).getUint32(0, true);
-    if ((value & 0xfffffff0) >>> 0 === SKIPPABLE_MAGIC) await bytes.skip(viewOf(await bytes.take(4)).getUint32(0, true));
+    if ((value & 0xfffffff0) >>> 0 === SKIPPABLE_MAGIC)
+      await bytes.skip(viewOf(await bytes.take(4)).getUint32(0, true));
     else if (value === FRAME_MAGIC) yield* decodeFrame(magic, bytes);
     else throw new Error('bytes that begin no frame');
   }
@@ -59,9 +60,11 @@ async function* decodeFrame(magic: Uint8Array, bytes: ByteQueue): AsyncGenerator
     yield* pending;
     pending = [];
   }
-  if (header.contentSize !== null && header.contentSize !== size) throw new Error(`a frame of ${size} bytes that says it has ${header.contentSize}`);
+  if (header.contentSize !== null && header.contentSize !== size)
+    throw new Error(`a frame of ${size} bytes that says it has ${header.contentSize}`);
   const computed = hash ? Number(BigInt.asUintN(32, hash.digest())) : null;
-  if (computed !== checksum) throw new Error(`a frame with the checksum ${hex(computed!)} that says it has ${hex(checksum!)}`);
+  if (computed !== checksum)
+    throw new Error(`a frame with the checksum ${hex(computed!)} that says it has ${hex(checksum!)}`);
   yield* pending;
 }
 
@@ -81,7 +84,11 @@ async function readHeader(magic: Uint8Array, bytes: ByteQueue): Promise<FrameHea
   const dictionary = await bytes.take([0, 1, 2, 4][flags & 3]);
   if (dictionary.some((byte) => byte !== 0)) throw new Error('a frame that needs a dictionary, which is not supported');
   const size = await bytes.take(flags >> 6 ? 1 << (flags >> 6) : Number(isSingleSegment));
-  return { bytes: Buffer.concat([magic, descriptor, window, dictionary, size]), hasChecksum: (flags & 4) !== 0, contentSize: sizeOf(size) };
+  return {
+    bytes: Buffer.concat([magic, descriptor, window, dictionary, size]),
+    hasChecksum: (flags & 4) !== 0,
+    contentSize: sizeOf(size),
+  };
 }
 
 function sizeOf(field: Uint8Array): number | null {
@@ -125,7 +132,7 @@ class ByteQueue {
   }
 
   private async pass(count: number, visit: (part: Uint8Array) => void): Promise<void> {
-    for (let left = count; left > 0; ) {
+    for (let left = count; left > 0;) {
       if (!(await this.hasMore())) throw new Error('the end of the file');
       const part = this.current.subarray(0, left);
       visit(part);

@@ -24,7 +24,10 @@ export interface SampleOptions {
   readonly batchSize?: number;
   readonly seed?: number;
   /** Temperature and so on; doSample false is for one sample only. */
-  readonly generation: Pick<GenerateOptions, 'maxNewTokens' | 'temperature' | 'topP' | 'topK' | 'doSample' | 'eosTokenId' | 'signal'>;
+  readonly generation: Pick<
+    GenerateOptions,
+    'maxNewTokens' | 'temperature' | 'topP' | 'topK' | 'doSample' | 'eosTokenId' | 'signal'
+  >;
 }
 
 /** The text up to the first stop string, without white space at its end. */
@@ -70,13 +73,24 @@ export async function* sampleCompletions(
     const room = target.module.config.maxPositions - ids.length;
     if (room < 1) {
       for (let i = 0; i < o.numSamples; i++) completions.push({ taskId: problem.taskId, completion: '' });
-      yield { problem, completions, note: `${problem.taskId}: the prompt's ${ids.length} tokens fill the model's context of ${target.module.config.maxPositions}; its samples are empty` };
+      yield {
+        problem,
+        completions,
+        note: `${problem.taskId}: the prompt's ${ids.length} tokens fill the model's context of ${target.module.config.maxPositions}; its samples are empty`,
+      };
       continue;
     }
     for (let batch = 0; completions.length < o.numSamples; batch++) {
       const numReturnSequences = Math.min(batchSize, o.numSamples - completions.length);
-      const sequences = await generateAll(target, [ids], { ...o.generation, tokenizer, stopStrings: STOP_STRINGS, numReturnSequences, seed: seedOf(o.seed ?? 42, index, batch) });
-      for (const { text } of sequences) completions.push({ taskId: problem.taskId, completion: completionOf(problem.prompt, firstBlock(text)) });
+      const sequences = await generateAll(target, [ids], {
+        ...o.generation,
+        tokenizer,
+        stopStrings: STOP_STRINGS,
+        numReturnSequences,
+        seed: seedOf(o.seed ?? 42, index, batch),
+      });
+      for (const { text } of sequences)
+        completions.push({ taskId: problem.taskId, completion: completionOf(problem.prompt, firstBlock(text)) });
     }
     yield { problem, completions, note: null };
   }
@@ -85,5 +99,7 @@ export async function* sampleCompletions(
 /** Fails for settings that would make all samples of a problem the same. */
 export function checkSampling(doSample: boolean, numSamples: number): void {
   if (doSample || numSamples === 1) return;
-  throw new LatheError('ERR_CONFIG', `${numSamples} samples at temperature 0 would all be the same text`, { remedy: 'set --num-samples 1, or a temperature above 0' });
+  throw new LatheError('ERR_CONFIG', `${numSamples} samples at temperature 0 would all be the same text`, {
+    remedy: 'set --num-samples 1, or a temperature above 0',
+  });
 }

@@ -48,13 +48,19 @@ export function usableKs(asked: readonly number[] | null, n: number): number[] {
   if (!asked) return [1, 10, 100].filter((k) => k <= n);
   const large = asked.find((k) => k > n);
   if (large === undefined) return [...new Set(asked)].sort((a, b) => a - b);
-  throw new LatheError('ERR_CONFIG', `pass@${large} needs at least ${large} samples of each problem, received ${n}`, { remedy: `set --num-samples ${large}, or a smaller --k` });
+  throw new LatheError('ERR_CONFIG', `pass@${large} needs at least ${large} samples of each problem, received ${n}`, {
+    remedy: `set --num-samples ${large}, or a smaller --k`,
+  });
 }
 
 const noOutcomes = (): Record<Outcome, number> => ({ passed: 0, failed: 0, 'timed out': 0, 'could not run': 0 });
 
 /** Counts and means over all judged completions. */
-export function scorePassAtK(problems: readonly Problem[], judged: readonly Judged[], ks: readonly number[]): PasskResult {
+export function scorePassAtK(
+  problems: readonly Problem[],
+  judged: readonly Judged[],
+  ks: readonly number[],
+): PasskResult {
   const byTask = new Map(problems.map((p) => [p.taskId, noOutcomes()]));
   const outcomes = noOutcomes();
   for (const { taskId, outcome } of judged) {
@@ -70,9 +76,17 @@ export function scorePassAtK(problems: readonly Problem[], judged: readonly Judg
     const runs = (s: ProblemScore): number => total(s) - s.outcomes['could not run'];
     const enough = attempted.filter((s) => runs(s) >= k);
     tooFew[k] = attempted.length - enough.length;
-    passAtK[k] = enough.length ? enough.reduce((sum, s) => sum + estimatePassAtK(runs(s), s.outcomes.passed, k), 0) / enough.length : null;
+    passAtK[k] = enough.length
+      ? enough.reduce((sum, s) => sum + estimatePassAtK(runs(s), s.outcomes.passed, k), 0) / enough.length
+      : null;
   }
-  return { passAtK, tooFew, outcomes, problems: attempted, missing: scores.filter((s) => total(s) === 0).map((s) => s.taskId) };
+  return {
+    passAtK,
+    tooFew,
+    outcomes,
+    problems: attempted,
+    missing: scores.filter((s) => total(s) === 0).map((s) => s.taskId),
+  };
 }
 
 /** What runs programs; `Sandbox` is one. */

@@ -34,7 +34,10 @@ const STOPPING = ['no_rows', 'vocabulary_too_large'];
  */
 export async function evaluateRun(config: ResolvedConfig, warn: (message: string) => void): Promise<EvalResult> {
   const tokenizer = await openTokenizer(config);
-  const { train, test } = await openData({ ...config, evalOnStart: true, evalStrategy: config.evalStrategy }, warn).catch((error: unknown) => {
+  const { train, test } = await openData(
+    { ...config, evalOnStart: true, evalStrategy: config.evalStrategy },
+    warn,
+  ).catch((error: unknown) => {
     // Without a test split the whole file is judged.
     if ((error as LatheError).code !== 'ERR_CONFIG') throw error;
     return openData({ ...config, evalStrategy: 'no', evalOnStart: false }, warn);
@@ -45,8 +48,12 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
   const data = await tokenizeDataset(rows, tokenizer, tokenizeOptions(config, warn, config.evalPacking));
   const model = await openModelFor(config, tokenizer);
   const findings = inspectDataset(data, { tokenizer, embeddingRows: model.vocabSize });
-  assertHealthy(findings.filter(({ code }) => STOPPING.includes(code)), { allow: config.doctorAllow as ['no_rows'] });
-  for (const finding of findings) if (['answer_cut', 'text_cut', 'rows_dropped'].includes(finding.code)) warn(formatFinding(finding));
+  assertHealthy(
+    findings.filter(({ code }) => STOPPING.includes(code)),
+    { allow: config.doctorAllow as ['no_rows'] },
+  );
+  for (const finding of findings)
+    if (['answer_cut', 'text_cut', 'rows_dropped'].includes(finding.code)) warn(formatFinding(finding));
   const loader = evalLoader(data, config);
   checkPositions(model.module, loader.summary.longestDocument);
   const device = deviceSpec(model.device, config.threads ?? undefined);
@@ -61,19 +68,35 @@ export async function evaluateRun(config: ResolvedConfig, warn: (message: string
       for (const batch of loader.step(0, i).microBatches) {
         let entry = programs.get(batch.tokens);
         if (!entry) {
-          const program = evalProgram(model.module, sftLoss, { tokens: batch.tokens, documents: loader.maxDocuments }, device);
+          const program = evalProgram(
+            model.module,
+            sftLoss,
+            { tokens: batch.tokens, documents: loader.maxDocuments },
+            device,
+          );
           programs.set(batch.tokens, (entry = { program, handle: session.loadProgram(program.bytes, program.name) }));
         }
-        const out = await session.run(entry.handle, { input_ids: batch.inputIds, position_ids: batch.positionIds, labels: batch.labels, cu_seqlens: batch.cuSeqlens });
+        const out = await session.run(entry.handle, {
+          input_ids: batch.inputIds,
+          position_ids: batch.positionIds,
+          labels: batch.labels,
+          cu_seqlens: batch.cuSeqlens,
+        });
         for (const [name, value] of Object.entries(out)) sums[name] = (sums[name] ?? 0) + (value as Float32Array)[0];
         tokens += batch.numTokens;
         labels += batch.numLabels;
       }
     }
     const loss = sums.loss_sum / labels;
-    if (labels === 0) throw new LatheError('ERR_DATA', `no token of the ${data.examples.length} rows is judged: all are masked`, { remedy: 'check the masks with lathe data preview' });
+    if (labels === 0)
+      throw new LatheError('ERR_DATA', `no token of the ${data.examples.length} rows is judged: all are masked`, {
+        remedy: 'check the masks with lathe data preview',
+      });
     if (!Number.isFinite(loss)) {
-      throw new LatheError('ERR_NONFINITE', `the evaluation loss is ${loss}`, { at: config.adapterNameOrPath ?? config.modelNameOrPath ?? undefined, remedy: 'its weights hold values that are not finite, or overflow: look at the run that made it' });
+      throw new LatheError('ERR_NONFINITE', `the evaluation loss is ${loss}`, {
+        at: config.adapterNameOrPath ?? config.modelNameOrPath ?? undefined,
+        remedy: 'its weights hold values that are not finite, or overflow: look at the run that made it',
+      });
     }
     return {
       eval_loss: loss,

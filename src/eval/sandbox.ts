@@ -100,7 +100,8 @@ export class Sandbox {
     const { isolated, why, refused } = this.isolation;
     const missing = ['network', 'processes', 'files'].filter((part) => !isolated.includes(part));
     const limits = refused.length ? ` Limits that this machine refuses: ${refused.join(', ')}.` : '';
-    if (missing.length === 0) return `Programs run without network, in a process table of their own, and of this machine's files see only /usr and Python, read-only.${limits}`;
+    if (missing.length === 0)
+      return `Programs run without network, in a process table of their own, and of this machine's files see only /usr and Python, read-only.${limits}`;
     const kept = isolated.length ? ` The kernel keeps away: ${isolated.join(', ')}.` : '';
     return `This machine does not let programs be shut off from its ${missing.join(', ')} (${why}): a check inside of the Python process refuses that, which stops accidents and not an attacker. Use a container or a virtual machine for models you do not trust.${kept}${limits}`;
   }
@@ -108,21 +109,34 @@ export class Sandbox {
 
 async function findPython(name: string): Promise<{ python: string; version: string }> {
   const remedy = 'install Python 3.8 or later, or name it with --python';
-  const script = 'import json, platform, sys; print(json.dumps([sys.executable, platform.python_version(), sys.version_info >= (3, 8)]))';
+  const script =
+    'import json, platform, sys; print(json.dumps([sys.executable, platform.python_version(), sys.version_info >= (3, 8)]))';
   const { stdout } = await run(name, ['-c', script], { timeout: START_SECONDS * 1000 }).catch((cause: unknown) => {
-    throw new LatheError('ERR_UNSUPPORTED', `cannot run Python programs: '${name}' does not start (${firstLine((cause as Error).message)})`, { remedy, cause });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `cannot run Python programs: '${name}' does not start (${firstLine((cause as Error).message)})`,
+      { remedy, cause },
+    );
   });
   const [python, version, enough] = JSON.parse(stdout) as [string, string, boolean];
-  if (!enough) throw new LatheError('ERR_UNSUPPORTED', `expected Python 3.8 or later, received ${version}`, { at: python, remedy });
+  if (!enough)
+    throw new LatheError('ERR_UNSUPPORTED', `expected Python 3.8 or later, received ${version}`, {
+      at: python,
+      remedy,
+    });
   return { python, version };
 }
 
 function expectProbe(python: string, what: string, result: RunResult, expected: Outcome): void {
   if (result.outcome === expected) return;
-  throw new LatheError('ERR_UNSUPPORTED', `cannot run generated code: ${what} gave '${result.outcome}${result.detail && `: ${result.detail}`}'`, {
-    at: python,
-    remedy: 'check the interpreter, free memory and free space in the folder for temporary files',
-  });
+  throw new LatheError(
+    'ERR_UNSUPPORTED',
+    `cannot run generated code: ${what} gave '${result.outcome}${result.detail && `: ${result.detail}`}'`,
+    {
+      at: python,
+      remedy: 'check the interpreter, free memory and free space in the folder for temporary files',
+    },
+  );
 }
 
 const firstLine = (text: string): string => text.trim().split('\n')[0];
@@ -155,7 +169,10 @@ class Execution {
       return { outcome: 'could not run', detail: (cause as Error).message, seconds: 0 };
     }
     try {
-      const ending = await this.execute(folder).catch((error: Error): Ending => ({ outcome: 'could not run', detail: error.message }));
+      const ending = await this.execute(folder).catch((error: Error): Ending => ({
+        outcome: 'could not run',
+        detail: error.message,
+      }));
       return { ...ending, seconds: this.startedAt ? (performance.now() - this.startedAt) / 1000 : 0 };
     } finally {
       this.end();
@@ -166,30 +183,59 @@ class Execution {
   private execute(folder: string): Promise<Ending> {
     return new Promise<Ending>((resolve) => {
       this.settle = resolve;
-      const env = { PATH: '/usr/local/bin:/usr/bin:/bin', LANG: 'C.UTF-8', PYTHONHASHSEED: '0', OMP_NUM_THREADS: '1', HOME: folder, TMPDIR: folder };
+      const env = {
+        PATH: '/usr/local/bin:/usr/bin:/bin',
+        LANG: 'C.UTF-8',
+        PYTHONHASHSEED: '0',
+        OMP_NUM_THREADS: '1',
+        HOME: folder,
+        TMPDIR: folder,
+      };
       // detached: a process group of its own, so that all of it can be killed.
-      const child = (this.child = spawn(this.python, ['-s', '-B', '-c', SANDBOX_RUNNER], { cwd: folder, env, detached: true, stdio: ['pipe', 'pipe', 'pipe', 'pipe'] }));
+      const child = (this.child = spawn(this.python, ['-s', '-B', '-c', SANDBOX_RUNNER], {
+        cwd: folder,
+        env,
+        detached: true,
+        stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
+      }));
       const broken = (error: Error): void => this.couldNotRun(error.message);
       child.on('error', broken);
       for (const stream of child.stdio) stream?.on('error', () => undefined);
       child.stdout.on('data', (bytes: Buffer) => this.takeOutput(bytes));
       child.stderr.on('data', (bytes: Buffer) => this.takeOutput(bytes, true));
       lines(child.stdio[3] as Readable, (line) => this.takeMessage(line));
-      child.on('close', (code, signal) => this.couldNotRun(`the runner ended (${signal ?? `exit code ${code}`}) ${firstLine(this.stderr.slice(-300))}`.trim()));
-      this.timer = setTimeout(() => this.couldNotRun(`the process did not start within ${START_SECONDS} s`), START_SECONDS * 1000);
+      child.on('close', (code, signal) =>
+        this.couldNotRun(
+          `the runner ended (${signal ?? `exit code ${code}`}) ${firstLine(this.stderr.slice(-300))}`.trim(),
+        ),
+      );
+      this.timer = setTimeout(
+        () => this.couldNotRun(`the process did not start within ${START_SECONDS} s`),
+        START_SECONDS * 1000,
+      );
       child.stdin.end(JSON.stringify(this.job(folder)));
     });
   }
 
   private job(folder: string): SandboxJob {
     const { memoryBytes, diskBytes, processes, timeoutSeconds } = this.limits;
-    return { token: this.token, program: this.program, folder, memoryBytes, diskBytes, processes, cpuSeconds: Math.ceil(timeoutSeconds) + 1, ...this.layers };
+    return {
+      token: this.token,
+      program: this.program,
+      folder,
+      memoryBytes,
+      diskBytes,
+      processes,
+      cpuSeconds: Math.ceil(timeoutSeconds) + 1,
+      ...this.layers,
+    };
   }
 
   private takeOutput(bytes: Buffer, isError = false): void {
     this.outputBytes += bytes.length;
     if (isError) this.stderr = (this.stderr + bytes.toString('utf8')).slice(-2000);
-    if (this.outputBytes > this.limits.outputBytes) this.settle({ outcome: 'failed', detail: `printed more than ${formatBytes(this.limits.outputBytes)}` });
+    if (this.outputBytes > this.limits.outputBytes)
+      this.settle({ outcome: 'failed', detail: `printed more than ${formatBytes(this.limits.outputBytes)}` });
   }
 
   private takeMessage(line: string): void {
@@ -215,7 +261,10 @@ class Execution {
     this.startedAt = performance.now();
     clearTimeout(this.timer!);
     const { timeoutSeconds } = this.limits;
-    this.timer = setTimeout(() => this.settle({ outcome: 'timed out', detail: `after ${timeoutSeconds} s` }), timeoutSeconds * 1000);
+    this.timer = setTimeout(
+      () => this.settle({ outcome: 'timed out', detail: `after ${timeoutSeconds} s` }),
+      timeoutSeconds * 1000,
+    );
   }
 
   private couldNotRun(detail: string): void {
@@ -242,7 +291,10 @@ function endingOf(status: number): Ending {
   const signal = status & 0x7f;
   if (signal === constants.signals.SIGXCPU) return { outcome: 'timed out', detail: 'CPU time' };
   const name = Object.entries(constants.signals).find(([, number]) => number === signal)?.[0] ?? `signal ${signal}`;
-  return { outcome: 'failed', detail: signal ? `ended by ${name}` : `exit code ${(status >> 8) & 0xff} before its tests were done` };
+  return {
+    outcome: 'failed',
+    detail: signal ? `ended by ${name}` : `exit code ${(status >> 8) & 0xff} before its tests were done`,
+  };
 }
 
 /** Calls `take` with every whole line; one that grows without end is dropped. */

@@ -101,7 +101,8 @@ export async function generateAll(
 }
 
 /** What programs without types may pass instead: texts, or one prompt without a list around it. */
-const areIdLists = (prompts: unknown): boolean => Array.isArray(prompts) && prompts.every((ids) => Array.isArray(ids) || ArrayBuffer.isView(ids));
+const areIdLists = (prompts: unknown): boolean =>
+  Array.isArray(prompts) && prompts.every((ids) => Array.isArray(ids) || ArrayBuffer.isView(ids));
 
 type Outputs = Record<string, TensorArray>;
 
@@ -149,7 +150,11 @@ class Generation {
       );
     }
     if (!areIdLists(prompts)) {
-      throw new LatheError('ERR_DATA', 'expected a list of prompts, each a list of token ids, received something else', { at: 'prompts', remedy: 'encode the text: [await tokenizer.encode(text)]' });
+      throw new LatheError(
+        'ERR_DATA',
+        'expected a list of prompts, each a list of token ids, received something else',
+        { at: 'prompts', remedy: 'encode the text: [await tokenizer.encode(text)]' },
+      );
     }
     this.sequences = prompts.flatMap((ids, prompt) => {
       const full = this.promptIds(ids, prompt);

@@ -7,7 +7,8 @@ export function printType(type: TensorType): string {
 }
 
 function printAttribute(value: Attribute): string {
-  if (typeof value === 'number') return Number.isInteger(value) ? String(value) : value.toPrecision(9).replace(/\.?0+($|e)/, '$1');
+  if (typeof value === 'number')
+    return Number.isInteger(value) ? String(value) : value.toPrecision(9).replace(/\.?0+($|e)/, '$1');
   if (typeof value === 'string') return value;
   return value.length > 8 ? `[${value.length} numbers]` : `[${value.map(printAttribute).join(',')}]`;
 }
@@ -29,7 +30,8 @@ export function printNodes(nodes: readonly Node[], graph: Pick<Graph, 'outputs' 
     if (node.kind === 'input' || node.kind === 'state') continue;
     for (const out of node.outputs) names.set(out, `%${count++}`);
     if (node.kind !== 'op') {
-      if (node.kind === 'constant') lines.push(`${name(node.outputs[0])}: ${printType(node.outputs[0].type)} = constant`);
+      if (node.kind === 'constant')
+        lines.push(`${name(node.outputs[0])}: ${printType(node.outputs[0].type)} = constant`);
       continue;
     }
     const attributes = Object.entries(node.attributes).map(([k, v]) => `${k}=${printAttribute(v)}`);

@@ -7,7 +7,16 @@
 import { LatheError, withPlace } from '../errors';
 import type { DType } from './dtype';
 import type { OpDef } from './op-def';
-import { sameType, Tensor, typesOf, type Attributes, type Node, type Phase, type StateSlot, type TensorType } from './tensor';
+import {
+  sameType,
+  Tensor,
+  typesOf,
+  type Attributes,
+  type Node,
+  type Phase,
+  type StateSlot,
+  type TensorType,
+} from './tensor';
 
 export interface Update {
   readonly slot: StateSlot;
@@ -78,7 +87,20 @@ export function makeNode({ op, inputs, attributes, types, where, phase, block, o
   const outputs = new Array<Tensor>(types.length);
   // Leaves and ops name the same fields in the same order: one layout for all code that reads nodes.
   const node: Node = {
-    id, order: order ?? id, kind: 'op', op, inputs, attributes, outputs, where, phase, block, input: undefined, slot: undefined, constant: undefined, recompute,
+    id,
+    order: order ?? id,
+    kind: 'op',
+    op,
+    inputs,
+    attributes,
+    outputs,
+    where,
+    phase,
+    block,
+    input: undefined,
+    slot: undefined,
+    constant: undefined,
+    recompute,
   };
   for (let i = 0; i < types.length; i++) outputs[i] = new Tensor(node, i, types[i]);
   return node;
@@ -88,11 +110,30 @@ const NO_INPUTS: readonly Tensor[] = [];
 const NO_ATTRIBUTES: Attributes = {};
 
 /** Makes a node without inputs that stands for a value from outside. */
-function makeLeaf(kind: 'input' | 'state' | 'constant', type: TensorType, where: string, phase: Phase, value: Pick<Node, 'input' | 'slot' | 'constant'>): Node {
+function makeLeaf(
+  kind: 'input' | 'state' | 'constant',
+  type: TensorType,
+  where: string,
+  phase: Phase,
+  value: Pick<Node, 'input' | 'slot' | 'constant'>,
+): Node {
   const id = nextId++;
   const outputs = new Array<Tensor>(1);
   const node: Node = {
-    id, order: id, kind, op: null, inputs: NO_INPUTS, attributes: NO_ATTRIBUTES, outputs, where, phase, block: '', input: value.input, slot: value.slot, constant: value.constant, recompute: undefined,
+    id,
+    order: id,
+    kind,
+    op: null,
+    inputs: NO_INPUTS,
+    attributes: NO_ATTRIBUTES,
+    outputs,
+    where,
+    phase,
+    block: '',
+    input: value.input,
+    slot: value.slot,
+    constant: value.constant,
+    recompute: undefined,
   };
   outputs[0] = new Tensor(node, 0, type);
   return node;

@@ -263,7 +263,8 @@ export async function leftoversOf(target: string): Promise<string[]> {
   const parent = dirname(target);
   const prefix = `.${basename(target)}.`;
   const isLeftover = (name: string): boolean => {
-    const match = name.startsWith(prefix) && /^(?:tmp|old)-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length));
+    const match =
+      name.startsWith(prefix) && /^(?:tmp|old)-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length));
     return !!match && match[1] === hostTag() && !isProcessAlive(Number(match[2]));
   };
   return (await readdir(parent)).filter(isLeftover).map((name) => join(parent, name));

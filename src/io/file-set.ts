@@ -44,7 +44,11 @@ interface Journal {
  * @param sets in the order in which their leads are put in place
  * @throws LatheError ERR_CHECKPOINT for the disk and of the sets' checks; what `build` throws passes through. `dir` is then as it was
  */
-export async function replaceFileSets<T>(dir: string, sets: readonly FileSet[], build: (staging: string) => Promise<T>): Promise<T> {
+export async function replaceFileSets<T>(
+  dir: string,
+  sets: readonly FileSet[],
+  build: (staging: string) => Promise<T>,
+): Promise<T> {
   const target = resolve(dir);
   let created: string | undefined;
   let staging: string | null = null;
@@ -80,7 +84,10 @@ async function journalOf(target: string, staging: string, sets: readonly FileSet
   }
   for (const name of old) {
     if (!(await lstat(join(target, name))).isDirectory()) continue;
-    throw new LatheError('ERR_CHECKPOINT', `expected a file '${name}' or none, found a folder`, { at: join(target, name), remedy: 'choose another output folder, or move it away' });
+    throw new LatheError('ERR_CHECKPOINT', `expected a file '${name}' or none, found a folder`, {
+      at: join(target, name),
+      remedy: 'choose another output folder, or move it away',
+    });
   }
   const rank = (name: string): number => sets.findIndex(({ lead }) => lead === name);
   incoming.sort((a, b) => rank(a) - rank(b));
@@ -117,7 +124,8 @@ async function commit(target: string, staging: string, journal: Journal): Promis
 /** Goes on from wherever a process was killed. */
 async function moveAll(target: string, staging: string, { old, incoming }: Journal): Promise<void> {
   const aside = asideOf(staging);
-  for (const name of old) if (!existsSync(join(aside, flat(name)))) await rename(join(target, name), join(aside, flat(name)));
+  for (const name of old)
+    if (!existsSync(join(aside, flat(name)))) await rename(join(target, name), join(aside, flat(name)));
   await syncPath(target);
   for (const [i, name] of incoming.entries()) {
     if (!existsSync(join(staging, name))) continue;
@@ -132,8 +140,10 @@ async function moveAll(target: string, staging: string, { old, incoming }: Journ
 /** Undoes as much of `moveAll` as was done. */
 async function moveBack(target: string, staging: string, { old, incoming }: Journal): Promise<void> {
   const aside = asideOf(staging);
-  for (const name of incoming) if (!existsSync(join(staging, name))) await rename(join(target, name), join(staging, name));
-  for (const name of old) if (existsSync(join(aside, flat(name)))) await rename(join(aside, flat(name)), join(target, name));
+  for (const name of incoming)
+    if (!existsSync(join(staging, name))) await rename(join(target, name), join(staging, name));
+  for (const name of old)
+    if (existsSync(join(aside, flat(name)))) await rename(join(aside, flat(name)), join(target, name));
 }
 
 /** Without the journal the rest is rubbish. One that cannot be deleted now goes with the next save. */

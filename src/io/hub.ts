@@ -35,7 +35,9 @@ const TORCH_WEIGHTS = /^(pytorch_model(-\d+-of-\d+)?|adapter_model)\.bin$/;
 export function wantedFiles(files: readonly string[], type: RepoType): string[] {
   const wanted = files.filter((file) => WANTED[type].test(file));
   const hasWeights = wanted.some((file) => file.endsWith('.safetensors'));
-  return type === 'model' && !hasWeights ? files.filter((file) => WANTED.model.test(file) || TORCH_WEIGHTS.test(file)) : wanted;
+  return type === 'model' && !hasWeights
+    ? files.filter((file) => WANTED.model.test(file) || TORCH_WEIGHTS.test(file))
+    : wanted;
 }
 
 /**
@@ -45,7 +47,9 @@ export function wantedFiles(files: readonly string[], type: RepoType): string[] 
 export async function resolveRepo(name: string, type: RepoType, options: HubOptions = {}): Promise<string> {
   if (existsSync(name)) return name;
   if (!/^[\w.-]+\/[\w.-]+$/.test(name) || name.startsWith('.') || FILE_NAME.test(name)) {
-    throw new LatheError('ERR_CONFIG', `${type} '${name}' does not exist here`, { remedy: `give a local path, or a Hub name like organisation/${type}` });
+    throw new LatheError('ERR_CONFIG', `${type} '${name}' does not exist here`, {
+      remedy: `give a local path, or a Hub name like organisation/${type}`,
+    });
   }
   const revision = options.revision ?? 'main';
   const cached = cachedSnapshot(name, type, revision);
@@ -62,27 +66,37 @@ export async function resolveRepo(name: string, type: RepoType, options: HubOpti
 export async function fetchModelConfig(name: string, revision = 'main'): Promise<Record<string, unknown>> {
   const cached = cachedSnapshot(name, 'model', revision);
   if (!cached) refuseOffline(name, 'model');
-  const text = cached ? readFileSync(join(cached, 'config.json'), 'utf8') : await downloadText(name, 'config.json', revision);
+  const text = cached
+    ? readFileSync(join(cached, 'config.json'), 'utf8')
+    : await downloadText(name, 'config.json', revision);
   try {
     const value: unknown = JSON.parse(text);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   } catch {
     // The same message for what is no JSON and for JSON that is no object.
   }
-  throw new LatheError('ERR_FORMAT', 'config.json expected a JSON object', { at: name, remedy: 'check the repository' });
+  throw new LatheError('ERR_FORMAT', 'config.json expected a JSON object', {
+    at: name,
+    remedy: 'check the repository',
+  });
 }
 
 async function downloadText(name: string, path: string, revision: string): Promise<string> {
-  const blob = await hub().downloadFile({ ...hubAccess(), repo: { type: 'model', name }, revision, path }).catch((cause: unknown) => {
-    throw downloadError(name, 'model', cause);
-  });
+  const blob = await hub()
+    .downloadFile({ ...hubAccess(), repo: { type: 'model', name }, revision, path })
+    .catch((cause: unknown) => {
+      throw downloadError(name, 'model', cause);
+    });
   if (!blob) throw new LatheError('ERR_DATA', `model '${name}' has no ${path}`, { remedy: 'check the name' });
   return blob.text();
 }
 
 function refuseOffline(name: string, type: RepoType): void {
   if (process.env.HF_HUB_OFFLINE !== '1' && process.env.HF_HUB_OFFLINE?.toLowerCase() !== 'true') return;
-  throw new LatheError('ERR_CONFIG', `${type} '${name}' is not in the Hugging Face cache and HF_HUB_OFFLINE is set`, { at: hub().getHFHubCachePath(), remedy: 'download it first, or give a local folder' });
+  throw new LatheError('ERR_CONFIG', `${type} '${name}' is not in the Hugging Face cache and HF_HUB_OFFLINE is set`, {
+    at: hub().getHFHubCachePath(),
+    remedy: 'download it first, or give a local folder',
+  });
 }
 
 function hubAccess(): { hubUrl?: string; accessToken?: string } {
@@ -102,7 +116,9 @@ function cachedSnapshot(name: string, type: RepoType, revision: string): string 
   const ref = join(repo, 'refs', revision);
   const commit = existsSync(ref) ? readFileSync(ref, 'utf8').trim() : revision;
   const snapshot = join(repo, 'snapshots', commit);
-  const complete = existsSync(snapshot) && (type === 'dataset' ? readdirSync(snapshot).length > 0 : existsSync(join(snapshot, 'config.json')));
+  const complete =
+    existsSync(snapshot) &&
+    (type === 'dataset' ? readdirSync(snapshot).length > 0 : existsSync(join(snapshot, 'config.json')));
   return complete ? snapshot : undefined;
 }
 
@@ -114,7 +130,8 @@ async function download(name: string, type: RepoType, revision: string, o: HubOp
     const query = { ...access, name, revision, additionalFields: ['sha' as const] };
     const { sha: commit } = type === 'model' ? await hub().modelInfo(query) : await hub().datasetInfo(query);
     const files: string[] = [];
-    for await (const file of hub().listFiles({ ...access, repo, revision: commit, recursive: true })) if (file.type === 'file') files.push(file.path);
+    for await (const file of hub().listFiles({ ...access, repo, revision: commit, recursive: true }))
+      if (file.type === 'file') files.push(file.path);
     let folder: string | undefined;
     for (const file of wantedFiles(files, type)) {
       o.onDownload?.(file);
@@ -130,5 +147,10 @@ async function download(name: string, type: RepoType, revision: string, o: HubOp
   } catch (cause) {
     throw downloadError(name, type, cause);
   }
-  throw new LatheError('ERR_DATA', `${type} '${name}' has no file that can be read`, { remedy: type === 'model' ? 'it needs config.json and *.safetensors (or pytorch_model*.bin)' : 'it needs JSON, CSV, Parquet or text files' });
+  throw new LatheError('ERR_DATA', `${type} '${name}' has no file that can be read`, {
+    remedy:
+      type === 'model'
+        ? 'it needs config.json and *.safetensors (or pytorch_model*.bin)'
+        : 'it needs JSON, CSV, Parquet or text files',
+  });
 }

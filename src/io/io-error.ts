@@ -28,7 +28,10 @@ const REASONS: Record<string, [reason: string, remedy: string]> = {
   EEXIST: ['it exists already', 'choose another path'],
   ENOTEMPTY: ['the folder is not empty', 'choose another path'],
 };
-const FILE_IN_THE_WAY = ['a file stands where a folder should', 'choose another folder, or move the file away'] as const;
+const FILE_IN_THE_WAY = [
+  'a file stands where a folder should',
+  'choose another folder, or move the file away',
+] as const;
 
 export function systemCode(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined;
@@ -44,7 +47,10 @@ export function toIoError(error: unknown, action: string, path: string, code: Er
   const system = systemCode(error);
   if (system === undefined || system.startsWith('ERR_')) return error;
   const isFolder = (error as NodeJS.ErrnoException).syscall === 'mkdir';
-  const [reason, remedy] = isFolder && (system === 'EEXIST' || system === 'ENOTDIR') ? FILE_IN_THE_WAY : REASONS[system] ?? [system, undefined];
+  const [reason, remedy] =
+    isFolder && (system === 'EEXIST' || system === 'ENOTDIR')
+      ? FILE_IN_THE_WAY
+      : (REASONS[system] ?? [system, undefined]);
   return new LatheError(code, `expected to ${action} ${path}, received ${system} (${reason})`, {
     at: path,
     remedy,

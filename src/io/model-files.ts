@@ -23,10 +23,14 @@ export const MODEL_FILES: FileSet & Required<Pick<FileSet, 'check'>> = {
   check(dir) {
     requireNoCheckpoint(dir);
     if (!existsSync(join(dir, ADAPTER_CONFIG_FILE))) return;
-    throw new LatheError('ERR_CHECKPOINT', `expected a folder without an adapter for a model, found ${ADAPTER_CONFIG_FILE}: transformers would put that adapter on the model beside it`, {
-      at: join(dir, ADAPTER_CONFIG_FILE),
-      remedy: 'choose another output folder, or move the adapter (adapter_config.json, adapter_model.*) away',
-    });
+    throw new LatheError(
+      'ERR_CHECKPOINT',
+      `expected a folder without an adapter for a model, found ${ADAPTER_CONFIG_FILE}: transformers would put that adapter on the model beside it`,
+      {
+        at: join(dir, ADAPTER_CONFIG_FILE),
+        remedy: 'choose another output folder, or move the adapter (adapter_config.json, adapter_model.*) away',
+      },
+    );
   },
 };
 
@@ -37,17 +41,25 @@ export const ADAPTER_FILES: FileSet & Required<Pick<FileSet, 'check'>> = {
   keeps: ['README.md'],
   check(dir) {
     requireNoCheckpoint(dir);
-    const weights = existsSync(join(dir, MODEL_FILES.lead)) && weightFiles('model').find((name) => existsSync(join(dir, name)));
+    const weights =
+      existsSync(join(dir, MODEL_FILES.lead)) && weightFiles('model').find((name) => existsSync(join(dir, name)));
     if (!weights) return;
-    throw new LatheError('ERR_CHECKPOINT', `expected a folder without a model for an adapter, found ${weights}: lathe would open that model without the adapter`, {
-      at: join(dir, weights),
-      remedy: `choose another output folder, or move the model (${MODEL_FILES.lead}, ${weights}) away`,
-    });
+    throw new LatheError(
+      'ERR_CHECKPOINT',
+      `expected a folder without a model for an adapter, found ${weights}: lathe would open that model without the adapter`,
+      {
+        at: join(dir, weights),
+        remedy: `choose another output folder, or move the model (${MODEL_FILES.lead}, ${weights}) away`,
+      },
+    );
   },
 };
 
 /** Weights of another run in a checkpoint would spoil it: its checksums are what a resume goes by. */
 function requireNoCheckpoint(dir: string): void {
   if (!existsSync(join(dir, CHECKSUMS_FILE))) return;
-  throw new LatheError('ERR_CHECKPOINT', `expected a folder that is no checkpoint of a run, found ${CHECKSUMS_FILE}`, { at: join(dir, CHECKSUMS_FILE), remedy: 'choose another output folder' });
+  throw new LatheError('ERR_CHECKPOINT', `expected a folder that is no checkpoint of a run, found ${CHECKSUMS_FILE}`, {
+    at: join(dir, CHECKSUMS_FILE),
+    remedy: 'choose another output folder',
+  });
 }

@@ -17,5 +17,8 @@ const KINDS: Readonly<Record<string, ActivationKind>> = {
 export function activationKind(name: string, key: string): ActivationKind {
   const kind = KINDS[name];
   if (kind) return kind;
-  throw new LatheError('ERR_UNSUPPORTED', `${key} '${name}' is not supported`, { at: 'config.json', remedy: `use one of ${Object.keys(KINDS).join(', ')}` });
+  throw new LatheError('ERR_UNSUPPORTED', `${key} '${name}' is not supported`, {
+    at: 'config.json',
+    remedy: `use one of ${Object.keys(KINDS).join(', ')}`,
+  });
 }

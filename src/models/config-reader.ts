@@ -10,7 +10,11 @@ export class ConfigReader {
   ) {}
 
   private fail(key: string, expected: string): never {
-    throw new LatheError('ERR_FORMAT', `config key '${key}' expected ${expected}, received ${JSON.stringify(this.raw[key])}`, { at: this.at });
+    throw new LatheError(
+      'ERR_FORMAT',
+      `config key '${key}' expected ${expected}, received ${JSON.stringify(this.raw[key])}`,
+      { at: this.at },
+    );
   }
 
   has(key: string): boolean {

@@ -67,7 +67,12 @@ export function parseDecoderConfig(c: ConfigReader, modelType: string, d: Decode
   const headDim = c.size('head_dim', d.headDim ?? Math.floor(hiddenSize / heads));
   const maxPositions = c.size('max_position_embeddings', d.maxPositions);
   const layers = c.size('num_hidden_layers', d.layers);
-  if (heads % kvHeads !== 0) throw new LatheError('ERR_FORMAT', `num_attention_heads ${heads} is not a multiple of num_key_value_heads ${kvHeads}`, { at: 'config.json' });
+  if (heads % kvHeads !== 0)
+    throw new LatheError(
+      'ERR_FORMAT',
+      `num_attention_heads ${heads} is not a multiple of num_key_value_heads ${kvHeads}`,
+      { at: 'config.json' },
+    );
   return {
     modelType,
     vocabSize: c.size('vocab_size', d.vocabSize),
@@ -133,7 +138,14 @@ class DecoderAttention extends Module {
     const o_THK = scope(this.path, () => {
       const q = rope(q_THK, inputs.table, headDim);
       const k = rope(k_TGK, inputs.table, headDim);
-      const shape = { heads, kvHeads, headDim, scale: 1 / Math.sqrt(headDim), causal: true, window: windows[this.layer] };
+      const shape = {
+        heads,
+        kvHeads,
+        headDim,
+        scale: 1 / Math.sqrt(headDim),
+        causal: true,
+        window: windows[this.layer],
+      };
       return attend(q, k, v_TGK, shape, this.layer, inputs);
     });
     return this.o_proj.forward(o_THK, inputs, residual_TD);

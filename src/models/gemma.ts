@@ -10,11 +10,26 @@ import { ConfigReader, type RawConfig } from './config-reader';
 import { DecoderForCausalLM, parseDecoderConfig, type DecoderConfig } from './decoder';
 
 const TANH = 'gelu_pytorch_tanh';
-const DEFAULTS = { vocabSize: 256000, hiddenSize: 3072, intermediateSize: 24576, layers: 28, heads: 16, kvHeads: 16, headDim: 256, maxPositions: 8192, activation: TANH, tieWordEmbeddings: true };
+const DEFAULTS = {
+  vocabSize: 256000,
+  hiddenSize: 3072,
+  intermediateSize: 24576,
+  layers: 28,
+  heads: 16,
+  kvHeads: 16,
+  headDim: 256,
+  maxPositions: 8192,
+  activation: TANH,
+  tieWordEmbeddings: true,
+};
 
 export function parseGemmaConfig(raw: RawConfig): DecoderConfig {
   const c = new ConfigReader(raw);
-  if (c.boolean('use_bidirectional_attention', false)) throw new LatheError('ERR_UNSUPPORTED', 'use_bidirectional_attention is not supported', { at: 'config.json', remedy: 'use a causal Gemma' });
+  if (c.boolean('use_bidirectional_attention', false))
+    throw new LatheError('ERR_UNSUPPORTED', 'use_bidirectional_attention is not supported', {
+      at: 'config.json',
+      remedy: 'use a causal Gemma',
+    });
   const config = parseDecoderConfig(c, 'gemma', DEFAULTS);
   const bias = c.boolean('attention_bias', false);
   const key = c.has('hidden_activation') ? 'hidden_activation' : 'hidden_act';

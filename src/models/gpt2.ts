@@ -41,8 +41,15 @@ export function parseGpt2Config(raw: RawConfig): Gpt2Config {
   const c = new ConfigReader(raw);
   const hiddenSize = c.size('n_embd', 768);
   const heads = c.size('n_head', 12);
-  if (hiddenSize % heads !== 0) throw new LatheError('ERR_FORMAT', `n_embd ${hiddenSize} is not a multiple of n_head ${heads}`, { at: 'config.json' });
-  if (c.boolean('add_cross_attention', false)) throw new LatheError('ERR_UNSUPPORTED', 'add_cross_attention is not supported', { at: 'config.json', remedy: 'use a decoder-only GPT-2' });
+  if (hiddenSize % heads !== 0)
+    throw new LatheError('ERR_FORMAT', `n_embd ${hiddenSize} is not a multiple of n_head ${heads}`, {
+      at: 'config.json',
+    });
+  if (c.boolean('add_cross_attention', false))
+    throw new LatheError('ERR_UNSUPPORTED', 'add_cross_attention is not supported', {
+      at: 'config.json',
+      remedy: 'use a decoder-only GPT-2',
+    });
   return {
     modelType: 'gpt2',
     vocabSize: c.size('vocab_size', 50257),
@@ -70,7 +77,14 @@ function residualInit(config: Gpt2Config): Init {
 }
 
 /** y + residual, y dropped out while training; without dropout the addition rides in the projection. */
-function addDropped(projection: Linear, x: Tensor, residual_TD: Tensor, p: number, path: string, ctx: ForwardContext): Tensor {
+function addDropped(
+  projection: Linear,
+  x: Tensor,
+  residual_TD: Tensor,
+  p: number,
+  path: string,
+  ctx: ForwardContext,
+): Tensor {
   const { rng } = ctx;
   if (!rng || p === 0) return projection.forward(x, ctx, residual_TD);
   const y_TD = projection.forward(x, ctx);
@@ -90,7 +104,12 @@ class Gpt2Attention extends Module {
     super();
     const { hiddenSize } = config;
     this.c_attn = new Linear(hiddenSize, 3 * hiddenSize, { bias: true, dtype, init, layout: 'in_out' });
-    this.c_proj = new Linear(hiddenSize, hiddenSize, { bias: true, dtype, init: residualInit(config), layout: 'in_out' });
+    this.c_proj = new Linear(hiddenSize, hiddenSize, {
+      bias: true,
+      dtype,
+      init: residualInit(config),
+      layout: 'in_out',
+    });
   }
 
   /** Attention of the normed x, plus the residual. */
@@ -99,7 +118,14 @@ class Gpt2Attention extends Module {
     const qkv_T3D = this.c_attn.forward(x_TD, inputs);
     const o_TD = scope(this.path, () => {
       const [q_THK, k_THK, v_THK] = splitCols(qkv_T3D, [hiddenSize, hiddenSize, hiddenSize]);
-      return attend(q_THK, k_THK, v_THK, { heads, kvHeads: heads, headDim: hiddenSize / heads, scale: this.scale, causal: true }, this.layer, inputs);
+      return attend(
+        q_THK,
+        k_THK,
+        v_THK,
+        { heads, kvHeads: heads, headDim: hiddenSize / heads, scale: this.scale, causal: true },
+        this.layer,
+        inputs,
+      );
     });
     return addDropped(this.c_proj, o_TD, residual_TD, residPdrop, `${this.path}.resid_dropout`, inputs);
   }
@@ -123,7 +149,12 @@ class Gpt2Mlp extends Module {
     super();
     const { hiddenSize, innerSize } = config;
     this.c_fc = new Linear(hiddenSize, innerSize, { bias: true, dtype, init, layout: 'in_out' });
-    this.c_proj = new Linear(innerSize, hiddenSize, { bias: true, dtype, init: residualInit(config), layout: 'in_out' });
+    this.c_proj = new Linear(innerSize, hiddenSize, {
+      bias: true,
+      dtype,
+      init: residualInit(config),
+      layout: 'in_out',
+    });
   }
 
   forward(x_TD: Tensor, residual_TD: Tensor, ctx: ForwardContext): Tensor {
@@ -209,7 +240,12 @@ export class Gpt2LmHeadModel extends Module implements CausalLm {
     this.positionRows = config.maxPositions;
     this.transformer = new Gpt2Model(config, o.dtype, dtype, init);
     this.lm_head = config.tieWordEmbeddings ? null : new Linear(config.hiddenSize, config.vocabSize, { dtype, init });
-    this.notes = config.attnPdrop > 0 ? [`attn_pdrop ${config.attnPdrop} is not applied: attention probabilities are never held; embd_pdrop and resid_pdrop are`] : [];
+    this.notes =
+      config.attnPdrop > 0
+        ? [
+            `attn_pdrop ${config.attnPdrop} is not applied: attention probabilities are never held; embd_pdrop and resid_pdrop are`,
+          ]
+        : [];
     this.bind();
   }
 

@@ -6,7 +6,18 @@ import type { ModelFamily } from './causal-lm';
 import { ConfigReader, type RawConfig } from './config-reader';
 import { DecoderForCausalLM, parseDecoderConfig, type DecoderConfig } from './decoder';
 
-const DEFAULTS = { vocabSize: 32000, hiddenSize: 4096, intermediateSize: 14336, layers: 32, heads: 32, kvHeads: 8, headDim: null, maxPositions: 131072, activation: 'silu', tieWordEmbeddings: false };
+const DEFAULTS = {
+  vocabSize: 32000,
+  hiddenSize: 4096,
+  intermediateSize: 14336,
+  layers: 32,
+  heads: 32,
+  kvHeads: 8,
+  headDim: null,
+  maxPositions: 131072,
+  activation: 'silu',
+  tieWordEmbeddings: false,
+};
 
 export function parseMistralConfig(raw: RawConfig): DecoderConfig {
   const c = new ConfigReader(raw);

@@ -7,7 +7,18 @@ import type { ModelFamily } from './causal-lm';
 import { ConfigReader, type RawConfig } from './config-reader';
 import { DecoderForCausalLM, parseDecoderConfig, type DecoderConfig } from './decoder';
 
-const DEFAULTS = { vocabSize: 151936, hiddenSize: 4096, intermediateSize: 22016, layers: 32, heads: 32, kvHeads: 32, headDim: null, maxPositions: 32768, activation: 'silu', tieWordEmbeddings: false };
+const DEFAULTS = {
+  vocabSize: 151936,
+  hiddenSize: 4096,
+  intermediateSize: 22016,
+  layers: 32,
+  heads: 32,
+  kvHeads: 32,
+  headDim: null,
+  maxPositions: 32768,
+  activation: 'silu',
+  tieWordEmbeddings: false,
+};
 
 export function parseQwen2Config(raw: RawConfig): DecoderConfig {
   const c = new ConfigReader(raw);
@@ -17,11 +28,18 @@ export function parseQwen2Config(raw: RawConfig): DecoderConfig {
 
 /** Windows by layer of Qwen2 and Qwen3: `layer_types`, or the layers from max_window_layers on; none unless switched on. */
 export function qwenWindows(c: ConfigReader, layers: number): number[] {
-  const window = c.boolean('use_sliding_window', false) && c.raw.sliding_window !== null ? c.size('sliding_window', 4096) : 0;
+  const window =
+    c.boolean('use_sliding_window', false) && c.raw.sliding_window !== null ? c.size('sliding_window', 4096) : 0;
   const from = c.number('max_window_layers', 28);
   const types = c.raw.layer_types ?? Array.from({ length: layers }, (_, i) => (window && i >= from ? SLIDING : FULL));
-  const known = Array.isArray(types) && types.length === layers && types.every((type) => type === SLIDING || type === FULL);
-  if (!known) throw new LatheError('ERR_UNSUPPORTED', `layer_types expected ${layers} times ${FULL} or ${SLIDING}, received ${JSON.stringify(types)}`, { at: 'config.json' });
+  const known =
+    Array.isArray(types) && types.length === layers && types.every((type) => type === SLIDING || type === FULL);
+  if (!known)
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `layer_types expected ${layers} times ${FULL} or ${SLIDING}, received ${JSON.stringify(types)}`,
+      { at: 'config.json' },
+    );
   return types.map((type) => (type === SLIDING ? window : 0));
 }
 

@@ -7,7 +7,18 @@ import { ConfigReader, type RawConfig } from './config-reader';
 import { DecoderForCausalLM, parseDecoderConfig, type DecoderConfig } from './decoder';
 import { qwenWindows } from './qwen2';
 
-const DEFAULTS = { vocabSize: 151936, hiddenSize: 4096, intermediateSize: 22016, layers: 32, heads: 32, kvHeads: 32, headDim: 128, maxPositions: 32768, activation: 'silu', tieWordEmbeddings: false };
+const DEFAULTS = {
+  vocabSize: 151936,
+  hiddenSize: 4096,
+  intermediateSize: 22016,
+  layers: 32,
+  heads: 32,
+  kvHeads: 32,
+  headDim: 128,
+  maxPositions: 32768,
+  activation: 'silu',
+  tieWordEmbeddings: false,
+};
 
 export function parseQwen3Config(raw: RawConfig): DecoderConfig {
   const c = new ConfigReader(raw);

@@ -14,10 +14,14 @@ export interface RopeFrequencies {
 export function ropeFrequencies(config: ConfigReader, headDim: number, maxPositions: number): RopeFrequencies {
   const scaling = config.object('rope_parameters') ?? config.object('rope_scaling');
   const theta = scaling?.has('rope_theta') ? scaling.number('rope_theta') : config.number('rope_theta', 10000);
-  const partial = scaling?.has('partial_rotary_factor') ? scaling.number('partial_rotary_factor') : config.number('partial_rotary_factor', 1);
+  const partial = scaling?.has('partial_rotary_factor')
+    ? scaling.number('partial_rotary_factor')
+    : config.number('partial_rotary_factor', 1);
   const dim = Math.floor(headDim * partial);
   const base = Array.from({ length: dim / 2 }, (_, i) => 1 / theta ** ((2 * i) / dim));
-  const type = scaling ? scaling.string('rope_type', scaling.has('type') ? scaling.string('type') : 'default') : 'default';
+  const type = scaling
+    ? scaling.string('rope_type', scaling.has('type') ? scaling.string('type') : 'default')
+    : 'default';
   switch (type) {
     case 'default':
     case 'dynamic':
@@ -29,7 +33,10 @@ export function ropeFrequencies(config: ConfigReader, headDim: number, maxPositi
     case 'yarn':
       return yarn(base, scaling!, theta, dim, maxPositions);
     default:
-      throw new LatheError('ERR_UNSUPPORTED', `rope scaling type '${type}' is not supported`, { at: 'config.json', remedy: 'use default, linear, dynamic, llama3 or yarn' });
+      throw new LatheError('ERR_UNSUPPORTED', `rope scaling type '${type}' is not supported`, {
+        at: 'config.json',
+        remedy: 'use default, linear, dynamic, llama3 or yarn',
+      });
   }
 }
 
@@ -46,10 +53,17 @@ function llama3(f: number, s: ConfigReader, maxPositions: number): number {
 }
 
 /** YaRN (arXiv 2309.00071). */
-function yarn(base: readonly number[], s: ConfigReader, theta: number, dim: number, maxPositions: number): RopeFrequencies {
+function yarn(
+  base: readonly number[],
+  s: ConfigReader,
+  theta: number,
+  dim: number,
+  maxPositions: number,
+): RopeFrequencies {
   const factor = s.number('factor');
   const old = s.number('original_max_position_embeddings', maxPositions);
-  const correction = (rotations: number): number => (dim * Math.log(old / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
+  const correction = (rotations: number): number =>
+    (dim * Math.log(old / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
   const low = Math.max(Math.floor(correction(s.number('beta_fast', 32))), 0);
   const high = Math.min(Math.ceil(correction(s.number('beta_slow', 1))), dim - 1);
   const invFreq = base.map((f, i) => {

@@ -22,7 +22,12 @@ export interface KvCacheShape {
 
 /** Slots of one layer's keys and values. */
 export function cacheSlots(shape: KvCacheShape, layer: number): { k: StateSlot; v: StateSlot } {
-  const slot = (part: string): StateSlot => ({ name: `${shape.name ?? 'kv_cache'}.${layer}.${part}`, shape: [shape.batch * shape.length, shape.width], dtype: shape.dtype, role: 'kv_cache' });
+  const slot = (part: string): StateSlot => ({
+    name: `${shape.name ?? 'kv_cache'}.${layer}.${part}`,
+    shape: [shape.batch * shape.length, shape.width],
+    dtype: shape.dtype,
+    role: 'kv_cache',
+  });
   return { k: slot('k'), v: slot('v') };
 }
 
@@ -47,7 +52,14 @@ export interface AttentionInputs {
 }
 
 /** Attention over the batch itself, writing the cache if there is one, or over the cache when decoding. */
-export function attend(q: Tensor, k: Tensor, v: Tensor, shape: AttentionShape, layer: number, inputs: AttentionInputs): Tensor {
+export function attend(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  shape: AttentionShape,
+  layer: number,
+  inputs: AttentionInputs,
+): Tensor {
   const { cache } = inputs;
   if (!cache) return attention(q, k, v, inputs.cuSeqlens!, shape);
   const slots = cacheSlots(cache.shape, layer);
@@ -57,5 +69,11 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, shape: AttentionShape, l
   updateState(slots.v, values);
   if (!cache.lengths) return attention(q, k, v, inputs.cuSeqlens!, shape);
   const { batch, length, width } = cache.shape;
-  return attentionDecode(q, reshape(keys, [batch, length, width]), reshape(values, [batch, length, width]), cache.lengths, shape);
+  return attentionDecode(
+    q,
+    reshape(keys, [batch, length, width]),
+    reshape(values, [batch, length, width]),
+    cache.lengths,
+    shape,
+  );
 }

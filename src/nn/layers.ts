@@ -49,7 +49,11 @@ export class Linear extends Module {
   ) {
     super();
     this.layout = o.layout ?? 'out_in';
-    this.weight = new Parameter(this.layout === 'out_in' ? [outFeatures, inFeatures] : [inFeatures, outFeatures], o.dtype, o.init);
+    this.weight = new Parameter(
+      this.layout === 'out_in' ? [outFeatures, inFeatures] : [inFeatures, outFeatures],
+      o.dtype,
+      o.init,
+    );
     this.bias = o.bias ? new Parameter([outFeatures], o.dtype, { kind: 'zeros' }) : null;
   }
 
@@ -61,7 +65,12 @@ export class Linear extends Module {
         .filter((pair) => pair.active)
         .map((pair, i) => {
           const dropped = ctx.rng ? dropout(x_TD, ctx.rng, pair.dropout, this.path, i) : x_TD;
-          const h_TR = matmul(dropped, readState(pair.a.slot()), { transB: true, alpha: pair.scaling, compute, dtype: x_TD.dtype });
+          const h_TR = matmul(dropped, readState(pair.a.slot()), {
+            transB: true,
+            alpha: pair.scaling,
+            compute,
+            dtype: x_TD.dtype,
+          });
           return { a: h_TR, b: readState(pair.b.slot()), transB: true };
         });
       return matmul(x_TD, this.weight.read(x_TD.dtype), {

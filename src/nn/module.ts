@@ -12,7 +12,8 @@ import { readState } from '../graph/trace';
 import { BLOCK, dequantizeParts, NESTED_BLOCK, quantCode, type QuantType } from '../ops/quant';
 
 /** How a parameter without a checkpoint starts. */
-export type Init = { kind: 'zeros' } | { kind: 'ones' } | { kind: 'normal'; std: number } | { kind: 'uniform'; bound: number };
+export type Init =
+  { kind: 'zeros' } | { kind: 'ones' } | { kind: 'normal'; std: number } | { kind: 'uniform'; bound: number };
 
 export interface QuantFormat {
   type: QuantType;
@@ -39,7 +40,12 @@ export class Parameter {
     if (!this.quant) return [{ name: this.name, shape: this.shape, dtype: this.dtype, role: this.role }];
     const n = elementCount(this.shape);
     const nb = Math.ceil(n / BLOCK);
-    const part = (suffix: string, shape: number[], dtype: DType, role: StateRole): StateSlot => ({ name: this.name + suffix, shape, dtype, role });
+    const part = (suffix: string, shape: number[], dtype: DType, role: StateRole): StateSlot => ({
+      name: this.name + suffix,
+      shape,
+      dtype,
+      role,
+    });
     const packed = part('', [Math.ceil(n / 2)], 'u8', 'weights');
     if (!this.quant.nested) return [packed, part('.absmax', [nb], 'f32', 'quantization')];
     return [
@@ -74,7 +80,8 @@ export class Module {
     for (const key in this) {
       const value: unknown = this[key];
       if (value instanceof Module) found.push([key, value]);
-      else if (Array.isArray(value)) value.forEach((item, i) => item instanceof Module && found.push([`${key}.${i}`, item]));
+      else if (Array.isArray(value))
+        value.forEach((item, i) => item instanceof Module && found.push([`${key}.${i}`, item]));
     }
     return found;
   }
@@ -112,7 +119,8 @@ export class Module {
   /** Every distinct parameter by name, in checkpoint order. */
   parameters(): Map<string, Parameter> {
     const all = new Map<string, Parameter>();
-    for (const module of this.modules()) for (const [, p] of module.ownParameters()) if (!all.has(p.name)) all.set(p.name, p);
+    for (const module of this.modules())
+      for (const [, p] of module.ownParameters()) if (!all.has(p.name)) all.set(p.name, p);
     return all;
   }
 }

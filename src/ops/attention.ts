@@ -9,7 +9,19 @@ import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import type { DeviceSpec } from '../graph/device';
-import { expectCount, expectFloat, expectIndices, expectLike, expectRank, expectShape, expectType, ndArray, numberOf, onlyFirst, shapeError } from './expect';
+import {
+  expectCount,
+  expectFloat,
+  expectIndices,
+  expectLike,
+  expectRank,
+  expectShape,
+  expectType,
+  ndArray,
+  numberOf,
+  onlyFirst,
+  shapeError,
+} from './expect';
 
 const MAX_FLOAT = 3.4028234663852886e38;
 
@@ -26,7 +38,15 @@ export interface AttentionShape {
 }
 
 function attributesOf(o: AttentionShape): Attributes {
-  return { heads: o.heads, kv_heads: o.kvHeads, head_dim: o.headDim, scale: o.scale, causal: o.causal ? 1 : 0, window: o.window ?? 0, softcap: o.softcap ?? 0 };
+  return {
+    heads: o.heads,
+    kv_heads: o.kvHeads,
+    head_dim: o.headDim,
+    scale: o.scale,
+    causal: o.causal ? 1 : 0,
+    window: o.window ?? 0,
+    softcap: o.softcap ?? 0,
+  };
 }
 
 function checkHeads(op: string, q: TensorType, k: TensorType, v: TensorType, a: Attributes): void {
@@ -65,7 +85,10 @@ const attentionDef: OpDef = {
   reference: ([q, k, v, cu], a) => attentionReference(q, k, v, cu, a),
   cost(x, a) {
     const t = x[0].shape[0];
-    return { flops: 4 * scorePairs(t, x[3], a) * (a.heads as number) * (a.head_dim as number), bytes: 2 * t * (x[0].shape[1] * 2 + x[1].shape[1] * 2) };
+    return {
+      flops: 4 * scorePairs(t, x[3], a) * (a.heads as number) * (a.head_dim as number),
+      bytes: 2 * t * (x[0].shape[1] * 2 + x[1].shape[1] * 2),
+    };
   },
   scratchBytes: (x, a, d) => (d.kind === 'cuda' ? 0 : attentionScratchBytes(x[0].shape[0], a, d)),
   recompute: 'keep',
@@ -86,10 +109,18 @@ const attentionGradDef: OpDef = {
   reference: ([dO, q, k, v, , , cu], a) => attentionGradReference(dO, q, k, v, cu, a),
   cost(x, a) {
     const t = x[1].shape[0];
-    return { flops: 10 * scorePairs(t, x[6], a) * (a.heads as number) * (a.head_dim as number), bytes: 2 * t * (x[1].shape[1] * 4 + x[2].shape[1] * 4) };
+    return {
+      flops: 10 * scorePairs(t, x[6], a) * (a.heads as number) * (a.head_dim as number),
+      bytes: 2 * t * (x[1].shape[1] * 4 + x[2].shape[1] * 4),
+    };
   },
   // CUDA: a float per row and head, in bf16 only (native/cuda/attention.cu).
-  scratchBytes: (x, a, d) => (d.kind === 'cuda' ? (x[1].dtype === 'bf16' ? 4 * (a.heads as number) * x[1].shape[0] : 0) : attentionGradScratchBytes(x[1].shape[0], a, d)),
+  scratchBytes: (x, a, d) =>
+    d.kind === 'cuda'
+      ? x[1].dtype === 'bf16'
+        ? 4 * (a.heads as number) * x[1].shape[0]
+        : 0
+      : attentionGradScratchBytes(x[1].shape[0], a, d),
 };
 
 const attentionDecodeDef: OpDef = {
@@ -100,7 +131,10 @@ const attentionDecodeDef: OpDef = {
     const width = numberOf('attention_decode', a, 'kv_heads') * numberOf('attention_decode', a, 'head_dim');
     expectIndices('attention_decode', 'lengths', lengths);
     expectFloat('attention_decode', 'q', q);
-    expectShape('attention_decode', 'q', q, [lengths.shape[0], numberOf('attention_decode', a, 'heads') * (a.head_dim as number)]);
+    expectShape('attention_decode', 'q', q, [
+      lengths.shape[0],
+      numberOf('attention_decode', a, 'heads') * (a.head_dim as number),
+    ]);
     expectRank('attention_decode', 'k_cache', k, 3);
     expectType('attention_decode', 'k_cache', k, q.dtype, [q.shape[0], k.shape[1], width]);
     expectLike('attention_decode', 'v_cache', v, k);
@@ -119,12 +153,16 @@ const attentionDecodeDef: OpDef = {
         const scores: number[] = [];
         for (let j = from; j < n; j++) scores.push(score(q, (b * heads + h) * dim, k, row(j), dim, a));
         const p = softmax(scores);
-        for (let j = from; j < n; j++) for (let d = 0; d < dim; d++) out.data[(b * heads + h) * dim + d] += p[j - from] * v.data[row(j) + d];
+        for (let j = from; j < n; j++)
+          for (let d = 0; d < dim; d++) out.data[(b * heads + h) * dim + d] += p[j - from] * v.data[row(j) + d];
       }
     }
     return [out];
   },
-  cost: (x, a) => ({ flops: 4 * x[1].shape[0] * x[1].shape[1] * (a.heads as number) * (a.head_dim as number), bytes: 4 * x[1].shape[0] * x[1].shape[1] * x[1].shape[2] }),
+  cost: (x, a) => ({
+    flops: 4 * x[1].shape[0] * x[1].shape[1] * (a.heads as number) * (a.head_dim as number),
+    bytes: 4 * x[1].shape[0] * x[1].shape[1] * x[1].shape[2],
+  }),
   scratchBytes: (_x, a, d) => (d.kind === 'cuda' ? 0 : attentionDecodeScratchBytes(a, d)),
 };
 
@@ -149,7 +187,11 @@ function eachQuery(cu: NdArray, a: Attributes, visit: (i: number, from: number, 
     const [begin, end] = [cu.data[s], cu.data[s + 1]];
     const window = a.window as number;
     for (let i = begin; i < end; i++) {
-      visit(i, window > 0 ? Math.max(begin, i - window + 1) : begin, a.causal ? i + 1 : window > 0 ? Math.min(end, i + window) : end);
+      visit(
+        i,
+        window > 0 ? Math.max(begin, i - window + 1) : begin,
+        a.causal ? i + 1 : window > 0 ? Math.min(end, i + window) : end,
+      );
     }
   }
 }
@@ -168,13 +210,22 @@ function attentionReference(q: NdArray, k: NdArray, v: NdArray, cu: NdArray, a: 
       const max = Math.max(...scores);
       lse.data[h * t + i] = max + Math.log(scores.reduce((s, x) => s + Math.exp(x - max), 0));
       const p = softmax(scores);
-      for (let j = from; j < to; j++) for (let d = 0; d < dim; d++) o.data[(i * heads + h) * dim + d] += p[j - from] * v.data[(j * groups + g) * dim + d];
+      for (let j = from; j < to; j++)
+        for (let d = 0; d < dim; d++)
+          o.data[(i * heads + h) * dim + d] += p[j - from] * v.data[(j * groups + g) * dim + d];
     }
   });
   return [o, lse];
 }
 
-function attentionGradReference(dO: NdArray, q: NdArray, k: NdArray, v: NdArray, cu: NdArray, a: Attributes): NdArray[] {
+function attentionGradReference(
+  dO: NdArray,
+  q: NdArray,
+  k: NdArray,
+  v: NdArray,
+  cu: NdArray,
+  a: Attributes,
+): NdArray[] {
   const [heads, groups, dim] = [a.heads, a.kv_heads, a.head_dim] as number[];
   const [dq, dk, dv] = [ndArray(q.shape), ndArray(k.shape), ndArray(v.shape)];
   const cap = a.softcap as number;
@@ -245,7 +296,11 @@ function attentionDecodeScratchBytes(a: Attributes, d: DeviceSpec): number {
   return d.threads * up(4 * group * (2 * dp + 68), 64);
 }
 
-export const attentionOps = { attention: attentionDef, attention_grad: attentionGradDef, attention_decode: attentionDecodeDef };
+export const attentionOps = {
+  attention: attentionDef,
+  attention_grad: attentionGradDef,
+  attention_decode: attentionDecodeDef,
+};
 
 /** softmax(q k^T * scale) v within each document; q `[T, H*K]`, k and v `[T, G*K]`, cu_seqlens i32 `[S+1]`. */
 export const attention = (q: Tensor, k: Tensor, v: Tensor, cuSeqlens: Tensor, o: AttentionShape): Tensor =>

@@ -20,12 +20,19 @@ function worldOf(op: string, a: Attributes): number {
   return world;
 }
 
-const identity = (x: readonly { shape: readonly number[]; data: Float64Array }[], a: Attributes): ReturnType<NonNullable<OpDef['reference']>> => {
-  if (a.world !== 1) throw new LatheError('ERR_UNSUPPORTED', 'the reference of an op over ranks knows one rank', { remedy: 'run the program under mpirun' });
+const identity = (
+  x: readonly { shape: readonly number[]; data: Float64Array }[],
+  a: Attributes,
+): ReturnType<NonNullable<OpDef['reference']>> => {
+  if (a.world !== 1)
+    throw new LatheError('ERR_UNSUPPORTED', 'the reference of an op over ranks knows one rank', {
+      remedy: 'run the program under mpirun',
+    });
   return x.map((t) => ndArray(t.shape, (i) => t.data[i]));
 };
 
-const eachOverItself = (_a: Attributes, inputs: number): [number, number][] => Array.from({ length: inputs }, (_, i) => [i, i]);
+const eachOverItself = (_a: Attributes, inputs: number): [number, number][] =>
+  Array.from({ length: inputs }, (_, i) => [i, i]);
 
 const allReduceDef: OpDef = {
   name: 'all_reduce',
@@ -51,7 +58,8 @@ const broadcastDef: OpDef = {
   infer(x: readonly TensorType[], a) {
     const world = worldOf('broadcast', a);
     const roots = listOf('broadcast', a, 'roots');
-    if (x.length === 0 || roots.length !== x.length) throw shapeError('broadcast', 'one root per tensor', `${roots.length} roots for ${x.length} tensors`);
+    if (x.length === 0 || roots.length !== x.length)
+      throw shapeError('broadcast', 'one root per tensor', `${roots.length} roots for ${x.length} tensors`);
     const wrong = roots.find((r) => !Number.isInteger(r) || r < 0 || r >= world);
     if (wrong !== undefined) throw shapeError('broadcast', `roots below ${world}`, String(wrong));
     return [...x];
@@ -64,7 +72,9 @@ const broadcastDef: OpDef = {
 export const collectiveOps = { all_reduce: allReduceDef, broadcast: broadcastDef };
 
 /** Sums of f32 tensors over `world` ranks, on every rank. */
-export const allReduce = (tensors: readonly Tensor[], world: number): readonly Tensor[] => apply(allReduceDef, tensors, { world });
+export const allReduce = (tensors: readonly Tensor[], world: number): readonly Tensor[] =>
+  apply(allReduceDef, tensors, { world });
 
 /** Every tensor as it is on its root, on every rank. Any dtype. */
-export const broadcast = (tensors: readonly Tensor[], roots: readonly number[], world: number): readonly Tensor[] => apply(broadcastDef, tensors, { world, roots });
+export const broadcast = (tensors: readonly Tensor[], roots: readonly number[], world: number): readonly Tensor[] =>
+  apply(broadcastDef, tensors, { world, roots });

@@ -32,7 +32,10 @@ const suits = (o: Operand): boolean => o.dtype === 'bf16' && o.cols % 8 === 0;
 
 export function cudaGemmScratchBytes(m: number, n: number, terms: readonly CudaGemmTerm[], bf16: boolean): number {
   if (!bf16) return CUDA_WORKSPACE;
-  const k = Math.max(1, terms.reduce((sum, t) => sum + up(t.k, 8), 0));
+  const k = Math.max(
+    1,
+    terms.reduce((sum, t) => sum + up(t.k, 8), 0),
+  );
   const [rows, cols] = [up(m, 8), up(n, 8)];
   const chunk = rows * k <= MOST_A ? rows : Math.max(128, 128 * Math.floor(Math.floor(MOST_A / k) / 128));
   const panel = cols * k <= MOST_B ? cols : up(Math.ceil(cols / Math.ceil((cols * k) / MOST_B)), 256);
@@ -43,7 +46,15 @@ export function cudaGemmScratchBytes(m: number, n: number, terms: readonly CudaG
 }
 
 /** The head with its loss: x `[t, width]`, w `[vocab, width]`, logits for one chunk of rows. */
-export function cudaHeadScratchBytes(o: { t: number; width: number; vocab: number; x: DType; w: DType; chunk: number; grad: boolean }): number {
+export function cudaHeadScratchBytes(o: {
+  t: number;
+  width: number;
+  vocab: number;
+  x: DType;
+  w: DType;
+  chunk: number;
+  grad: boolean;
+}): number {
   const { t, width, vocab, x, w, grad } = o;
   const bf16 = x === 'bf16';
   const chunk = Math.min(Math.max(o.chunk, LEAST_CHUNK), Math.max(t, 1));
@@ -53,7 +64,12 @@ export function cudaHeadScratchBytes(o: { t: number; width: number; vocab: numbe
   const dz: Operand = { dtype: bf16 ? 'bf16' : 'f32', cols: bf16 ? 2 * ld : ld };
   const products = [chunk, t % chunk].flatMap((rows) => [
     cudaGemmScratchBytes(rows, vocab, [{ k: width, a: gathered, b: weight }], bf16),
-    ...(grad ? [cudaGemmScratchBytes(rows, width, [{ k: vocab, a: dz, b: weight }], bf16), cudaGemmScratchBytes(vocab, width, [{ k: rows, a: dz, b: gathered }], bf16)] : []),
+    ...(grad
+      ? [
+          cudaGemmScratchBytes(rows, width, [{ k: vocab, a: dz, b: weight }], bf16),
+          cudaGemmScratchBytes(vocab, width, [{ k: rows, a: dz, b: gathered }], bf16),
+        ]
+      : []),
   ]);
   const rows = up(chunk * width * dtypeBytes(x), 256);
   return 256 + up(4 * t, 256) + up(4 * chunk * ld, 256) + (grad ? 2 : 1) * rows + Math.max(...products);

@@ -8,7 +8,17 @@ import type { OpDef } from '../graph/op-def';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import type { DType } from '../graph/dtype';
 import { LatheError } from '../errors';
-import { expectCount, expectDtype, expectFloat, expectSameType, expectType, ndArray, numberOf, streamCost, stringOf } from './expect';
+import {
+  expectCount,
+  expectDtype,
+  expectFloat,
+  expectSameType,
+  expectType,
+  ndArray,
+  numberOf,
+  streamCost,
+  stringOf,
+} from './expect';
 
 export type ActivationKind = 'gelu' | 'gelu_tanh' | 'relu' | 'silu' | 'tanh' | 'sigmoid' | 'exp';
 
@@ -56,7 +66,10 @@ const ACTIVATIONS: Record<ActivationKind, { f: (x: number) => number; df: (x: nu
 
 function activationOf(op: string, kind: string): { f: (x: number) => number; df: (x: number) => number } {
   const found = ACTIVATIONS[kind as ActivationKind];
-  if (!found) throw new LatheError('ERR_UNSUPPORTED', `[${op}] unknown activation '${kind}'`, { remedy: `use one of ${Object.keys(ACTIVATIONS).join(', ')}` });
+  if (!found)
+    throw new LatheError('ERR_UNSUPPORTED', `[${op}] unknown activation '${kind}'`, {
+      remedy: `use one of ${Object.keys(ACTIVATIONS).join(', ')}`,
+    });
   return found;
 }
 
@@ -65,7 +78,10 @@ const GATES: readonly string[] = ['silu', 'gelu', 'gelu_tanh'];
 
 function expectGate(op: string, a: Attributes): void {
   const kind = stringOf(op, a, 'kind');
-  if (!GATES.includes(kind)) throw new LatheError('ERR_UNSUPPORTED', `[${op}] unknown gate '${kind}'`, { remedy: `use one of ${GATES.join(', ')}` });
+  if (!GATES.includes(kind))
+    throw new LatheError('ERR_UNSUPPORTED', `[${op}] unknown gate '${kind}'`, {
+      remedy: `use one of ${GATES.join(', ')}`,
+    });
 }
 
 function binary(name: string, f: (a: number, b: number) => number, vjp: OpDef['vjp']): OpDef {
@@ -88,7 +104,11 @@ function binary(name: string, f: (a: number, b: number) => number, vjp: OpDef['v
   };
 }
 
-const addDef = binary('add', (a, b) => a + b, ({ cotangents: [dy] }) => [dy, dy]);
+const addDef = binary(
+  'add',
+  (a, b) => a + b,
+  ({ cotangents: [dy] }) => [dy, dy],
+);
 const mulDef = binary(
   'mul',
   (a, b) => a * b,
@@ -119,7 +139,8 @@ const scaleByDef: OpDef = {
     return [x[0]];
   },
   vjp({ inputs: [, s], cotangents: [dy], needs }) {
-    if (needs(1)) throw new LatheError('ERR_UNSUPPORTED', '[scale_by] is not differentiable with respect to its scalar');
+    if (needs(1))
+      throw new LatheError('ERR_UNSUPPORTED', '[scale_by] is not differentiable with respect to its scalar');
     return [scaleBy(dy!, s), null];
   },
   reference: ([x, s]) => [ndArray(x.shape, (i) => x.data[i] * s.data[0])],
@@ -204,7 +225,9 @@ const activationGradDef: OpDef = {
     activationOf('activation_grad', stringOf('activation_grad', a, 'kind'));
     return [x[1]];
   },
-  reference: ([dy, x], a) => [ndArray(x.shape, (i) => dy.data[i] * activationOf('activation_grad', a.kind as string).df(x.data[i]))],
+  reference: ([dy, x], a) => [
+    ndArray(x.shape, (i) => dy.data[i] * activationOf('activation_grad', a.kind as string).df(x.data[i])),
+  ],
   cost: (x) => streamCost(x, [x[0]], 16),
   mayAlias: () => [[0, 0]],
 };
@@ -240,7 +263,10 @@ const gluGradDef: OpDef = {
   },
   reference([dy, g, u], a) {
     const { f, df } = activationOf('glu_grad', a.kind as string);
-    return [ndArray(g.shape, (i) => dy.data[i] * u.data[i] * df(g.data[i])), ndArray(g.shape, (i) => dy.data[i] * f(g.data[i]))];
+    return [
+      ndArray(g.shape, (i) => dy.data[i] * u.data[i] * df(g.data[i])),
+      ndArray(g.shape, (i) => dy.data[i] * f(g.data[i])),
+    ];
   },
   cost: (x) => streamCost(x, [x[1], x[2]], 20),
   mayAlias: () => [
@@ -257,7 +283,9 @@ const clipCoefficientDef: OpDef = {
     numberOf('clip_coefficient', a, 'max_norm');
     return [{ shape: [1], dtype: 'f32' }];
   },
-  reference: ([n], a) => [ndArray([1], () => ((a.max_norm as number) <= 0 ? 1 : Math.min(1, (a.max_norm as number) / (n.data[0] + 1e-6))))],
+  reference: ([n], a) => [
+    ndArray([1], () => ((a.max_norm as number) <= 0 ? 1 : Math.min(1, (a.max_norm as number) / (n.data[0] + 1e-6)))),
+  ],
   cost: () => ({ flops: 3, bytes: 8 }),
 };
 
@@ -293,9 +321,14 @@ export const stopGradient = (a: Tensor): Tensor => apply(stopGradientDef, [a])[0
 export const expand = (s: Tensor, n: number): Tensor => apply(expandDef, [s], { n })[0];
 /** A tensor of one value. */
 export const fill = ({ shape, dtype }: TensorType, value: number): Tensor =>
-  apply(fillDef, [], sharedAttributes(`fill ${value} ${dtype} ${shape.join()}`, () => ({ value, shape: [...shape], dtype })))[0];
+  apply(
+    fillDef,
+    [],
+    sharedAttributes(`fill ${value} ${dtype} ${shape.join()}`, () => ({ value, shape: [...shape], dtype })),
+  )[0];
 export const activation = (x: Tensor, kind: ActivationKind): Tensor => apply(activationDef, [x], { kind })[0];
 /** act(gate) * up. */
 export const glu = (gate: Tensor, up: Tensor, kind: ActivationKind): Tensor => apply(gluDef, [gate, up], { kind })[0];
 /** min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_. */
-export const clipCoefficient = (norm: Tensor, maxNorm: number): Tensor => apply(clipCoefficientDef, [norm], { max_norm: maxNorm })[0];
+export const clipCoefficient = (norm: Tensor, maxNorm: number): Tensor =>
+  apply(clipCoefficientDef, [norm], { max_norm: maxNorm })[0];

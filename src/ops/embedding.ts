@@ -54,11 +54,15 @@ const embeddingGradDef: OpDef = {
     });
     return [out];
   },
-  cost: (x, a) => ({ flops: elementCount(x[0].shape), bytes: 4 * (a.addend ? 3 * elementCount(x[0].shape) : (a.vocab as number) * x[0].shape[1]) }),
+  cost: (x, a) => ({
+    flops: elementCount(x[0].shape),
+    bytes: 4 * (a.addend ? 3 * elementCount(x[0].shape) : (a.vocab as number) * x[0].shape[1]),
+  }),
   mayAlias: (a) => (a.addend ? [[0, 2]] : []),
 };
 
 export const embeddingOps = { embedding: embeddingDef, embedding_grad: embeddingGradDef };
 
 /** Rows of table `[V, D]` for ids i32 `[T]`, times `scale`, as dtype. */
-export const embedding = (table: Tensor, ids: Tensor, dtype: DType, scale = 1): Tensor => apply(embeddingDef, [table, ids], { scale, dtype })[0];
+export const embedding = (table: Tensor, ids: Tensor, dtype: DType, scale = 1): Tensor =>
+  apply(embeddingDef, [table, ids], { scale, dtype })[0];

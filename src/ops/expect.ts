@@ -54,13 +54,16 @@ export function expectIndices(op: string, name: string, t: TensorType): void {
 /** The cotangent of output 0 of an op whose other outputs are statistics without a gradient. */
 export function onlyFirst(op: string, cotangents: readonly (Tensor | null)[]): Tensor {
   const [first, ...rest] = cotangents;
-  if (!first || rest.some((c) => c !== null)) throw new LatheError('ERR_UNSUPPORTED', `[${op}] only output 0 is differentiable`);
+  if (!first || rest.some((c) => c !== null))
+    throw new LatheError('ERR_UNSUPPORTED', `[${op}] only output 0 is differentiable`);
   return first;
 }
 
 export function expectSameType(op: string, a: TensorType, b: TensorType): void {
-  if (!sameShape(a.shape, b.shape)) throw shapeError(op, `equal shapes`, `${formatShape(a.shape)} and ${formatShape(b.shape)}`);
-  if (a.dtype !== b.dtype) throw new LatheError('ERR_DTYPE', `[${op}] expected equal dtypes, received ${a.dtype} and ${b.dtype}`);
+  if (!sameShape(a.shape, b.shape))
+    throw shapeError(op, `equal shapes`, `${formatShape(a.shape)} and ${formatShape(b.shape)}`);
+  if (a.dtype !== b.dtype)
+    throw new LatheError('ERR_DTYPE', `[${op}] expected equal dtypes, received ${a.dtype} and ${b.dtype}`);
 }
 
 export function numberOf(op: string, a: Attributes, key: string): number {
@@ -71,7 +74,8 @@ export function numberOf(op: string, a: Attributes, key: string): number {
 
 export function listOf(op: string, a: Attributes, key: string): readonly number[] {
   const value = a[key];
-  if (typeof value !== 'object') throw new LatheError('ERR_TRACE', `[${op}] attribute '${key}' must be a list of numbers`);
+  if (typeof value !== 'object')
+    throw new LatheError('ERR_TRACE', `[${op}] attribute '${key}' must be a list of numbers`);
   return value;
 }
 

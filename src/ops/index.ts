@@ -32,4 +32,6 @@ export const FAMILIES: Readonly<Record<string, Readonly<Record<string, OpDef>>>>
   collective: collectiveOps,
 };
 
-export const OPS: ReadonlyMap<string, OpDef> = new Map(Object.values(FAMILIES).flatMap((family) => Object.entries(family)));
+export const OPS: ReadonlyMap<string, OpDef> = new Map(
+  Object.values(FAMILIES).flatMap((family) => Object.entries(family)),
+);

@@ -9,7 +9,18 @@ import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { DeviceSpec } from '../graph/device';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
-import { expectCount, expectFloat, expectLike, expectRank, expectShape, expectType, ndArray, numberOf, onlyFirst, streamCost } from './expect';
+import {
+  expectCount,
+  expectFloat,
+  expectLike,
+  expectRank,
+  expectShape,
+  expectType,
+  ndArray,
+  numberOf,
+  onlyFirst,
+  streamCost,
+} from './expect';
 import { cudaHeadScratchBytes } from './cuda-scratch';
 import { gemmScratchBytes } from './matmul';
 
@@ -53,7 +64,12 @@ const linearCrossEntropyDef: OpDef = {
     const dnll = onlyFirst('linear_cross_entropy', cotangents);
     const chunk = attributes.chunk as number;
     const grown = needs(1) ? trainedChunk(chunk, x.shape[0], w.shape[0]) : chunk;
-    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll], { ...attributes, chunk: grown, addend: 0, trained: needs(1) ? 1 : 0 });
+    const [, , , dx, dw] = apply(linearCrossEntropyGradDef, [x, w, labels, dnll], {
+      ...attributes,
+      chunk: grown,
+      addend: 0,
+      trained: needs(1) ? 1 : 0,
+    });
     return [dx, dw, null];
   },
   reference: ([x, w, labels], a) => headReference(x, w, labels, a).slice(0, 3),
@@ -74,13 +90,23 @@ const linearCrossEntropyGradDef: OpDef = {
   },
   reference: ([x, w, labels, dnll, addend], a) => headReference(x, w, labels, a, dnll, addend),
   // `trained`: dw is made as well, a third product.
-  cost: (x, a) => ({ flops: (a.trained ? 6 : 4) * x[0].shape[0] * x[1].shape[0] * x[1].shape[1], bytes: (a.trained ? 12 : 4) * x[1].shape[0] * x[1].shape[1] }),
+  cost: (x, a) => ({
+    flops: (a.trained ? 6 : 4) * x[0].shape[0] * x[1].shape[0] * x[1].shape[1],
+    bytes: (a.trained ? 12 : 4) * x[1].shape[0] * x[1].shape[1],
+  }),
   scratchBytes: (x, a, d) => lossScratchBytes(x, a, d, true),
   mayAlias: (a) => (a.addend ? [[4, 4]] : []),
   memoryClass: 'logits',
 };
 
-function headReference(x: NdArray, w: NdArray, labels: NdArray, a: Attributes, dnll?: NdArray, addend?: NdArray): NdArray[] {
+function headReference(
+  x: NdArray,
+  w: NdArray,
+  labels: NdArray,
+  a: Attributes,
+  dnll?: NdArray,
+  addend?: NdArray,
+): NdArray[] {
   const [t, d] = x.shape;
   const v = w.shape[0];
   const { logit_scale, softcap } = a as Record<string, number>;
@@ -122,13 +148,16 @@ function headReference(x: NdArray, w: NdArray, labels: NdArray, a: Attributes, d
 function lossScratchBytes(x: readonly TensorType[], a: Attributes, d: DeviceSpec, grad: boolean): number {
   const [t, width] = x[0].shape;
   const v = x[1].shape[0];
-  if (d.kind === 'cuda') return cudaHeadScratchBytes({ t, width, vocab: v, x: x[0].dtype, w: x[1].dtype, chunk: a.chunk as number, grad });
+  if (d.kind === 'cuda')
+    return cudaHeadScratchBytes({ t, width, vocab: v, x: x[0].dtype, w: x[1].dtype, chunk: a.chunk as number, grad });
   const c = Math.min(a.chunk as number, t);
   const up = (bytes: number): number => 64 * Math.ceil(bytes / 64);
   const gemm = (m: number, n: number, k: number): number => gemmScratchBytes(m, n, k, 1, d.threads);
   const chunk = up(c * width * dtypeBytes(x[0].dtype));
   const rows = up(4 * t) + up(4 * c * v) + chunk;
-  return grad ? rows + chunk + Math.max(gemm(c, v, width), gemm(c, width, v), gemm(v, width, c) + 2 ** 23) : rows + gemm(c, v, width);
+  return grad
+    ? rows + chunk + Math.max(gemm(c, v, width), gemm(c, width, v), gemm(v, width, c) + 2 ** 23)
+    : rows + gemm(c, v, width);
 }
 
 function checkClasses(op: string, x: readonly TensorType[]): number {
@@ -146,7 +175,10 @@ const crossEntropyDef: OpDef = {
     const t = perToken(checkClasses('cross_entropy', x));
     return [t, t];
   },
-  vjp: ({ inputs: [logits, labels], cotangents }) => [apply(crossEntropyGradDef, [logits, labels, onlyFirst('cross_entropy', cotangents)])[0], null],
+  vjp: ({ inputs: [logits, labels], cotangents }) => [
+    apply(crossEntropyGradDef, [logits, labels, onlyFirst('cross_entropy', cotangents)])[0],
+    null,
+  ],
   reference([logits, labels]) {
     const c = logits.shape[1];
     const nll = ndArray([logits.shape[0]]);
@@ -205,7 +237,12 @@ export interface TokenLoss {
 }
 
 /** Loss of logits x w^T without the logits: x `[T, D]`, w `[V, D]`, labels i32 `[T]` (-100 = ignored). */
-export function linearCrossEntropy(x: Tensor, w: Tensor, labels: Tensor, o: { logitScale?: number; softcap?: number; chunk?: number } = {}): TokenLoss {
+export function linearCrossEntropy(
+  x: Tensor,
+  w: Tensor,
+  labels: Tensor,
+  o: { logitScale?: number; softcap?: number; chunk?: number } = {},
+): TokenLoss {
   const [nll, correct, entropy] = apply(linearCrossEntropyDef, [x, w, labels], {
     logit_scale: o.logitScale ?? 1,
     softcap: o.softcap ?? 0,

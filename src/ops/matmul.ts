@@ -13,7 +13,18 @@ import { dtypeBytes, isFloat, type DType } from '../graph/dtype';
 import { apply, sharedAttributes } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
-import { expectCount, expectDtype, expectFloat, expectLike, expectRank, expectShape, listOf, ndArray, numberOf, shapeError } from './expect';
+import {
+  expectCount,
+  expectDtype,
+  expectFloat,
+  expectLike,
+  expectRank,
+  expectShape,
+  listOf,
+  ndArray,
+  numberOf,
+  shapeError,
+} from './expect';
 import { cast, scale } from './elementwise';
 import { cudaGemmScratchBytes } from './cuda-scratch';
 import { sumRows } from './reduce';
@@ -56,7 +67,15 @@ export function matmulLayout(a: Attributes): MatmulLayout {
   const [transA, transB, rows, cols] = ['trans_a', 'trans_b', 'rows', 'cols'].map((key) => listOf('matmul', a, key));
   let next = 0;
   const terms = quant.map((q, i) => {
-    const term = { a: next, b: next + 1, transA: transA[i] === 1, transB: transB[i] === 1, quant: q, rows: rows[i], cols: cols[i] };
+    const term = {
+      a: next,
+      b: next + 1,
+      transA: transA[i] === 1,
+      transB: transB[i] === 1,
+      quant: q,
+      rows: rows[i],
+      cols: cols[i],
+    };
     next += 1 + QUANT_PARTS[q];
     return term;
   });
@@ -72,14 +91,20 @@ function termSize(x: readonly TensorType[], t: MatmulTerm): { m: number; k: numb
   const m = shape[t.transA ? 1 : 0];
   const k = shape[t.transA ? 0 : 1];
   const kb = t.transB ? t.cols : t.rows;
-  if (k !== kb) throw shapeError('matmul', `inner dimensions to agree`, `op(a) [${m}, ${k}] and op(b) [${kb}, ${t.transB ? t.rows : t.cols}]`);
+  if (k !== kb)
+    throw shapeError(
+      'matmul',
+      `inner dimensions to agree`,
+      `op(a) [${m}, ${k}] and op(b) [${kb}, ${t.transB ? t.rows : t.cols}]`,
+    );
   return { m, k, n: t.transB ? t.rows : t.cols };
 }
 
 function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
   const layout = matmulLayout(a);
   const { terms } = layout;
-  if (terms.length < 1 || terms.length > MAX_TERMS) throw shapeError('matmul', `1 to ${MAX_TERMS} terms`, String(terms.length));
+  if (terms.length < 1 || terms.length > MAX_TERMS)
+    throw shapeError('matmul', `1 to ${MAX_TERMS} terms`, String(terms.length));
   expectCount('matmul', x, layout.inputs);
   let m = -1;
   let n = -1;
@@ -87,14 +112,17 @@ function infer(x: readonly TensorType[], a: Attributes): TensorType[] {
     const t = terms[i];
     expectRank('matmul', 'a', x[t.a], 2);
     expectOperand('a', x[t.a]);
-    if (t.quant !== 0) expectParts('matmul', x.slice(t.b, t.b + QUANT_PARTS[t.quant]), t.rows * t.cols, QUANT_PARTS[t.quant] === 4);
+    if (t.quant !== 0)
+      expectParts('matmul', x.slice(t.b, t.b + QUANT_PARTS[t.quant]), t.rows * t.cols, QUANT_PARTS[t.quant] === 4);
     else {
       expectOperand('b', x[t.b]);
       const { shape } = x[t.b];
-      if (shape.length !== 2 || shape[0] !== t.rows || shape[1] !== t.cols) expectShape('matmul', 'b', x[t.b], [t.rows, t.cols]);
+      if (shape.length !== 2 || shape[0] !== t.rows || shape[1] !== t.cols)
+        expectShape('matmul', 'b', x[t.b], [t.rows, t.cols]);
     }
     const size = termSize(x, t);
-    if (m >= 0 && (m !== size.m || n !== size.n)) throw shapeError('matmul', `every term to give [${m}, ${n}]`, `[${size.m}, ${size.n}]`);
+    if (m >= 0 && (m !== size.m || n !== size.n))
+      throw shapeError('matmul', `every term to give [${m}, ${n}]`, `[${size.m}, ${size.n}]`);
     m = size.m;
     n = size.n;
   }
@@ -147,7 +175,8 @@ const matmulDef: OpDef = {
           : matmul(a, scaled, { transA: !t.transA, compute, dtype });
       }
     }
-    if (layout.bias >= 0 && needs(layout.bias)) grads[layout.bias] = cast(sumRows(g), gradientDtype(inputs[layout.bias]));
+    if (layout.bias >= 0 && needs(layout.bias))
+      grads[layout.bias] = cast(sumRows(g), gradientDtype(inputs[layout.bias]));
     if (layout.addend >= 0) grads[layout.addend] = g;
     return grads;
   },
@@ -208,7 +237,9 @@ function accumulate(out: NdArray, a: NdArray, transA: boolean, b: NdArray, trans
     for (let j = 0; j < n; j++) {
       let s = 0;
       for (let p = 0; p < k; p++) {
-        s += a.data[transA ? p * a.shape[1] + i : i * a.shape[1] + p] * b.data[transB ? j * b.shape[1] + p : p * b.shape[1] + j];
+        s +=
+          a.data[transA ? p * a.shape[1] + i : i * a.shape[1] + p] *
+          b.data[transB ? j * b.shape[1] + p : p * b.shape[1] + j];
       }
       out.data[i * n + j] += s;
     }

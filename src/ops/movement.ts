@@ -2,7 +2,18 @@
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { elementCount, type Tensor } from '../graph/tensor';
-import { expectCount, expectFloat, expectIndices, expectRank, expectType, listOf, ndArray, numberOf, shapeError, streamCost } from './expect';
+import {
+  expectCount,
+  expectFloat,
+  expectIndices,
+  expectRank,
+  expectType,
+  listOf,
+  ndArray,
+  numberOf,
+  shapeError,
+  streamCost,
+} from './expect';
 import { fill } from './elementwise';
 
 const reshapeDef: OpDef = {
@@ -10,7 +21,8 @@ const reshapeDef: OpDef = {
   infer(x, a) {
     expectCount('reshape', x, 1);
     const shape = a.shape as number[];
-    if (elementCount(shape) !== elementCount(x[0].shape)) throw shapeError('reshape', `${elementCount(x[0].shape)} elements`, `[${shape.join(', ')}]`);
+    if (elementCount(shape) !== elementCount(x[0].shape))
+      throw shapeError('reshape', `${elementCount(x[0].shape)} elements`, `[${shape.join(', ')}]`);
     return [{ shape, dtype: x[0].dtype }];
   },
   vjp: ({ inputs: [x], cotangents: [dy] }) => [reshape(dy!, x.shape)],
@@ -44,7 +56,10 @@ const gatherRowsDef: OpDef = {
     expectIndices('gather_rows', 'rows', x[1]);
     return [{ shape: [x[1].shape[0], x[0].shape[1]], dtype: x[0].dtype }];
   },
-  vjp: ({ inputs: [a, rows], cotangents: [dy] }) => [apply(scatterRowsDef, [dy!, rows], { rows_out: a.shape[0] })[0], null],
+  vjp: ({ inputs: [a, rows], cotangents: [dy] }) => [
+    apply(scatterRowsDef, [dy!, rows], { rows_out: a.shape[0] })[0],
+    null,
+  ],
   reference([a, rows]) {
     const cols = a.shape[1];
     return [
@@ -86,7 +101,8 @@ const splitColsDef: OpDef = {
     expectRank('split_cols', 'a', x[0], 2);
     const sizes = listOf('split_cols', a, 'sizes');
     const total = sizes.reduce((s, n) => s + n, 0);
-    if (total !== x[0].shape[1]) throw shapeError('split_cols', `sizes that add up to ${x[0].shape[1]}`, `[${sizes.join(', ')}]`);
+    if (total !== x[0].shape[1])
+      throw shapeError('split_cols', `sizes that add up to ${x[0].shape[1]}`, `[${sizes.join(', ')}]`);
     return sizes.map((n) => ({ shape: [x[0].shape[0], n], dtype: x[0].dtype }));
   },
   vjp: ({ outputs, cotangents }) => [concatCols(outputs.map((t, i) => cotangents[i] ?? fill(t.type, 0)))],
@@ -109,7 +125,8 @@ const concatColsDef: OpDef = {
     let width = 0;
     for (const t of x) {
       expectRank('concat_cols', 'input', t, 2);
-      if (t.shape[0] !== x[0].shape[0] || t.dtype !== x[0].dtype) throw shapeError('concat_cols', `rows and dtype of input 0`, `${t.dtype}[${t.shape.join(', ')}]`);
+      if (t.shape[0] !== x[0].shape[0] || t.dtype !== x[0].dtype)
+        throw shapeError('concat_cols', `rows and dtype of input 0`, `${t.dtype}[${t.shape.join(', ')}]`);
       width += t.shape[1];
     }
     return [{ shape: [x[0].shape[0], width], dtype: x[0].dtype }];
@@ -128,7 +145,8 @@ const concatColsDef: OpDef = {
     const out = ndArray([x[0].shape[0], total]);
     let start = 0;
     for (const t of x) {
-      for (let i = 0; i < t.shape[0]; i++) out.data.set(t.data.subarray(i * t.shape[1], (i + 1) * t.shape[1]), i * total + start);
+      for (let i = 0; i < t.shape[0]; i++)
+        out.data.set(t.data.subarray(i * t.shape[1], (i + 1) * t.shape[1]), i * total + start);
       start += t.shape[1];
     }
     return [out];
@@ -168,12 +186,15 @@ export const movementOps = {
 };
 
 /** The same bytes under another shape. */
-export const reshape = (a: Tensor, shape: readonly number[]): Tensor => apply(reshapeDef, [a], { shape: [...shape] })[0];
+export const reshape = (a: Tensor, shape: readonly number[]): Tensor =>
+  apply(reshapeDef, [a], { shape: [...shape] })[0];
 export const transpose = (a: Tensor): Tensor => apply(transposeDef, [a])[0];
 /** Rows of `[R, D]` by index i32 `[n]`; -1 (or anything outside of [0, R)) gives zeros. */
 export const gatherRows = (a: Tensor, rows: Tensor): Tensor => apply(gatherRowsDef, [a, rows])[0];
 /** Cuts `[T, D]` into column groups of the given sizes. */
-export const splitCols = (a: Tensor, sizes: readonly number[]): readonly Tensor[] => apply(splitColsDef, [a], { sizes: [...sizes] });
-export const concatCols = (parts: readonly Tensor[]): Tensor => (parts.length === 1 ? parts[0] : apply(concatColsDef, parts)[0]);
+export const splitCols = (a: Tensor, sizes: readonly number[]): readonly Tensor[] =>
+  apply(splitColsDef, [a], { sizes: [...sizes] });
+export const concatCols = (parts: readonly Tensor[]): Tensor =>
+  parts.length === 1 ? parts[0] : apply(concatColsDef, parts)[0];
 /** Writes rows of x into a cache `[R, D]`; row -1 is skipped. */
 export const cacheWrite = (cache: Tensor, x: Tensor, rows: Tensor): Tensor => apply(cacheWriteDef, [cache, x, rows])[0];

@@ -5,7 +5,17 @@
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { Attributes, Tensor, TensorType } from '../graph/tensor';
-import { expectCount, expectFloat, expectLike, expectRank, expectShape, ndArray, numberOf, onlyFirst, streamCost } from './expect';
+import {
+  expectCount,
+  expectFloat,
+  expectLike,
+  expectRank,
+  expectShape,
+  ndArray,
+  numberOf,
+  onlyFirst,
+  streamCost,
+} from './expect';
 
 function inferNorm(op: string, x: readonly TensorType[], a: Attributes, parameters: number): number {
   expectCount(op, x, 1 + parameters);
@@ -56,7 +66,9 @@ const rmsNormDef: OpDef = {
   reference([x, w], a) {
     const d = x.shape[1];
     const rstd = ndArray([x.shape[0]]);
-    rowsOf(x).forEach((row, i) => (rstd.data[i] = 1 / Math.sqrt(row.reduce((s, v) => s + v * v, 0) / d + (a.eps as number))));
+    rowsOf(x).forEach(
+      (row, i) => (rstd.data[i] = 1 / Math.sqrt(row.reduce((s, v) => s + v * v, 0) / d + (a.eps as number))),
+    );
     const offset = a.unit_offset as number;
     return [ndArray(x.shape, (i) => x.data[i] * rstd.data[Math.floor(i / d)] * (w.data[i % d] + offset)), rstd];
   },
@@ -84,7 +96,8 @@ const rmsNormGradDef: OpDef = {
       for (let j = 0; j < d; j++) dot += g[j] * (w.data[j] + offset) * row[j];
       for (let j = 0; j < d; j++) {
         dw.data[j] += g[j] * row[j] * rstd;
-        dx.data[t * d + j] = rstd * g[j] * (w.data[j] + offset) - (rstd ** 3 / d) * dot * row[j] + (addend?.data[t * d + j] ?? 0);
+        dx.data[t * d + j] =
+          rstd * g[j] * (w.data[j] + offset) - (rstd ** 3 / d) * dot * row[j] + (addend?.data[t * d + j] ?? 0);
       }
     }
     return [dx, dw];
@@ -112,7 +125,11 @@ const layerNormDef: OpDef = {
       rstd.data[i] = 1 / Math.sqrt(row.reduce((s, v) => s + (v - mean.data[i]) ** 2, 0) / d + (a.eps as number));
     });
     const at = (i: number): number => Math.floor(i / d);
-    return [ndArray(x.shape, (i) => (x.data[i] - mean.data[at(i)]) * rstd.data[at(i)] * w.data[i % d] + b.data[i % d]), mean, rstd];
+    return [
+      ndArray(x.shape, (i) => (x.data[i] - mean.data[at(i)]) * rstd.data[at(i)] * w.data[i % d] + b.data[i % d]),
+      mean,
+      rstd,
+    ];
   },
   cost: (x) => streamCost(x, [x[0]], 7),
   recompute: 'cheap',
@@ -155,9 +172,16 @@ const layerNormGradDef: OpDef = {
   mayAlias: (a) => [[0, 0] as const, ...(a.addend ? [[0, 5] as const] : [])],
 };
 
-export const normOps = { rms_norm: rmsNormDef, rms_norm_grad: rmsNormGradDef, layer_norm: layerNormDef, layer_norm_grad: layerNormGradDef };
+export const normOps = {
+  rms_norm: rmsNormDef,
+  rms_norm_grad: rmsNormGradDef,
+  layer_norm: layerNormDef,
+  layer_norm_grad: layerNormGradDef,
+};
 
 /** x / rms(x) * w, per row of `[T, D]`. */
-export const rmsNorm = (x: Tensor, w: Tensor, eps: number, unitOffset = false): Tensor => apply(rmsNormDef, [x, w], { eps, unit_offset: unitOffset ? 1 : 0 })[0];
+export const rmsNorm = (x: Tensor, w: Tensor, eps: number, unitOffset = false): Tensor =>
+  apply(rmsNormDef, [x, w], { eps, unit_offset: unitOffset ? 1 : 0 })[0];
 /** (x - mean) / std * w + b, per row of `[T, D]`. */
-export const layerNorm = (x: Tensor, w: Tensor, b: Tensor, eps: number): Tensor => apply(layerNormDef, [x, w, b], { eps })[0];
+export const layerNorm = (x: Tensor, w: Tensor, b: Tensor, eps: number): Tensor =>
+  apply(layerNormDef, [x, w, b], { eps })[0];

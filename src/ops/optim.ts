@@ -79,7 +79,15 @@ const adamwDef: OpDef = {
   mayAlias: (a) => inPlace(a, 4),
 };
 
-function adamStep(p: number, g: number, m: number, v: number, lr: number, step: number, a: Attributes): { p: number; m: number; v: number } {
+function adamStep(
+  p: number,
+  g: number,
+  m: number,
+  v: number,
+  lr: number,
+  step: number,
+  a: Attributes,
+): { p: number; m: number; v: number } {
   const { beta1, beta2, eps, weight_decay } = a as Record<string, number>;
   const nm = m * beta1 + (1 - beta1) * g;
   const nv = v * beta2 + (1 - beta2) * g * g;
@@ -97,7 +105,8 @@ const adamw8bitDef: OpDef = {
       const [p, , c1, c2, a1, a2] = x.slice(3 + 6 * i, 9 + 6 * i);
       const n = elementCount(p.shape);
       for (const c of [c1, c2]) expectType('adamw_8bit', `codes of parameter ${i}`, c, 'u8', [n]);
-      for (const s of [a1, a2]) expectType('adamw_8bit', `absmax of parameter ${i}`, s, 'f32', [Math.ceil(n / OPTIMIZER_BLOCK)]);
+      for (const s of [a1, a2])
+        expectType('adamw_8bit', `absmax of parameter ${i}`, s, 'f32', [Math.ceil(n / OPTIMIZER_BLOCK)]);
       out.push(p, c1, c2, a1, a2);
     }
     return out;
@@ -178,16 +187,30 @@ export interface StepInputs {
   gradScale: Tensor;
 }
 
-const adamAttributes = (count: number, o: AdamOptions): Attributes => ({ count, beta1: o.beta1, beta2: o.beta2, eps: o.eps, weight_decay: o.weightDecay });
+const adamAttributes = (count: number, o: AdamOptions): Attributes => ({
+  count,
+  beta1: o.beta1,
+  beta2: o.beta2,
+  eps: o.eps,
+  weight_decay: o.weightDecay,
+});
 
 /** One AdamW step over groups [p, g, m, v]; returns [p, m, v] for each. */
 export function adamw(inputs: StepInputs, groups: readonly (readonly Tensor[])[], o: AdamOptions): Tensor[][] {
-  const out = apply(adamwDef, [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()], adamAttributes(groups.length, o));
+  const out = apply(
+    adamwDef,
+    [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()],
+    adamAttributes(groups.length, o),
+  );
   return groups.map((_, i) => out.slice(3 * i, 3 * i + 3));
 }
 
 /** One 8-bit AdamW step over groups [p, g, code1, code2, absmax1, absmax2]; returns the same for each, without g. */
 export function adamw8bit(inputs: StepInputs, groups: readonly (readonly Tensor[])[], o: AdamOptions): Tensor[][] {
-  const out = apply(adamw8bitDef, [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()], adamAttributes(groups.length, o));
+  const out = apply(
+    adamw8bitDef,
+    [inputs.lr, inputs.step, inputs.gradScale, ...groups.flat()],
+    adamAttributes(groups.length, o),
+  );
   return groups.map((_, i) => out.slice(5 * i, 5 * i + 5));
 }

@@ -9,7 +9,9 @@ const f = Math.fround;
 function linspace(from: number, to: number, n: number): number[] {
   const step = f(f(f(to) - f(from)) / (n - 1));
   // step * i is exact in a double, so each value is rounded once, as by an fma.
-  return Array.from({ length: n }, (_, i) => (i < Math.floor(n / 2) ? f(f(from) + step * i) : f(f(to) - step * (n - 1 - i))));
+  return Array.from({ length: n }, (_, i) =>
+    i < Math.floor(n / 2) ? f(f(from) + step * i) : f(f(to) - step * (n - 1 - i)),
+  );
 }
 
 function dynamicMap(signed: boolean): Float32Array {

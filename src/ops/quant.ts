@@ -9,7 +9,18 @@ import type { DType } from '../graph/dtype';
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import { elementCount, typeBytes, type Attributes, type Tensor, type TensorType } from '../graph/tensor';
-import { expectCount, expectDtype, expectFloat, expectRank, expectShape, expectType, ndArray, numberOf, streamCost, stringOf } from './expect';
+import {
+  expectCount,
+  expectDtype,
+  expectFloat,
+  expectRank,
+  expectShape,
+  expectType,
+  ndArray,
+  numberOf,
+  streamCost,
+  stringOf,
+} from './expect';
 import { DYNAMIC_MAP_SIGNED } from './quant-tables';
 
 export const BLOCK = 64;
@@ -25,12 +36,14 @@ export function quantCode(type: QuantType, nested: boolean): number {
 }
 
 export const NF4 = [
-  -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-  0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+  -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+  -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+  0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 ];
 const NF4_THRESHOLDS = [
-  -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984, -0.13791173323988914, -0.045525018125772476,
-  0.03979014977812767, 0.1202552504837513, 0.2035212516784668, 0.2920137718319893, 0.3893125355243683, 0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
+  -0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984,
+  -0.13791173323988914, -0.045525018125772476, 0.03979014977812767, 0.1202552504837513, 0.2035212516784668,
+  0.2920137718319893, 0.3893125355243683, 0.5016634166240692, 0.6427869200706482, 0.8614784181118011,
 ];
 const FP4_MAGNITUDES = [0, 0.0625 / 12, 8 / 12, 1, 4 / 12, 6 / 12, 2 / 12, 3 / 12].map(Math.fround);
 export const FP4 = [...FP4_MAGNITUDES, ...FP4_MAGNITUDES.map((v) => -v)];
@@ -160,7 +173,12 @@ export function expectParts(op: string, parts: readonly TensorType[], n: number,
 }
 
 /** The fp32 matrix that parts stand for, to the bit. */
-export function dequantizeReference([packed, ...scales]: readonly NdArray[], type: QuantType, rows: number, cols: number): NdArray {
+export function dequantizeReference(
+  [packed, ...scales]: readonly NdArray[],
+  type: QuantType,
+  rows: number,
+  cols: number,
+): NdArray {
   const table = type === 'nf4' ? NF4 : FP4;
   return ndArray([rows, cols], (i) => {
     const byte = packed.data[i >> 1];
@@ -180,16 +198,29 @@ const dequantize4bitDef: OpDef = {
     return [type];
   },
   reference: (parts, a) => [dequantizeReference(parts, a.type as QuantType, a.rows as number, a.cols as number)],
-  cost: (x, a) => ({ flops: (a.rows as number) * (a.cols as number), bytes: x.reduce((s, t) => s + typeBytes(t), 0) + 2 * (a.rows as number) * (a.cols as number) }),
+  cost: (x, a) => ({
+    flops: (a.rows as number) * (a.cols as number),
+    bytes: x.reduce((s, t) => s + typeBytes(t), 0) + 2 * (a.rows as number) * (a.cols as number),
+  }),
   typeAttributes: ['dtype'],
   recompute: 'cheap',
 };
 
 /** Elements and bytes of a block of GGUF's formats. */
 const GGML_BLOCKS: Readonly<Record<string, readonly [elements: number, bytes: number]>> = {
-  F32: [1, 4], F16: [1, 2], BF16: [1, 2],
-  Q4_0: [32, 18], Q4_1: [32, 20], Q5_0: [32, 22], Q5_1: [32, 24], Q8_0: [32, 34],
-  Q2_K: [256, 84], Q3_K: [256, 110], Q4_K: [256, 144], Q5_K: [256, 176], Q6_K: [256, 210],
+  F32: [1, 4],
+  F16: [1, 2],
+  BF16: [1, 2],
+  Q4_0: [32, 18],
+  Q4_1: [32, 20],
+  Q5_0: [32, 22],
+  Q5_1: [32, 24],
+  Q8_0: [32, 34],
+  Q2_K: [256, 84],
+  Q3_K: [256, 110],
+  Q4_K: [256, 144],
+  Q5_K: [256, 176],
+  Q6_K: [256, 210],
 };
 
 const dequantizeGgmlDef: OpDef = {
@@ -198,14 +229,20 @@ const dequantizeGgmlDef: OpDef = {
     expectCount('dequantize_ggml', x, 1);
     expectDtype('dequantize_ggml', 'bytes', x[0], 'u8');
     const block = GGML_BLOCKS[stringOf('dequantize_ggml', a, 'type')];
-    if (!block) throw new LatheError('ERR_UNSUPPORTED', `[dequantize_ggml] unknown type '${String(a.type)}'`, { remedy: `use one of ${Object.keys(GGML_BLOCKS).join(', ')}` });
+    if (!block)
+      throw new LatheError('ERR_UNSUPPORTED', `[dequantize_ggml] unknown type '${String(a.type)}'`, {
+        remedy: `use one of ${Object.keys(GGML_BLOCKS).join(', ')}`,
+      });
     const shape = [numberOf('dequantize_ggml', a, 'rows'), numberOf('dequantize_ggml', a, 'cols')];
     expectShape('dequantize_ggml', 'bytes', x[0], [(elementCount(shape) / block[0]) * block[1]]);
     const type: TensorType = { shape, dtype: a.dtype as DType };
     expectFloat('dequantize_ggml', 'the result', type);
     return [type];
   },
-  cost: (x, a) => ({ flops: (a.rows as number) * (a.cols as number), bytes: typeBytes(x[0]) + 4 * (a.rows as number) * (a.cols as number) }),
+  cost: (x, a) => ({
+    flops: (a.rows as number) * (a.cols as number),
+    bytes: typeBytes(x[0]) + 4 * (a.rows as number) * (a.cols as number),
+  }),
   typeAttributes: ['dtype'],
 };
 
@@ -218,15 +255,28 @@ export const quantOps = {
 
 /** packed u8 and absmax f32 of a float tensor, blocks of 64 along its row-major order. */
 export const quantize4bit = (x: Tensor, type: QuantType): readonly Tensor[] => {
-  if (type !== 'nf4' && type !== 'fp4') throw new LatheError('ERR_CONFIG', `unknown 4-bit type '${String(type)}'`, { remedy: 'use nf4 or fp4' });
+  if (type !== 'nf4' && type !== 'fp4')
+    throw new LatheError('ERR_CONFIG', `unknown 4-bit type '${String(type)}'`, { remedy: 'use nf4 or fp4' });
   return apply(quantize4bitDef, [x], { type });
 };
 /** Double quantisation of scales: codes u8, nested_absmax f32, offset f32 [1]. */
 export const quantizeAbsmax = (absmax: Tensor): readonly Tensor[] => apply(quantizeAbsmaxDef, [absmax]);
 
 /** The dense weight that parts stand for; `quant` as in matmul. */
-export function dequantizeParts(parts: readonly Tensor[], quant: number, rows: number, cols: number, dtype: DType): Tensor {
-  const attributes: Attributes = { type: quant <= 2 ? 'nf4' : 'fp4', rows, cols, nested: quant % 2 === 0 ? 1 : 0, dtype };
+export function dequantizeParts(
+  parts: readonly Tensor[],
+  quant: number,
+  rows: number,
+  cols: number,
+  dtype: DType,
+): Tensor {
+  const attributes: Attributes = {
+    type: quant <= 2 ? 'nf4' : 'fp4',
+    rows,
+    cols,
+    nested: quant % 2 === 0 ? 1 : 0,
+    dtype,
+  };
   return apply(dequantize4bitDef, parts, attributes)[0];
 }
 

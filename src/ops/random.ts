@@ -9,7 +9,14 @@ import type { Attributes, Tensor, TensorType } from '../graph/tensor';
 import { expectCount, expectDtype, expectFloat, expectShape, ndArray, numberOf, streamCost } from './expect';
 
 /** Ten rounds of Philox4x32; all arguments and results are u32. */
-export function philox(c0: number, c1: number, c2: number, c3: number, k0: number, k1: number): [number, number, number, number] {
+export function philox(
+  c0: number,
+  c1: number,
+  c2: number,
+  c3: number,
+  k0: number,
+  k1: number,
+): [number, number, number, number] {
   for (let round = 0; round < 10; round++) {
     const p0 = BigInt(0xd2511f53) * BigInt(c0 >>> 0);
     const p1 = BigInt(0xcd9e8d57) * BigInt(c2 >>> 0);
@@ -71,12 +78,18 @@ function randomDef(name: 'random_uniform' | 'random_normal'): OpDef {
     },
     reference(_x, a) {
       const shape = a.shape as number[];
-      const words = wordsOf(0, 0, ((a.seed_lo as number) ^ (a.site_lo as number)) >>> 0, ((a.seed_hi as number) ^ (a.site_hi as number)) >>> 0);
+      const words = wordsOf(
+        0,
+        0,
+        ((a.seed_lo as number) ^ (a.site_lo as number)) >>> 0,
+        ((a.seed_hi as number) ^ (a.site_hi as number)) >>> 0,
+      );
       return [
         ndArray(shape, (i) => {
           const u = words(Math.floor(i / 4));
           const lane = i % 4;
-          if (name === 'random_uniform') return (a.low as number) + ((a.high as number) - (a.low as number)) * ((u[lane] >>> 8) * 2 ** -24);
+          if (name === 'random_uniform')
+            return (a.low as number) + ((a.high as number) - (a.low as number)) * ((u[lane] >>> 8) * 2 ** -24);
           const pair = lane & 2;
           const radius = Math.sqrt(-2 * Math.log((u[pair] + 0.5) * 2 ** -32));
           const angle = 2 * Math.PI * ((u[pair + 1] + 0.5) * 2 ** -32);
@@ -103,7 +116,14 @@ export function dropout(x: Tensor, rng: Tensor, p: number, path: string, ordinal
 
 function keyed(type: TensorType, seed: number, path: string): Attributes {
   const site = siteHash(path);
-  return { seed_lo: seed >>> 0, seed_hi: Math.floor(seed / 2 ** 32) >>> 0, site_lo: site.lo, site_hi: site.hi, shape: [...type.shape], dtype: type.dtype };
+  return {
+    seed_lo: seed >>> 0,
+    seed_hi: Math.floor(seed / 2 ** 32) >>> 0,
+    site_lo: site.lo,
+    site_hi: site.hi,
+    shape: [...type.shape],
+    dtype: type.dtype,
+  };
 }
 
 /** U(low, high) for the given seed and site. */

@@ -7,7 +7,8 @@ import { cast, expand } from './elementwise';
 import { reshape } from './movement';
 
 /** One f64 per block of 4096 elements. */
-const blockSumBytes = (x: readonly TensorType[]): number => x.reduce((n, t) => n + 8 * Math.ceil(elementCount(t.shape) / 4096), 0);
+const blockSumBytes = (x: readonly TensorType[]): number =>
+  x.reduce((n, t) => n + 8 * Math.ceil(elementCount(t.shape) / 4096), 0);
 
 const SCALAR = { shape: [1], dtype: 'f32' } as const;
 

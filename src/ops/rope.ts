@@ -6,7 +6,19 @@
 import { apply } from '../graph/trace';
 import type { NdArray, OpDef } from '../graph/op-def';
 import type { Tensor, TensorType } from '../graph/tensor';
-import { expectCount, expectFloat, expectIndices, expectLike, expectRank, expectType, listOf, ndArray, numberOf, shapeError, streamCost } from './expect';
+import {
+  expectCount,
+  expectFloat,
+  expectIndices,
+  expectLike,
+  expectRank,
+  expectType,
+  listOf,
+  ndArray,
+  numberOf,
+  shapeError,
+  streamCost,
+} from './expect';
 
 const ropeTableDef: OpDef = {
   name: 'rope_table',
@@ -19,12 +31,16 @@ const ropeTableDef: OpDef = {
   },
   reference([positions], a) {
     const freq = a.inv_freq as number[];
-    const angle = (i: number): number => Math.fround(Math.fround(positions.data[Math.floor(i / freq.length)]) * Math.fround(freq[i % freq.length]));
+    const angle = (i: number): number =>
+      Math.fround(Math.fround(positions.data[Math.floor(i / freq.length)]) * Math.fround(freq[i % freq.length]));
     const shape = [positions.shape[0], freq.length];
     const s = a.attention_scaling as number;
     return [ndArray(shape, (i) => Math.cos(angle(i)) * s), ndArray(shape, (i) => Math.sin(angle(i)) * s)];
   },
-  cost: (x, a) => ({ flops: 20 * x[0].shape[0] * (a.inv_freq as number[]).length, bytes: 8 * x[0].shape[0] * (a.inv_freq as number[]).length }),
+  cost: (x, a) => ({
+    flops: 20 * x[0].shape[0] * (a.inv_freq as number[]).length,
+    bytes: 8 * x[0].shape[0] * (a.inv_freq as number[]).length,
+  }),
 };
 
 const ropeDef: OpDef = {
@@ -41,7 +57,11 @@ const ropeDef: OpDef = {
     if (2 * x[1].shape[1] > k) throw shapeError('rope', `at most ${k / 2} frequencies`, String(x[1].shape[1]));
     return [x[0]];
   },
-  vjp: ({ inputs: [, cos, sin], attributes: a, cotangents: [dy] }) => [apply(ropeDef, [dy!, cos, sin], { ...a, inverse: 1 - (a.inverse as number) })[0], null, null],
+  vjp: ({ inputs: [, cos, sin], attributes: a, cotangents: [dy] }) => [
+    apply(ropeDef, [dy!, cos, sin], { ...a, inverse: 1 - (a.inverse as number) })[0],
+    null,
+    null,
+  ],
   reference: ([x, cos, sin], a) => [rotate(x, cos, sin, a.head_dim as number, a.inverse === 1)],
   cost: (x) => streamCost(x, [x[0]], 3),
   mayAlias: () => [[0, 0]],
@@ -70,7 +90,11 @@ function rotate(x: NdArray, cos: NdArray, sin: NdArray, headDim: number, inverse
 export const ropeOps = { rope_table: ropeTableDef, rope: ropeDef };
 
 /** cos and sin, f32 `[T, K/2]` each, of positions i32 `[T]`. */
-export function ropeTable(positions: Tensor, invFreq: readonly number[], attentionScaling = 1): { cos: Tensor; sin: Tensor } {
+export function ropeTable(
+  positions: Tensor,
+  invFreq: readonly number[],
+  attentionScaling = 1,
+): { cos: Tensor; sin: Tensor } {
   const [cos, sin] = apply(ropeTableDef, [positions], { inv_freq: [...invFreq], attention_scaling: attentionScaling });
   return { cos, sin };
 }

@@ -75,7 +75,12 @@ function softmaxOf(z: number[]): number[] {
 export const samplingOps = { sample: sampleDef };
 
 /** token i32 `[B]` and its log-probability f32 `[B]`; params f32 `[8]`: temperature, top_k, top_p, min_p, repetition_penalty, do_sample, 0, 0. */
-export function sample(logits: Tensor, history: Tensor, params: Tensor, rng: Tensor): { token: Tensor; logprob: Tensor } {
+export function sample(
+  logits: Tensor,
+  history: Tensor,
+  params: Tensor,
+  rng: Tensor,
+): { token: Tensor; logprob: Tensor } {
   const [token, logprob] = apply(sampleDef, [logits, history, params, rng]);
   return { token, logprob };
 }

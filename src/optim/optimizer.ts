@@ -52,7 +52,12 @@ export function optimizerSlots(kind: OptimizerKind, p: OptimizedParameter): Stat
 }
 
 /** Traces one step over all parameters: one op per (format, weight decay) group. */
-export function traceOptimizerStep(kind: OptimizerKind, parameters: readonly OptimizedParameter[], inputs: StepInputs, o: Omit<AdamOptions, 'weightDecay'>): void {
+export function traceOptimizerStep(
+  kind: OptimizerKind,
+  parameters: readonly OptimizedParameter[],
+  inputs: StepInputs,
+  o: Omit<AdamOptions, 'weightDecay'>,
+): void {
   const groups = new Map<string, OptimizedParameter[]>();
   for (const p of parameters) {
     const key = `${uses8bit(kind, p)}|${p.weightDecay}`;

@@ -28,7 +28,8 @@ export function cse(graph: Graph): Graph {
 
 function same(a: Node, b: Node, rewriter: Rewriter): boolean {
   if (a.op !== b.op || a.recompute !== b.recompute || a.inputs.length !== b.inputs.length) return false;
-  for (let i = 0; i < a.inputs.length; i++) if (rewriter.resolve(a.inputs[i]) !== rewriter.resolve(b.inputs[i])) return false;
+  for (let i = 0; i < a.inputs.length; i++)
+    if (rewriter.resolve(a.inputs[i]) !== rewriter.resolve(b.inputs[i])) return false;
   return sameAttributes(a.attributes, b.attributes);
 }
 

@@ -26,19 +26,23 @@ export function fuse(traced: Graph): Graph {
   const rewriter = new Rewriter(graph);
   fuseLoss(graph, rewriter);
   // Both rules are about sums in the backward pass; scale_by and the others stay.
-  const sums = graph.nodes.filter((n) => (n.op === ADD || n.op === SCALE) && (n.phase === 'backward' || n.phase === 'update'));
+  const sums = graph.nodes.filter(
+    (n) => (n.op === ADD || n.op === SCALE) && (n.phase === 'backward' || n.phase === 'update'),
+  );
   if (sums.length) new SumFusion(graph, rewriter).run(sums);
   return rewriter.finish();
 }
 
 /** Where a loss and its gradient are both computed, the gradient op gives the loss too. */
 function fuseLoss(graph: Graph, rewriter: Rewriter): void {
-  const key = ({ inputs, attributes: a }: Node): string => [...inputs.slice(0, 3).map((t) => `${t.node.id}.${t.index}`), a.logit_scale, a.softcap].join();
+  const key = ({ inputs, attributes: a }: Node): string =>
+    [...inputs.slice(0, 3).map((t) => `${t.node.id}.${t.index}`), a.logit_scale, a.softcap].join();
   const grads = new Map(graph.nodes.filter((n) => n.op?.name === 'linear_cross_entropy_grad').map((n) => [key(n), n]));
   for (const node of graph.nodes) {
     const grad = node.op?.name === 'linear_cross_entropy' ? grads.get(key(node)) : undefined;
     // The cotangent must not depend on the loss itself: it does not for a sum, it does for a preference loss.
-    if (grad && !dependsOn(grad.inputs[3].node, node, (t) => t)) node.outputs.forEach((t, i) => rewriter.replace(t, grad.outputs[i]));
+    if (grad && !dependsOn(grad.inputs[3].node, node, (t) => t))
+      node.outputs.forEach((t, i) => rewriter.replace(t, grad.outputs[i]));
   }
 }
 
@@ -86,7 +90,8 @@ class SumFusion {
 
   run(sums: readonly Node[]): void {
     // Terms before addends: a sum of matmuls is one GEMM; what is left over becomes its addend.
-    for (const node of sums) this.replace(node, (a, b) => (node.op === SCALE ? this.scaled(node, a) : this.terms(a, b)));
+    for (const node of sums)
+      this.replace(node, (a, b) => (node.op === SCALE ? this.scaled(node, a) : this.terms(a, b)));
     for (const node of sums) if (node.op === ADD) this.replace(node, (a, b) => this.addend(a, b) ?? this.addend(b, a));
   }
 
@@ -122,7 +127,15 @@ class SumFusion {
 
   private terms(a: Tensor, b: Tensor): Rewrite | null {
     const [x, y] = [a.node, b.node];
-    if (a === b || x.op !== MATMUL || y.op !== MATMUL || !this.isSingle(a) || !this.isSingle(b) || !sameType(a.type, b.type)) return null;
+    if (
+      a === b ||
+      x.op !== MATMUL ||
+      y.op !== MATMUL ||
+      !this.isSingle(a) ||
+      !this.isSingle(b) ||
+      !sameType(a.type, b.type)
+    )
+      return null;
     const attributes = this.mergedAttributes(x.attributes, y.attributes);
     if (!attributes) return null;
     const later = x.order > y.order ? x : y;
@@ -130,13 +143,19 @@ class SumFusion {
   }
 
   private mergedAttributes(p: Attributes, q: Attributes): Attributes | null {
-    if (p.alpha !== 1 || q.alpha !== 1 || p.bias || q.bias || p.addend || q.addend || p.compute !== q.compute) return null;
+    if (p.alpha !== 1 || q.alpha !== 1 || p.bias || q.bias || p.addend || q.addend || p.compute !== q.compute)
+      return null;
     if ((p.quant as number[]).length + (q.quant as number[]).length > MAX_TERMS) return null;
     let byOther = this.merged.get(p);
     if (!byOther) this.merged.set(p, (byOther = new Map<Attributes, Attributes>()));
     let made = byOther.get(q);
     if (!made) {
-      const lists = Object.fromEntries(['trans_a', 'trans_b', 'quant', 'rows', 'cols'].map((key) => [key, [...(p[key] as number[]), ...(q[key] as number[])]]));
+      const lists = Object.fromEntries(
+        ['trans_a', 'trans_b', 'quant', 'rows', 'cols'].map((key) => [
+          key,
+          [...(p[key] as number[]), ...(q[key] as number[])],
+        ]),
+      );
       byOther.set(q, (made = { ...p, ...lists }));
     }
     return made;
@@ -144,11 +163,16 @@ class SumFusion {
 
   private addend(x: Tensor, addend: Tensor): Rewrite | null {
     const { node } = x;
-    if (addend.node === node || addendOutput(node) !== x.index || !this.isSingle(x) || !sameType(x.type, addend.type)) return null;
+    if (addend.node === node || addendOutput(node) !== x.index || !this.isSingle(x) || !sameType(x.type, addend.type))
+      return null;
     if (dependsOn(addend.node, node, this.resolve)) return null;
     let attributes = this.withAddendOf.get(node.attributes);
     if (!attributes) this.withAddendOf.set(node.attributes, (attributes = { ...node.attributes, addend: 1 }));
-    return { node: nodeLike(node, [...node.inputs, addend], attributes, typesOf(node.outputs)), output: x.index, absorbed: node };
+    return {
+      node: nodeLike(node, [...node.inputs, addend], attributes, typesOf(node.outputs)),
+      output: x.index,
+      absorbed: node,
+    };
   }
 }
 

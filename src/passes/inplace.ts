@@ -89,8 +89,12 @@ class Placer {
       const base = viewed(value);
       const at = base === value ? position.get(value.node) : undefined;
       const read = lastRead.get(slot.name) ?? -1;
-      const alias = at !== undefined && at === read && this.aliasInputs(value).some((t) => viewed(t).node.slot?.name === slot.name);
-      const direct = at !== undefined && !this.target.has(value) && (read < at || (alias && this.slotReads(value.node).get(slot.name) === 1));
+      const alias =
+        at !== undefined && at === read && this.aliasInputs(value).some((t) => viewed(t).node.slot?.name === slot.name);
+      const direct =
+        at !== undefined &&
+        !this.target.has(value) &&
+        (read < at || (alias && this.slotReads(value.node).get(slot.name) === 1));
       if (direct) this.target.set(value, slot);
       else if (base.node.slot?.name !== slot.name) this.copies.push({ slot, value });
     }
@@ -151,8 +155,13 @@ class Placer {
       if (at === undefined) continue;
       const earlier = this.aliasInputs(value).find(
         (t) =>
-          t.node.kind === 'op' && !t.node.op!.view && sameType(t.type, slot) && !target.has(t) && lastUse.get(t) === at &&
-          (lastRead.get(slot.name) ?? -1) < position.get(t.node)! && value.node.inputs.filter((other) => viewed(other) === t).length === 1,
+          t.node.kind === 'op' &&
+          !t.node.op!.view &&
+          sameType(t.type, slot) &&
+          !target.has(t) &&
+          lastUse.get(t) === at &&
+          (lastRead.get(slot.name) ?? -1) < position.get(t.node)! &&
+          value.node.inputs.filter((other) => viewed(other) === t).length === 1,
       );
       if (earlier) target.set(earlier, slot);
     }
@@ -163,16 +172,51 @@ class Placer {
     for (const node of leaves) {
       const t = node.outputs[0];
       if (node.kind === 'state') this.hold(t, this.slotStorage(node.slot!, t));
-      else if (node.kind === 'constant') this.hold(t, { kind: 'constant', bytes: typeBytes(t.type), slot: undefined, constant: node.constant, first: -1, last: this.schedule.length, owner: t });
-      else if (node.input!.external) this.hold(t, { kind: 'external', bytes: typeBytes(t.type), slot: undefined, constant: undefined, first: -1, last: this.schedule.length, owner: t });
-      else this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), slot: undefined, constant: undefined, first: -1, last: this.lastUse.get(t) ?? -1, owner: t });
+      else if (node.kind === 'constant')
+        this.hold(t, {
+          kind: 'constant',
+          bytes: typeBytes(t.type),
+          slot: undefined,
+          constant: node.constant,
+          first: -1,
+          last: this.schedule.length,
+          owner: t,
+        });
+      else if (node.input!.external)
+        this.hold(t, {
+          kind: 'external',
+          bytes: typeBytes(t.type),
+          slot: undefined,
+          constant: undefined,
+          first: -1,
+          last: this.schedule.length,
+          owner: t,
+        });
+      else
+        this.hold(t, {
+          kind: 'arena',
+          bytes: typeBytes(t.type),
+          slot: undefined,
+          constant: undefined,
+          first: -1,
+          last: this.lastUse.get(t) ?? -1,
+          owner: t,
+        });
     }
   }
 
   private slotStorage(slot: StateSlot, owner: Tensor): Storage {
     let s = this.slots.get(slot.name);
     if (!s) {
-      s = { kind: 'state', bytes: typeBytes(slot), slot, constant: undefined, first: -1, last: this.schedule.length, owner };
+      s = {
+        kind: 'state',
+        bytes: typeBytes(slot),
+        slot,
+        constant: undefined,
+        first: -1,
+        last: this.schedule.length,
+        owner,
+      };
       this.slots.set(slot.name, s);
     }
     return s;
@@ -212,7 +256,15 @@ class Placer {
         reuse.last = Math.max(reuse.last, last ?? i);
         this.hold(t, reuse);
       } else {
-        this.hold(t, { kind: 'arena', bytes: typeBytes(t.type), slot: undefined, constant: undefined, first: i, last: last ?? i, owner: t });
+        this.hold(t, {
+          kind: 'arena',
+          bytes: typeBytes(t.type),
+          slot: undefined,
+          constant: undefined,
+          first: i,
+          last: last ?? i,
+          owner: t,
+        });
       }
     }
   }
@@ -224,7 +276,8 @@ class Placer {
       const base = viewed(candidates[j]);
       if (this.lastUse.get(base) !== i) continue;
       const s = this.storage.get(base)!;
-      if (s.kind !== 'arena' || taken.includes(s) || s.bytes !== typeBytes(t.type) || this.content.get(s) !== base) continue;
+      if (s.kind !== 'arena' || taken.includes(s) || s.bytes !== typeBytes(t.type) || this.content.get(s) !== base)
+        continue;
       let reads = 0;
       const { inputs } = t.node;
       for (let k = 0; k < inputs.length; k++) if (this.storage.get(viewed(inputs[k])) === s) reads++;
@@ -235,7 +288,15 @@ class Placer {
 }
 
 function copyOf(value: Tensor, where: string): Node {
-  return makeNode({ op: elementwiseOps.copy, inputs: [value], attributes: {}, types: [value.type], where, phase: 'update', block: '' });
+  return makeNode({
+    op: elementwiseOps.copy,
+    inputs: [value],
+    attributes: {},
+    types: [value.type],
+    where,
+    phase: 'update',
+    block: '',
+  });
 }
 
 /**
@@ -243,7 +304,9 @@ function copyOf(value: Tensor, where: string): Node {
  * start: the slot may be written before they are.
  */
 function keepOldState(graph: Graph): Graph {
-  const updated = new Set(graph.updates.filter((u) => viewed(u.value).node.slot?.name !== u.slot.name).map((u) => u.slot.name));
+  const updated = new Set(
+    graph.updates.filter((u) => viewed(u.value).node.slot?.name !== u.slot.name).map((u) => u.slot.name),
+  );
   const copies = new Map<Tensor, Node>();
   const kept = (t: Tensor, slot?: StateSlot): Tensor => {
     const shown = viewed(t).node.slot;

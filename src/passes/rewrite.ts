@@ -108,7 +108,12 @@ export function cloneNode(node: Node, inputs: readonly Tensor[]): Node {
 }
 
 /** A node of the same op that takes the place of `like`. */
-export function nodeLike(like: Node, inputs: readonly Tensor[], attributes: Attributes, types: readonly TensorType[]): Node {
+export function nodeLike(
+  like: Node,
+  inputs: readonly Tensor[],
+  attributes: Attributes,
+  types: readonly TensorType[],
+): Node {
   const { where, phase, block, order, recompute } = like;
   return makeNode({ op: like.op!, inputs, attributes, types, where, phase, block, order, recompute });
 }
@@ -132,7 +137,8 @@ function topological(nodes: readonly Node[]): Node[] {
   for (let i = 0; i < list.length; i++) position[list[i].id - base] = i + 1;
   for (let i = 0; i < list.length; i++) {
     const { inputs } = list[i];
-    for (let j = 0; j < inputs.length; j++) if (position[inputs[j].node.id - base] > i) return sortByNeed(list, base, position);
+    for (let j = 0; j < inputs.length; j++)
+      if (position[inputs[j].node.id - base] > i) return sortByNeed(list, base, position);
   }
   return list;
 }

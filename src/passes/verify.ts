@@ -10,18 +10,27 @@ import type { Tensor } from '../graph/tensor';
 export function verify(placed: Placed, offsets: ReadonlyMap<Storage, number>): void {
   const holds = new Map<Storage, Tensor>();
   const fail = (message: string, at: string): never => {
-    throw new LatheError('ERR_PROGRAM', `internal: program '${placed.graph.name}': ${message}`, { at, remedy: 'please report this program' });
+    throw new LatheError('ERR_PROGRAM', `internal: program '${placed.graph.name}': ${message}`, {
+      at,
+      remedy: 'please report this program',
+    });
   };
-  for (const { kind, outputs: [t] } of placed.graph.nodes) if (kind !== 'op') holds.set(placed.storage.get(t)!, t);
+  for (const {
+    kind,
+    outputs: [t],
+  } of placed.graph.nodes)
+    if (kind !== 'op') holds.set(placed.storage.get(t)!, t);
   placed.schedule.forEach((node, i) => {
     const { inputs, outputs } = node;
     for (let j = 0; j < inputs.length; j++) {
       const base = viewed(inputs[j]);
       const s = placed.storage.get(base)!;
       if (holds.get(s) !== base) fail(`${node.op!.name} reads a value that was overwritten`, node.where);
-      if (s.kind === 'arena' && (i < s.first || i > s.last)) fail(`${node.op!.name} reads outside of the lifetime`, node.where);
+      if (s.kind === 'arena' && (i < s.first || i > s.last))
+        fail(`${node.op!.name} reads outside of the lifetime`, node.where);
     }
-    for (let j = 0; j < outputs.length; j++) if (!placed.absent.has(outputs[j])) holds.set(placed.storage.get(outputs[j])!, outputs[j]);
+    for (let j = 0; j < outputs.length; j++)
+      if (!placed.absent.has(outputs[j])) holds.set(placed.storage.get(outputs[j])!, outputs[j]);
   });
   for (const [name, t] of placed.graph.outputs) {
     if (holds.get(storageOf(placed, t)) !== viewed(t)) fail(`output '${name}' was overwritten`, name);
@@ -47,10 +56,20 @@ function checkOverlaps(offsets: ReadonlyMap<Storage, number>, fail: (message: st
   let dead = 0;
   for (let i = 0; i < births.length; i++) {
     const block = births[i];
-    for (; deaths[dead].storage.last < block.storage.first; dead++) alive.splice(countBefore(alive, deaths[dead].from), 1);
+    for (; deaths[dead].storage.last < block.storage.first; dead++)
+      alive.splice(countBefore(alive, deaths[dead].from), 1);
     const at = countBefore(alive, block.from);
-    const other = at > 0 && alive[at - 1].to > block.from ? alive[at - 1] : at < alive.length && alive[at].from < block.to ? alive[at] : null;
-    if (other) fail('two live values overlap in the arena', `${block.storage.owner.node.where} and ${other.storage.owner.node.where}`);
+    const other =
+      at > 0 && alive[at - 1].to > block.from
+        ? alive[at - 1]
+        : at < alive.length && alive[at].from < block.to
+          ? alive[at]
+          : null;
+    if (other)
+      fail(
+        'two live values overlap in the arena',
+        `${block.storage.owner.node.where} and ${other.storage.owner.node.where}`,
+      );
     alive.splice(at, 0, block);
   }
 }

@@ -18,7 +18,16 @@ export interface AdapterOrigin {
 }
 
 /** Keys without influence on what a loaded adapter computes. */
-const INFORMATIVE = new Set(['peft_type', 'auto_mapping', 'base_model_name_or_path', 'revision', 'peft_version', 'inference_mode', 'runtime_config', 'eva_config']);
+const INFORMATIVE = new Set([
+  'peft_type',
+  'auto_mapping',
+  'base_model_name_or_path',
+  'revision',
+  'peft_version',
+  'inference_mode',
+  'runtime_config',
+  'eva_config',
+]);
 
 /** Values that mean "off" where null, false and empty do not say so. */
 const OFF: Readonly<Record<string, unknown>> = { megatron_core: 'megatron.core', qalora_group_size: 16 };
@@ -49,7 +58,11 @@ const KEYS: Readonly<Record<string, readonly [option: string, kind: Kind]>> = {
 };
 
 const isOff = (key: string, value: unknown): boolean =>
-  value === null || value === undefined || value === false || value === OFF[key] || (typeof value === 'object' && Object.keys(value).length === 0);
+  value === null ||
+  value === undefined ||
+  value === false ||
+  value === OFF[key] ||
+  (typeof value === 'object' && Object.keys(value).length === 0);
 
 const isNames = (value: unknown): boolean => Array.isArray(value) && value.every((v) => typeof v === 'string');
 
@@ -59,15 +72,25 @@ const CHECKS: Readonly<Record<Kind, readonly [expected: string, test: (value: un
   boolean: ['true or false', (v) => typeof v === 'boolean'],
   names: ['a list of names', (v) => isNames(v) || typeof v === 'string'],
   namesOrPattern: ['a list of names or a pattern', (v) => isNames(v) || typeof v === 'string'],
-  numbers: ['a number or a list of numbers', (v) => typeof v === 'number' || (Array.isArray(v) && v.every((i) => Number.isInteger(i)))],
-  map: ['an object of numbers', (v) => typeof v === 'object' && v !== null && Object.values(v).every((i) => typeof i === 'number')],
+  numbers: [
+    'a number or a list of numbers',
+    (v) => typeof v === 'number' || (Array.isArray(v) && v.every((i) => Number.isInteger(i))),
+  ],
+  map: [
+    'an object of numbers',
+    (v) => typeof v === 'object' && v !== null && Object.values(v).every((i) => typeof i === 'number'),
+  ],
   init: ['true, false or a name', (v) => typeof v === 'boolean' || typeof v === 'string'],
 };
 
 /** Parses adapter_config.json. @throws LatheError ERR_FORMAT (a wrong type), ERR_UNSUPPORTED (naming the key) */
 export function parseAdapterConfig(raw: RawAdapterConfig, at: string): { options: LoraOptions; origin: AdapterOrigin } {
   if (raw.peft_type !== 'LORA') {
-    throw new LatheError('ERR_UNSUPPORTED', `peft_type expected "LORA", received ${JSON.stringify(raw.peft_type) ?? 'none'}`, { at, remedy: 'only LoRA adapters are supported; merge the adapter with PEFT first' });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `peft_type expected "LORA", received ${JSON.stringify(raw.peft_type) ?? 'none'}`,
+      { at, remedy: 'only LoRA adapters are supported; merge the adapter with PEFT first' },
+    );
   }
   const options: Record<string, unknown> = { taskType: null };
   for (const [key, value] of Object.entries(raw)) {
@@ -75,27 +98,45 @@ export function parseAdapterConfig(raw: RawAdapterConfig, at: string): { options
     const known = Object.hasOwn(KEYS, key) ? KEYS[key] : undefined;
     if (!known) {
       if (isOff(key, value)) continue;
-      throw new LatheError('ERR_UNSUPPORTED', `adapter option '${key}' is ${JSON.stringify(value)}, which is not supported`, { at, remedy: 'train the adapter without it, or merge it with PEFT first' });
+      throw new LatheError(
+        'ERR_UNSUPPORTED',
+        `adapter option '${key}' is ${JSON.stringify(value)}, which is not supported`,
+        { at, remedy: 'train the adapter without it, or merge it with PEFT first' },
+      );
     }
     if (value === null) continue;
     const [expected, test] = CHECKS[known[1]];
-    if (!test(value)) throw new LatheError('ERR_FORMAT', `adapter option '${key}' expected ${expected}, received ${JSON.stringify(value)}`, { at });
+    if (!test(value))
+      throw new LatheError(
+        'ERR_FORMAT',
+        `adapter option '${key}' expected ${expected}, received ${JSON.stringify(value)}`,
+        { at },
+      );
     options[known[0]] = known[1] === 'names' && typeof value === 'string' ? [value] : value;
   }
   const init = raw.init_lora_weights ?? true;
   if (!HARMLESS_INIT.includes(init as never)) {
-    throw new LatheError('ERR_UNSUPPORTED', `adapter option 'init_lora_weights' is ${JSON.stringify(init)}, whose base weights differ from the checkpoint's`, {
-      at,
-      remedy: 'save it with PEFT as a plain adapter (path_initial_model_for_weight_conversion)',
-    });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `adapter option 'init_lora_weights' is ${JSON.stringify(init)}, whose base weights differ from the checkpoint's`,
+      {
+        at,
+        remedy: 'save it with PEFT as a plain adapter (path_initial_model_for_weight_conversion)',
+      },
+    );
   }
   if (typeof init === 'string' && init !== 'gaussian') options.initLoraWeights = true;
-  if (options.targetModules === undefined) throw new LatheError('ERR_FORMAT', "expected the key 'target_modules', found none", { at, remedy: 'the adapter was saved without its targets; add them' });
+  if (options.targetModules === undefined)
+    throw new LatheError('ERR_FORMAT', "expected the key 'target_modules', found none", {
+      at,
+      remedy: 'the adapter was saved without its targets; add them',
+    });
   const text = (key: string): string | null => (typeof raw[key] === 'string' && raw[key] !== '' ? raw[key] : null);
   return { options, origin: { baseModel: text('base_model_name_or_path'), revision: text('revision') } };
 }
 
-const sorted = (names: readonly string[] | string | null): readonly string[] | string | null => (names === null || typeof names === 'string' ? names : [...names].sort());
+const sorted = (names: readonly string[] | string | null): readonly string[] | string | null =>
+  names === null || typeof names === 'string' ? names : [...names].sort();
 
 /** The object PEFT would write, keys sorted. */
 export function adapterConfigJson(config: LoraConfig, origin: AdapterOrigin): Record<string, unknown> {

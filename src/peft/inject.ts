@@ -13,7 +13,7 @@ import { elementCount } from '../graph/tensor';
 import type { CausalLm } from '../models/causal-lm';
 import { Embedding, Linear, type LowRank } from '../nn/layers';
 import { Parameter, type Module } from '../nn/module';
-import type { LoraConfig} from './lora-config';
+import type { LoraConfig } from './lora-config';
 import { matchesModule, unknownTarget } from './lora-config';
 
 export const ADAPTER_PREFIX = 'base_model.model.';
@@ -35,7 +35,12 @@ export interface PeftModel {
 }
 
 /** Adds an adapter to `model` in place and returns a handle on it. Everything else stops being trainable. */
-export function getPeftModel(model: CausalLm, config: LoraConfig, adapterName = 'default', untiedHead = false): PeftModel {
+export function getPeftModel(
+  model: CausalLm,
+  config: LoraConfig,
+  adapterName = 'default',
+  untiedHead = false,
+): PeftModel {
   const linears = [...model.modules()].filter((m): m is Linear => m instanceof Linear);
   const targets = selectTargets(model, linears, config);
   const { saved, copied } = selectSaved(model, targets, config);
@@ -59,10 +64,13 @@ function selectTargets(model: CausalLm, linears: readonly Linear[], config: Lora
   const spec = config.targetModules ?? model.loraTargets;
   const paths = linears.map((m) => m.path);
   const isHead = (m: Linear): boolean => m.weight === model.head;
-  const chosen = linears.filter((m) => config.targets(m.path, model.loraTargets) && !(spec === 'all-linear' && isHead(m)));
+  const chosen = linears.filter(
+    (m) => config.targets(m.path, model.loraTargets) && !(spec === 'all-linear' && isHead(m)),
+  );
   rejectEmbeddings(model, config, chosen.some(isHead));
   // One unknown name among others would train less than was asked for.
-  const missing = typeof spec === 'string' ? [] : spec.filter((name) => !paths.some((path) => matchesModule([name], path)));
+  const missing =
+    typeof spec === 'string' ? [] : spec.filter((name) => !paths.some((path) => matchesModule([name], path)));
   if (missing.length) throw unknownTarget(missing, paths);
   if (chosen.length === 0) throw unknownTarget(spec, paths);
   return chosen;
@@ -70,14 +78,19 @@ function selectTargets(model: CausalLm, linears: readonly Linear[], config: Lora
 
 /** The head runs inside the fused loss and the embedding is a gather: neither has a place for a pair. */
 function rejectEmbeddings(model: CausalLm, config: LoraConfig, headChosen: boolean): void {
-  const named = (path: string): boolean => config.targetModules !== null && config.targetModules !== 'all-linear' && config.targets(path, []);
+  const named = (path: string): boolean =>
+    config.targetModules !== null && config.targetModules !== 'all-linear' && config.targets(path, []);
   const embeddings = [...model.modules()].filter((m) => m instanceof Embedding && named(m.path)).map((m) => m.path);
   if (headChosen || (model.config.tieWordEmbeddings && named(HEAD))) embeddings.push(HEAD);
   if (embeddings.length === 0) return;
   const [path] = embeddings;
-  throw new LatheError('ERR_UNSUPPORTED', `[LoraConfig] target_modules include '${path}': LoRA on an embedding or the output head is not supported`, {
-    remedy: `train it in full instead: modules_to_save: [${path.slice(path.lastIndexOf('.') + 1)}]`,
-  });
+  throw new LatheError(
+    'ERR_UNSUPPORTED',
+    `[LoraConfig] target_modules include '${path}': LoRA on an embedding or the output head is not supported`,
+    {
+      remedy: `train it in full instead: modules_to_save: [${path.slice(path.lastIndexOf('.') + 1)}]`,
+    },
+  );
 }
 
 function makePair(linear: Linear, config: LoraConfig, adapterName: string): LowRank {
@@ -85,7 +98,10 @@ function makePair(linear: Linear, config: LoraConfig, adapterName: string): LowR
   const prefix = `${ADAPTER_PREFIX}${linear.path}`;
   const a = adapterParameter(`${prefix}.lora_A.weight`, [r, linear.inFeatures]);
   const b = adapterParameter(`${prefix}.lora_B.weight`, [linear.outFeatures, r]);
-  a.init = config.initLoraWeights === 'gaussian' ? { kind: 'normal', std: 1 / r } : { kind: 'uniform', bound: 1 / Math.sqrt(linear.inFeatures) };
+  a.init =
+    config.initLoraWeights === 'gaussian'
+      ? { kind: 'normal', std: 1 / r }
+      : { kind: 'uniform', bound: 1 / Math.sqrt(linear.inFeatures) };
   // PEFT leaves torch's Linear initialisation: U(-1/sqrt(r), 1/sqrt(r)).
   if (config.initLoraWeights === false) b.init = { kind: 'uniform', bound: 1 / Math.sqrt(r) };
   return { name: adapterName, a, b, scaling, dropout: config.loraDropout, active: true };
@@ -106,20 +122,35 @@ function embeddingPaths(model: CausalLm): string[] {
 
 /** True when PEFT would copy one side of a tied embedding and leave the other: the head must become a tensor of its own. */
 export function needsUntiedHead(model: CausalLm, config: LoraConfig): boolean {
-  return model.config.tieWordEmbeddings && !config.ensureWeightTying && embeddingPaths(model).some((path) => config.savesModule(path));
+  return (
+    model.config.tieWordEmbeddings &&
+    !config.ensureWeightTying &&
+    embeddingPaths(model).some((path) => config.savesModule(path))
+  );
 }
 
 /** True when a tied embedding stays one tensor and is trained. */
 function tiedAndSaved(model: CausalLm, config: LoraConfig): boolean {
-  return model.config.tieWordEmbeddings && config.ensureWeightTying && embeddingPaths(model).some((path) => config.savesModule(path));
+  return (
+    model.config.tieWordEmbeddings &&
+    config.ensureWeightTying &&
+    embeddingPaths(model).some((path) => config.savesModule(path))
+  );
 }
 
 /** Base parameters to train in full: modules_to_save with all below them, and biases. */
-function selectSaved(model: CausalLm, targets: readonly Linear[], config: LoraConfig): { saved: Map<string, Parameter>; copied: Set<string> } {
+function selectSaved(
+  model: CausalLm,
+  targets: readonly Linear[],
+  config: LoraConfig,
+): { saved: Map<string, Parameter>; copied: Set<string> } {
   const saved = new Map<string, Parameter>();
   const copied = new Set<string>();
   const add = (p: Parameter): void => {
-    if (p.quant) throw new LatheError('ERR_CONFIG', `'${p.name}' is held in 4 bits and cannot be trained`, { remedy: 'add its module to llm_int8_skip_modules or drop it from modules_to_save' });
+    if (p.quant)
+      throw new LatheError('ERR_CONFIG', `'${p.name}' is held in 4 bits and cannot be trained`, {
+        remedy: 'add its module to llm_int8_skip_modules or drop it from modules_to_save',
+      });
     saved.set(p.name, p);
   };
   const copy = (p: Parameter): void => {
@@ -127,13 +158,20 @@ function selectSaved(model: CausalLm, targets: readonly Linear[], config: LoraCo
     copied.add(p.name);
   };
   if (needsUntiedHead(model, config)) {
-    throw new LatheError('ERR_CONFIG', '[LoraConfig] modules_to_save names a tied embedding', { remedy: 'set ensure_weight_tying: true, or add the adapter through a PreTrainedModel, which unties it' });
+    throw new LatheError('ERR_CONFIG', '[LoraConfig] modules_to_save names a tied embedding', {
+      remedy: 'set ensure_weight_tying: true, or add the adapter through a PreTrainedModel, which unties it',
+    });
   }
   const tied = tiedAndSaved(model, config);
   if (tied) copy(model.embedding);
   for (const name of config.modulesToSave ?? []) {
     const modules = [...model.modules()].filter((m: Module) => m.path.endsWith(name));
-    if (modules.length === 0 && !(tied && HEAD.endsWith(name))) throw unknownTarget([name], [...model.modules()].map((m) => m.path), 'modules_to_save');
+    if (modules.length === 0 && !(tied && HEAD.endsWith(name)))
+      throw unknownTarget(
+        [name],
+        [...model.modules()].map((m) => m.path),
+        'modules_to_save',
+      );
     for (const m of modules) for (const p of m.parameters().values()) copy(p);
   }
   if (config.bias !== 'none') {
@@ -171,7 +209,8 @@ export function trainableParameters(peft: PeftModel): { trainable: number; all: 
   const lora = count([...peft.pairs.values()].flatMap((pair) => [pair.a, pair.b]));
   const trainable = lora + count(peft.saved.values());
   const copies = count([...peft.saved].filter(([name]) => peft.copied.has(name)).map(([, p]) => p));
-  const all = count(peft.base.parameters().values()) + lora + copies - (peft.untiedHead ? elementCount(peft.base.head.shape) : 0);
+  const all =
+    count(peft.base.parameters().values()) + lora + copies - (peft.untiedHead ? elementCount(peft.base.head.shape) : 0);
   const text = `trainable params: ${trainable.toLocaleString('en-US')} || all params: ${all.toLocaleString('en-US')} || trainable%: ${((100 * trainable) / all).toFixed(4)}`;
   return { trainable, all, text };
 }

@@ -61,29 +61,51 @@ export async function readAdapter(dir: string, o: ReadAdapterOptions = {}): Prom
 
 function readConfig(dir: string, path: string): RawAdapterConfig {
   if (!existsSync(dir) || !statSync(dir).isDirectory()) {
-    throw new LatheError('ERR_CONFIG', 'expected the folder of an adapter, found none', { at: dir, remedy: `give the folder that holds ${ADAPTER_CONFIG_FILE}` });
+    throw new LatheError('ERR_CONFIG', 'expected the folder of an adapter, found none', {
+      at: dir,
+      remedy: `give the folder that holds ${ADAPTER_CONFIG_FILE}`,
+    });
   }
   let text: string;
   try {
     text = readFileSync(path, 'utf8');
   } catch (cause) {
     const isModel = existsSync(join(dir, 'config.json'));
-    throw new LatheError('ERR_FORMAT', `cannot read ${ADAPTER_CONFIG_FILE}`, { at: path, remedy: isModel ? 'this is a whole model; open it with AutoModelForCausalLM' : 'give the folder that PEFT or saveAdapter wrote', cause });
+    throw new LatheError('ERR_FORMAT', `cannot read ${ADAPTER_CONFIG_FILE}`, {
+      at: path,
+      remedy: isModel
+        ? 'this is a whole model; open it with AutoModelForCausalLM'
+        : 'give the folder that PEFT or saveAdapter wrote',
+      cause,
+    });
   }
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new LatheError('ERR_FORMAT', `${ADAPTER_CONFIG_FILE} is not valid JSON: ${(cause as Error).message}`, { at: path, remedy: 'fetch the file again', cause });
+    throw new LatheError('ERR_FORMAT', `${ADAPTER_CONFIG_FILE} is not valid JSON: ${(cause as Error).message}`, {
+      at: path,
+      remedy: 'fetch the file again',
+      cause,
+    });
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new LatheError('ERR_FORMAT', `${ADAPTER_CONFIG_FILE} expected an object`, { at: path, remedy: 'fetch the file again' });
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new LatheError('ERR_FORMAT', `${ADAPTER_CONFIG_FILE} expected an object`, {
+      at: path,
+      remedy: 'fetch the file again',
+    });
   return value as RawAdapterConfig;
 }
 
 function requireWeights(dir: string): string {
-  const found = weightFiles('adapter_model').find((name) => !name.endsWith('.index.json') && existsSync(join(dir, name)));
+  const found = weightFiles('adapter_model').find(
+    (name) => !name.endsWith('.index.json') && existsSync(join(dir, name)),
+  );
   if (found) return join(dir, found);
-  throw new LatheError('ERR_CHECKPOINT', `expected ${ADAPTER_WEIGHTS_FILE}, found none`, { at: dir, remedy: 'copy the file from where the adapter was saved' });
+  throw new LatheError('ERR_CHECKPOINT', `expected ${ADAPTER_WEIGHTS_FILE}, found none`, {
+    at: dir,
+    remedy: 'copy the file from where the adapter was saved',
+  });
 }
 
 /** PEFT writes a resized embedding that is also in modules_to_save three times; the plain key is the trained one. */
@@ -94,10 +116,17 @@ function isAlias(key: string, tensors: ReadonlyMap<string, TensorSource>): boole
 
 function checkTensor(key: string, source: TensorSource, at: string): void {
   if (!key.startsWith(ADAPTER_PREFIX)) {
-    throw new LatheError('ERR_CHECKPOINT', `unexpected tensor '${key}': keys of an adapter start with '${ADAPTER_PREFIX}'`, { at, remedy: 'convert the adapter with PEFT (save_pretrained)' });
+    throw new LatheError(
+      'ERR_CHECKPOINT',
+      `unexpected tensor '${key}': keys of an adapter start with '${ADAPTER_PREFIX}'`,
+      { at, remedy: 'convert the adapter with PEFT (save_pretrained)' },
+    );
   }
   if (!['F32', 'F16', 'BF16'].includes(source.dtype)) {
-    throw new LatheError('ERR_CHECKPOINT', `tensor '${key}' expected F32, F16 or BF16, received ${source.dtype}`, { at, remedy: 'save the adapter in a float type' });
+    throw new LatheError('ERR_CHECKPOINT', `tensor '${key}' expected F32, F16 or BF16, received ${source.dtype}`, {
+      at,
+      remedy: 'save the adapter in a float type',
+    });
   }
 }
 
@@ -110,10 +139,14 @@ async function rejectUntrained(sources: ReadonlyMap<string, AdapterSource>, at: 
     pairs++;
     if ((await readTensorBytes(source)).some((byte, i) => byte !== 0 && !isNegativeZero(byte, i, source))) return;
   }
-  throw new LatheError('ERR_CHECKPOINT', pairs ? 'the adapter does nothing: every lora_B is zero' : 'the adapter does nothing: it holds no lora_B tensor', {
-    at,
-    remedy: 'it was saved before training; pass isTrainable (or allowUntrained) to go on from it',
-  });
+  throw new LatheError(
+    'ERR_CHECKPOINT',
+    pairs ? 'the adapter does nothing: every lora_B is zero' : 'the adapter does nothing: it holds no lora_B tensor',
+    {
+      at,
+      remedy: 'it was saved before training; pass isTrainable (or allowUntrained) to go on from it',
+    },
+  );
 }
 
 /** -0 has one bit set: the sign, in the last byte of the little-endian element. */

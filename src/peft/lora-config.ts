@@ -60,8 +60,18 @@ export class LoraConfig {
     this.initLoraWeights = o.initLoraWeights ?? true;
     this.rankPattern = o.rankPattern ?? {};
     this.alphaPattern = o.alphaPattern ?? {};
-    this.layersToTransform = typeof o.layersToTransform === 'number' ? [o.layersToTransform] : o.layersToTransform?.length ? o.layersToTransform : null;
-    this.layersPattern = typeof o.layersPattern === 'string' && o.layersPattern ? [o.layersPattern] : o.layersPattern?.length ? (o.layersPattern as readonly string[]) : null;
+    this.layersToTransform =
+      typeof o.layersToTransform === 'number'
+        ? [o.layersToTransform]
+        : o.layersToTransform?.length
+          ? o.layersToTransform
+          : null;
+    this.layersPattern =
+      typeof o.layersPattern === 'string' && o.layersPattern
+        ? [o.layersPattern]
+        : o.layersPattern?.length
+          ? (o.layersPattern as readonly string[])
+          : null;
     this.fanInFanOut = o.fanInFanOut ?? false;
     this.ensureWeightTying = o.ensureWeightTying ?? false;
     refuseUnknownOptions(o, Object.keys(this), 'LoraConfig');
@@ -80,15 +90,21 @@ export class LoraConfig {
 
   private validate(): void {
     const bad = (key: string, expected: string, received: unknown): never => {
-      throw new LatheError('ERR_CONFIG', `[LoraConfig] ${key} expected ${expected}, received ${JSON.stringify(received)}`);
+      throw new LatheError(
+        'ERR_CONFIG',
+        `[LoraConfig] ${key} expected ${expected}, received ${JSON.stringify(received)}`,
+      );
     };
     if (!Number.isInteger(this.r) || this.r <= 0) bad('r', 'a positive integer', this.r);
     if (!(this.loraAlpha > 0)) bad('lora_alpha', 'a positive number', this.loraAlpha);
     if (!(this.loraDropout >= 0 && this.loraDropout < 1)) bad('lora_dropout', 'a number in [0, 1)', this.loraDropout);
     if (!['none', 'all', 'lora_only'].includes(this.bias)) bad('bias', 'none, all or lora_only', this.bias);
-    if (![true, false, 'gaussian'].includes(this.initLoraWeights)) bad('init_lora_weights', 'true, false or gaussian', this.initLoraWeights);
-    for (const [pattern, r] of Object.entries(this.rankPattern)) if (!Number.isInteger(r) || r <= 0) bad(`rank_pattern '${pattern}'`, 'a positive integer', r);
-    for (const [pattern, alpha] of Object.entries(this.alphaPattern)) if (!(alpha > 0)) bad(`alpha_pattern '${pattern}'`, 'a positive number', alpha);
+    if (![true, false, 'gaussian'].includes(this.initLoraWeights))
+      bad('init_lora_weights', 'true, false or gaussian', this.initLoraWeights);
+    for (const [pattern, r] of Object.entries(this.rankPattern))
+      if (!Number.isInteger(r) || r <= 0) bad(`rank_pattern '${pattern}'`, 'a positive integer', r);
+    for (const [pattern, alpha] of Object.entries(this.alphaPattern))
+      if (!(alpha > 0)) bad(`alpha_pattern '${pattern}'`, 'a positive number', alpha);
     // Broken patterns fail here and not at the first module.
     for (const pattern of [...Object.keys(this.rankPattern), ...Object.keys(this.alphaPattern)]) patternOf(pattern);
     for (const spec of [this.targetModules, this.excludeModules]) if (typeof spec === 'string') fullMatch(spec);
@@ -139,10 +155,14 @@ function compilePattern(source: string, text: string): RegExp {
   try {
     return new RegExp(source);
   } catch (cause) {
-    throw new LatheError('ERR_CONFIG', `[LoraConfig] '${text}' is not a regular expression: ${(cause as Error).message}`, {
-      remedy: "use JavaScript's syntax, or list the module names",
-      cause,
-    });
+    throw new LatheError(
+      'ERR_CONFIG',
+      `[LoraConfig] '${text}' is not a regular expression: ${(cause as Error).message}`,
+      {
+        remedy: "use JavaScript's syntax, or list the module names",
+        cause,
+      },
+    );
   }
 }
 
@@ -163,11 +183,21 @@ export function matchesModule(spec: readonly string[] | string, path: string): b
 }
 
 /** A name that no module has, with the nearest that exist. */
-export function unknownTarget(spec: readonly string[] | string, existing: Iterable<string>, key = 'target_modules'): LatheError {
-  const names = new Set([...existing].map((p) => p.slice(p.lastIndexOf('.') + 1)).filter((name) => name !== '' && !/^\d+$/.test(name)));
+export function unknownTarget(
+  spec: readonly string[] | string,
+  existing: Iterable<string>,
+  key = 'target_modules',
+): LatheError {
+  const names = new Set(
+    [...existing].map((p) => p.slice(p.lastIndexOf('.') + 1)).filter((name) => name !== '' && !/^\d+$/.test(name)),
+  );
   const wanted = typeof spec === 'string' ? spec : spec.join(', ');
   const guess = typeof spec === 'string' ? undefined : spec.map((s) => nearest(s, names)).find(Boolean);
-  return new LatheError('ERR_CONFIG', `[LoraConfig] ${key} '${wanted}' match no ${key === 'target_modules' ? 'linear ' : ''}module`, {
-    remedy: `use names among ${[...names].join(', ')}${guess ? ` (did you mean '${guess}'?)` : ''}`,
-  });
+  return new LatheError(
+    'ERR_CONFIG',
+    `[LoraConfig] ${key} '${wanted}' match no ${key === 'target_modules' ? 'linear ' : ''}module`,
+    {
+      remedy: `use names among ${[...names].join(', ')}${guess ? ` (did you mean '${guess}'?)` : ''}`,
+    },
+  );
 }

@@ -43,21 +43,33 @@ export interface AdapterWritten {
 /** Saves the model's adapter. @throws LatheError ERR_CONFIG without one, ERR_CHECKPOINT for the disk and for a folder that holds a model */
 export async function saveAdapter(model: AdapterOwner, dir: string): Promise<AdapterWritten> {
   const { peft } = model;
-  if (!peft) throw new LatheError('ERR_CONFIG', 'the model has no adapter to save', { remedy: 'add one with getPeftModel, or save the model itself with savePretrained' });
+  if (!peft)
+    throw new LatheError('ERR_CONFIG', 'the model has no adapter to save', {
+      remedy: 'add one with getPeftModel, or save the model itself with savePretrained',
+    });
   const session = await model.ready();
-  const tensors = [...adapterParameters(peft, { embeddings: model.vocabularyResized })].map(([name, p]) => adapterTensor(name, p, session));
+  const tensors = [...adapterParameters(peft, { embeddings: model.vocabularyResized })].map(([name, p]) =>
+    adapterTensor(name, p, session),
+  );
   const base = model.adapterBase ?? (model.origin.path || null);
   const hasCard = existsSync(join(dir, 'README.md'));
   const written = await replaceFileSets(dir, [ADAPTER_FILES], async (staging) => {
     await writeFileAtomic(join(staging, 'README.md'), modelCard(peft, base));
-    await writeJsonAtomic(join(staging, ADAPTER_CONFIG_FILE), adapterConfigJson(savedConfig(peft), { baseModel: base, revision: null }));
+    await writeJsonAtomic(
+      join(staging, ADAPTER_CONFIG_FILE),
+      adapterConfigJson(savedConfig(peft), { baseModel: base, revision: null }),
+    );
     return writeSafetensors(join(staging, ADAPTER_WEIGHTS_FILE), tensors);
   });
   const files = [ADAPTER_WEIGHTS_FILE, ...(hasCard ? [] : ['README.md']), ADAPTER_CONFIG_FILE];
   return { files, parameters: written.parameters, bytes: written.fileBytes };
 }
 
-function adapterTensor(name: string, p: Parameter, session: { readState(name: string): Promise<Uint8Array> }): TensorToWrite {
+function adapterTensor(
+  name: string,
+  p: Parameter,
+  session: { readState(name: string): Promise<Uint8Array> },
+): TensorToWrite {
   const slot = p.slot();
   return { name, dtype: STORED[slot.dtype]!, shape: slot.shape, data: () => session.readState(slot.name) };
 }
@@ -67,12 +79,19 @@ function savedConfig(peft: PeftModel): LoraConfig {
   const { config, base } = peft;
   const linears = [...base.modules()].filter((m): m is Linear => m instanceof Linear);
   const explicit = config.targetModules !== null && config.targetModules !== 'all-linear';
-  const targetModules = explicit ? config.targetModules : shortestNames([...peft.pairs.keys()], linears.map((m) => m.path));
+  const targetModules = explicit
+    ? config.targetModules
+    : shortestNames(
+        [...peft.pairs.keys()],
+        linears.map((m) => m.path),
+      );
   const fanInFanOut = linears.some((m) => peft.pairs.has(m.path) && m.layout === 'in_out');
   // PEFT ties the head to a saved embedding, never the other way round.
   const embedding = /([^.]*)\.weight$/.exec(base.embedding.name)![1];
   const tied = base.config.tieWordEmbeddings && config.ensureWeightTying && peft.copied.has(base.embedding.name);
-  const modulesToSave = tied ? [...new Set([...config.modulesToSave!.filter((name) => !'lm_head'.endsWith(name)), embedding])] : config.modulesToSave;
+  const modulesToSave = tied
+    ? [...new Set([...config.modulesToSave!.filter((name) => !'lm_head'.endsWith(name)), embedding])]
+    : config.modulesToSave;
   // 'all-linear' ignores the layer filter, a list of names would obey it.
   const layersToTransform = config.targetModules === 'all-linear' ? null : config.layersToTransform;
   return new LoraConfig({ ...config, targetModules, layersToTransform, fanInFanOut, modulesToSave });
@@ -105,7 +124,14 @@ function modelCard(peft: PeftModel, base: string | null): string {
     ['Alpha', String(config.loraAlpha) + (config.useRslora ? ', rank-stabilised' : '')],
     ['Dropout', String(config.loraDropout)],
     ['Adapted modules', String(peft.pairs.size)],
-    ...(peft.saved.size ? [['Tensors trained in full', [...peft.saved.keys()].slice(0, 4).join(', ') + (peft.saved.size > 4 ? ', ...' : '')]] : []),
+    ...(peft.saved.size
+      ? [
+          [
+            'Tensors trained in full',
+            [...peft.saved.keys()].slice(0, 4).join(', ') + (peft.saved.size > 4 ? ', ...' : ''),
+          ],
+        ]
+      : []),
   ];
   const table = ['| | |', '|---|---|', ...rows.map(([key, value]) => `| ${key} | ${value} |`)];
   return `${[...front, '', '# LoRA adapter', '', ...table, '', 'Trained with lathe. Load it with PEFT on the base model, or with lathe.'].join('\n')}\n`;

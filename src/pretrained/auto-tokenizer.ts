@@ -13,7 +13,11 @@ import { provideTokenizerTrainer, type TrainOptions } from '../tokenizers/traini
  * Trains and tells how it went (words counted, words dropped under the memory cap).
  * @param model keeps this tokenizer's pipeline; null starts from nothing
  */
-export function trainTokenizer(model: Tokenizer | null, texts: TextSource, options: TrainOptions): Promise<TrainedTokenizer> {
+export function trainTokenizer(
+  model: Tokenizer | null,
+  texts: TextSource,
+  options: TrainOptions,
+): Promise<TrainedTokenizer> {
   return trainNewFromIterator(model, texts, { ...options, native: tokenizerTraining });
 }
 

@@ -30,7 +30,14 @@ function resolveDtype(dtype: FromPretrainedOptions['dtype'], stored: 'f32' | 'bf
   }
 }
 
-const OPTIONS: readonly (keyof FromPretrainedOptions)[] = ['dtype', 'weightDtype', 'quantizationConfig', 'device', 'threads', 'seed'];
+const OPTIONS: readonly (keyof FromPretrainedOptions)[] = [
+  'dtype',
+  'weightDtype',
+  'quantizationConfig',
+  'device',
+  'threads',
+  'seed',
+];
 
 /** What was asked for, checked: plain objects come from programs without types. */
 function askedQuantization(o: FromPretrainedOptions, what: string): BitsAndBytesConfig | undefined {
@@ -52,19 +59,39 @@ export const AutoModelForCausalLM = {
     const quantization = storedOrAsked(open.quantization, asked, path);
     const rebuild = builder({ dtype, weightDtype: o.weightDtype }, quantization, `${path}/config.json`);
     const { device, threads, seed } = o;
-    return new PreTrainedModel(rebuild(config), config, open.sources, { path, generationConfig: open.generationConfig, quantization, rebuild }, { device, threads, seed });
+    return new PreTrainedModel(
+      rebuild(config),
+      config,
+      open.sources,
+      { path, generationConfig: open.generationConfig, quantization, rebuild },
+      { device, threads, seed },
+    );
   },
 
   /** A model with random weights from a config.json object. */
   fromConfig(config: RawConfig, o: FromPretrainedOptions = {}): PreTrainedModel {
     const quantization = askedQuantization(o, 'fromConfig') ?? null;
-    const rebuild = builder({ dtype: resolveDtype(o.dtype, configDtype(config) ?? 'f32'), weightDtype: o.weightDtype }, quantization, 'config.json');
+    const rebuild = builder(
+      { dtype: resolveDtype(o.dtype, configDtype(config) ?? 'f32'), weightDtype: o.weightDtype },
+      quantization,
+      'config.json',
+    );
     const { device, threads, seed } = o;
-    return new PreTrainedModel(rebuild(config), config, new Map(), { path: '', generationConfig: null, quantization, rebuild }, { device, threads, seed });
+    return new PreTrainedModel(
+      rebuild(config),
+      config,
+      new Map(),
+      { path: '', generationConfig: null, quantization, rebuild },
+      { device, threads, seed },
+    );
   },
 };
 
-function builder(options: BuildOptions, quantization: BitsAndBytesConfig | null, at: string): (config: RawConfig) => CausalLm {
+function builder(
+  options: BuildOptions,
+  quantization: BitsAndBytesConfig | null,
+  at: string,
+): (config: RawConfig) => CausalLm {
   return (config) => {
     const module = buildModel(config, options, at);
     if (quantization) quantizeModel(module, quantization);
@@ -73,11 +100,23 @@ function builder(options: BuildOptions, quantization: BitsAndBytesConfig | null,
 }
 
 /** A 4-bit checkpoint says how it is stored; a request for something else would be ignored, so it is refused. */
-function storedOrAsked(stored: BitsAndBytesConfig | null, asked: BitsAndBytesConfig | undefined, path: string): BitsAndBytesConfig | null {
+function storedOrAsked(
+  stored: BitsAndBytesConfig | null,
+  asked: BitsAndBytesConfig | undefined,
+  path: string,
+): BitsAndBytesConfig | null {
   if (!stored) return asked?.loadIn4bit ? asked : null;
-  const differs = asked && (!asked.loadIn4bit || asked.bnb4bitQuantType !== stored.bnb4bitQuantType || asked.bnb4bitUseDoubleQuant !== stored.bnb4bitUseDoubleQuant);
+  const differs =
+    asked &&
+    (!asked.loadIn4bit ||
+      asked.bnb4bitQuantType !== stored.bnb4bitQuantType ||
+      asked.bnb4bitUseDoubleQuant !== stored.bnb4bitUseDoubleQuant);
   if (!differs) return stored;
-  throw new LatheError('ERR_CONFIG', `the checkpoint is stored as ${stored.describe()}, asked was ${asked.describe()}`, { at: path, remedy: 'leave quantizationConfig out, or open the dense model' });
+  throw new LatheError(
+    'ERR_CONFIG',
+    `the checkpoint is stored as ${stored.describe()}, asked was ${asked.describe()}`,
+    { at: path, remedy: 'leave quantizationConfig out, or open the dense model' },
+  );
 }
 
 function configDtype(config: RawConfig): 'f32' | 'bf16' | undefined {

@@ -33,14 +33,30 @@ export async function convertModel(path: string, outDir: string, o: ConvertOptio
   const model = buildModel(config, { dtype }, path);
   const parameters = model.parameters();
   const tied = model.config.tieWordEmbeddings;
-  checkNames(parameters.keys(), open.sources.keys(), path, (name) => (tied && name === 'lm_head.weight') || name.endsWith('rotary_emb.inv_freq'));
+  checkNames(
+    parameters.keys(),
+    open.sources.keys(),
+    path,
+    (name) => (tied && name === 'lm_head.weight') || name.endsWith('rotary_emb.inv_freq'),
+  );
   for (const [name, p] of parameters) checkShape(name, open.sources.get(name)!, p.shape);
 
   const session = Session.create({ threads });
   try {
-    const tensors = [...parameters].map(([name, p]) => programTensor(session, name, p.shape, dtype, (bindings) => traceDense(open.sources.get(name) as WeightSource, name, bindings)));
+    const tensors = [...parameters].map(([name, p]) =>
+      programTensor(session, name, p.shape, dtype, (bindings) =>
+        traceDense(open.sources.get(name) as WeightSource, name, bindings),
+      ),
+    );
     const totalParameters = [...parameters.values()].reduce((n, p) => n + elementCount(p.shape), 0);
-    return await writeModelFolder(outDir, { tensors, config, generationConfig: open.generationConfig, tokenizer, totalParameters, maxShardBytes });
+    return await writeModelFolder(outDir, {
+      tensors,
+      config,
+      generationConfig: open.generationConfig,
+      tokenizer,
+      totalParameters,
+      maxShardBytes,
+    });
   } finally {
     await session.close();
   }
@@ -48,6 +64,9 @@ export async function convertModel(path: string, outDir: string, o: ConvertOptio
 
 /** Converts a GGUF file to a Hugging Face folder, tokenizer and chat template included. */
 export async function convertGguf(path: string, outDir: string, o: ConvertOptions = {}): Promise<ModelSaved> {
-  if (!path.endsWith('.gguf')) throw new LatheError('ERR_CONFIG', `expected a .gguf file, received '${path}'`, { remedy: 'use convertModel for folders' });
+  if (!path.endsWith('.gguf'))
+    throw new LatheError('ERR_CONFIG', `expected a .gguf file, received '${path}'`, {
+      remedy: 'use convertModel for folders',
+    });
   return convertModel(path, outDir, o);
 }

@@ -14,7 +14,16 @@ import { randomNormal, randomUniform } from '../ops/random';
 import { sumRows } from '../ops/reduce';
 import type { Session } from '../runtime/session';
 import { runOnce } from './run-once';
-import { checkShape, formatOf, sourcePath, traceDense, traceParts, type FileBindings, type PartsSource, type WeightSource } from './weights';
+import {
+  checkShape,
+  formatOf,
+  sourcePath,
+  traceDense,
+  traceParts,
+  type FileBindings,
+  type PartsSource,
+  type WeightSource,
+} from './weights';
 
 export interface MaterializeOptions {
   /** Seed of random initial values. */
@@ -49,7 +58,13 @@ export async function materialize(
   session.releaseFiles();
 }
 
-function store(p: Parameter, name: string, source: WeightSource | undefined, bindings: FileBindings, o: MaterializeOptions): void {
+function store(
+  p: Parameter,
+  name: string,
+  source: WeightSource | undefined,
+  bindings: FileBindings,
+  o: MaterializeOptions,
+): void {
   const slots = p.slots();
   if (source?.kind === 'parts' && p.quant) {
     checkFormat(p, name, source);
@@ -71,7 +86,8 @@ function store(p: Parameter, name: string, source: WeightSource | undefined, bin
 function checkFormat(p: Parameter, name: string, source: PartsSource): void {
   checkShape(name, source, p.shape);
   const stored = formatOf(source);
-  const text = (q: { type: string; nested: boolean }): string => `${q.type}${q.nested ? ' with double quantisation' : ''}`;
+  const text = (q: { type: string; nested: boolean }): string =>
+    `${q.type}${q.nested ? ' with double quantisation' : ''}`;
   if (stored.type === p.quant!.type && stored.nested === p.quant!.nested) return;
   throw new LatheError('ERR_CHECKPOINT', `tensor '${name}' expected ${text(p.quant!)}, received ${text(stored)}`, {
     at: sourcePath(source),
@@ -79,7 +95,13 @@ function checkFormat(p: Parameter, name: string, source: PartsSource): void {
   });
 }
 
-function loaded(p: Parameter, name: string, source: WeightSource, bindings: FileBindings, o: MaterializeOptions): Tensor {
+function loaded(
+  p: Parameter,
+  name: string,
+  source: WeightSource,
+  bindings: FileBindings,
+  o: MaterializeOptions,
+): Tensor {
   const rows = o.sourceRows?.get(name);
   checkShape(name, source, rows === undefined ? p.shape : [rows, ...p.shape.slice(1)]);
   const value = traceDense(source, name, bindings);
@@ -120,7 +142,10 @@ function resized(old: Tensor, p: Parameter, name: string, o: MaterializeOptions)
   const chunk = Math.max(1, Math.floor(DRAW_ELEMENTS / before));
   for (let row = before; row < after; row += chunk) {
     const added = Math.min(chunk, after - row);
-    const fresh = o.meanResizing === false ? freshRows(added, width, p, o.seed, `${site}.${row}`) : meanRows(added, value, o.seed, `${site}.${row}`);
+    const fresh =
+      o.meanResizing === false
+        ? freshRows(added, width, p, o.seed, `${site}.${row}`)
+        : meanRows(added, value, o.seed, `${site}.${row}`);
     out = cacheWrite(out, cast(fresh, value.dtype), rowIndices(added, row, after));
   }
   return out;
@@ -130,7 +155,13 @@ function resized(old: Tensor, p: Parameter, name: string, o: MaterializeOptions)
 const DRAW_ELEMENTS = 1 << 26;
 
 function freshRows(added: number, width: number, p: Parameter, seed: number, site: string): Tensor {
-  return randomNormal({ shape: [added, width], dtype: 'f32' }, 0, p.init.kind === 'normal' ? p.init.std : 0.02, seed, site);
+  return randomNormal(
+    { shape: [added, width], dtype: 'f32' },
+    0,
+    p.init.kind === 'normal' ? p.init.std : 0.02,
+    seed,
+    site,
+  );
 }
 
 function meanRows(added: number, old: Tensor, seed: number, site: string): Tensor {
@@ -140,7 +171,13 @@ function meanRows(added: number, old: Tensor, seed: number, site: string): Tenso
   const ones = fill({ shape: [before, 1], dtype: 'f32' }, 1);
   const zSum = matmul(z, ones, { compute: 'f32', dtype: 'f32', alpha: -1 });
   const alpha = Math.sqrt(1e-9 / before);
-  return matmul(z, old, { compute: 'f32', dtype: 'f32', alpha, bias: mean, extra: [{ a: zSum, b: reshape(mean, [1, width]) }] });
+  return matmul(z, old, {
+    compute: 'f32',
+    dtype: 'f32',
+    alpha,
+    bias: mean,
+    extra: [{ a: zSum, b: reshape(mean, [1, width]) }],
+  });
 }
 
 /** Row numbers from..to for `count` source rows; those past `to` are -1 (dropped). */
@@ -150,13 +187,26 @@ function rowIndices(count: number, from: number, to: number): Tensor {
 }
 
 /** A name that the checkpoint has too much or too little of is an error that names it. */
-export function checkNames(wanted: Iterable<string>, available: Iterable<string>, at: string, ignorable: (name: string) => boolean = () => false): void {
+export function checkNames(
+  wanted: Iterable<string>,
+  available: Iterable<string>,
+  at: string,
+  ignorable: (name: string) => boolean = () => false,
+): void {
   const have = new Set(available);
   const want = new Set(wanted);
   const missing = [...want].filter((name) => !have.has(name));
   const extra = [...have].filter((name) => !want.has(name) && !ignorable(name));
-  if (missing.length) throw new LatheError('ERR_CHECKPOINT', `missing tensor${missing.length > 1 ? 's' : ''} ${some(missing)}`, { at, remedy: 'the weights are incomplete or belong to another config.json' });
-  if (extra.length) throw new LatheError('ERR_CHECKPOINT', `unexpected tensor${extra.length > 1 ? 's' : ''} ${some(extra)}`, { at, remedy: 'the weights belong to another config.json' });
+  if (missing.length)
+    throw new LatheError('ERR_CHECKPOINT', `missing tensor${missing.length > 1 ? 's' : ''} ${some(missing)}`, {
+      at,
+      remedy: 'the weights are incomplete or belong to another config.json',
+    });
+  if (extra.length)
+    throw new LatheError('ERR_CHECKPOINT', `unexpected tensor${extra.length > 1 ? 's' : ''} ${some(extra)}`, {
+      at,
+      remedy: 'the weights belong to another config.json',
+    });
 }
 
 function some(names: readonly string[]): string {

@@ -27,7 +27,9 @@ export async function mergeAndUnload(model: PreTrainedModel, o: { dtype?: FloatD
   const session = await model.ready();
   releaseGeneration(session);
   if (session.stats().programs > 0) {
-    throw new LatheError('ERR_CONFIG', 'cannot merge while programs are loaded in the session', { remedy: 'release them first, or write the merged model with saveMerged' });
+    throw new LatheError('ERR_CONFIG', 'cannot merge while programs are loaded in the session', {
+      remedy: 'release them first, or write the merged model with saveMerged',
+    });
   }
   const dtype = o.dtype ?? (model.module.computeDtype as FloatDType);
   const linears = linearsByWeight(model.module);
@@ -42,7 +44,12 @@ export async function mergeAndUnload(model: PreTrainedModel, o: { dtype?: FloatD
   return model;
 }
 
-async function mergeParameter(session: Session, p: Parameter, linear: Linear | undefined, dtype: FloatDType): Promise<void> {
+async function mergeParameter(
+  session: Session,
+  p: Parameter,
+  linear: Linear | undefined,
+  dtype: FloatDType,
+): Promise<void> {
   const merges = linear !== undefined && (p.quant !== null || hasActivePairs(linear));
   if (!merges && p.dtype === dtype) return;
   const value = (): Tensor => (merges ? mergedWeight(linear, dtype) : cast(p.read(p.dtype), dtype));

@@ -12,7 +12,14 @@ import type { StateSlot } from '../graph/tensor';
 import type { CausalLm } from '../models/causal-lm';
 import type { RawConfig } from '../models/config-reader';
 import type { Parameter } from '../nn/module';
-import { ADAPTER_PREFIX, adapterParameters, getPeftModel, needsUntiedHead, trainableParameters, type PeftModel } from '../peft/inject';
+import {
+  ADAPTER_PREFIX,
+  adapterParameters,
+  getPeftModel,
+  needsUntiedHead,
+  trainableParameters,
+  type PeftModel,
+} from '../peft/inject';
 import type { LoraConfig } from '../peft/lora-config';
 import type { BitsAndBytesConfig } from '../quantization/bitsandbytes';
 import { resolveDevice } from '../runtime/device';
@@ -69,7 +76,8 @@ export class PreTrainedModel {
     public origin: ModelOrigin,
     readonly options: ModelOptions = {},
   ) {
-    if (sources.size) checkNames(description.parameters().keys(), sources.keys(), origin.path, isIgnorable(description));
+    if (sources.size)
+      checkNames(description.parameters().keys(), sources.keys(), origin.path, isIgnorable(description));
   }
 
   get module(): CausalLm {
@@ -107,7 +115,8 @@ export class PreTrainedModel {
   addAdapter(config: LoraConfig, name = 'default', seed?: number): PeftModel {
     this.beforeWeights('add an adapter');
     this.adapterSeed = seed;
-    if (this.peft) throw new LatheError('ERR_CONFIG', `the model already has an adapter named '${this.peft.adapterName}'`);
+    if (this.peft)
+      throw new LatheError('ERR_CONFIG', `the model already has an adapter named '${this.peft.adapterName}'`);
     const untie = needsUntiedHead(this.module, config);
     if (untie) this.untieHead();
     this.peft = getPeftModel(this.module, config, name, untie);
@@ -116,7 +125,10 @@ export class PreTrainedModel {
 
   /** Gives the head a tensor of its own that starts as the embedding, as PEFT does when it copies one of a tied pair. */
   private untieHead(): void {
-    if (!this.origin.rebuild) throw new LatheError('ERR_CONFIG', 'this model cannot untie its head', { remedy: 'set ensure_weight_tying: true' });
+    if (!this.origin.rebuild)
+      throw new LatheError('ERR_CONFIG', 'this model cannot untie its head', {
+        remedy: 'set ensure_weight_tying: true',
+      });
     const from = this.module.embedding.name;
     this.config = { ...this.config, tie_word_embeddings: false };
     this.description = this.origin.rebuild(this.config);
@@ -137,7 +149,9 @@ export class PreTrainedModel {
     const embeddingKey = ADAPTER_PREFIX + this.module.embedding.name;
     const embedding = sources.get(embeddingKey);
     // PEFT saves embedding and head of a resized vocabulary whether or not modules_to_save names one of them.
-    const embeddings = embedding !== undefined && (!this.peft.saved.has(this.module.embedding.name) || sources.has(ADAPTER_PREFIX + HEAD));
+    const embeddings =
+      embedding !== undefined &&
+      (!this.peft.saved.has(this.module.embedding.name) || sources.has(ADAPTER_PREFIX + HEAD));
     const expected = adapterParameters(this.peft, { embeddings });
     checkNames(expected.keys(), sources.keys(), at);
     // A vocabulary that was resized on purpose has to fit; the shape check below names the tensor if it does not.
@@ -150,10 +164,17 @@ export class PreTrainedModel {
   /** Makes every parameter trainable; for full fine-tuning and pretraining. */
   trainAll(): void {
     if (this.session && [...this.module.parameters().values()].some((p) => !p.quant && p.dtype !== 'f32')) {
-      throw new LatheError('ERR_CONFIG', 'cannot train all weights in full precision after they were loaded in bfloat16', { remedy: 'make the trainer (or call trainAll) before anything runs, or open the model with dtype float32' });
+      throw new LatheError(
+        'ERR_CONFIG',
+        'cannot train all weights in full precision after they were loaded in bfloat16',
+        { remedy: 'make the trainer (or call trainAll) before anything runs, or open the model with dtype float32' },
+      );
     }
     for (const p of this.module.parameters().values()) {
-      if (p.quant) throw new LatheError('ERR_CONFIG', 'a 4-bit model cannot be trained in full', { remedy: 'use an adapter (use_peft: true) or load it without load_in_4bit' });
+      if (p.quant)
+        throw new LatheError('ERR_CONFIG', 'a 4-bit model cannot be trained in full', {
+          remedy: 'use an adapter (use_peft: true) or load it without load_in_4bit',
+        });
       // Trained in full precision whatever the activations are: GEMMs round operands as they pack them.
       p.dtype = 'f32';
       p.trainable = true;
@@ -163,7 +184,8 @@ export class PreTrainedModel {
   /** Changes the vocabulary to `rows`; new rows follow the distribution of the old ones unless meanResizing is false. */
   resizeTokenEmbeddings(rows: number, o: { padToMultipleOf?: number; meanResizing?: boolean } = {}): number {
     this.beforeWeights('resize the embeddings');
-    if (!Number.isInteger(rows) || rows <= 0) throw new LatheError('ERR_CONFIG', `[resizeTokenEmbeddings] rows expected a positive integer, received ${rows}`);
+    if (!Number.isInteger(rows) || rows <= 0)
+      throw new LatheError('ERR_CONFIG', `[resizeTokenEmbeddings] rows expected a positive integer, received ${rows}`);
     const multiple = o.padToMultipleOf ?? 1;
     const size = Math.ceil(rows / multiple) * multiple;
     this.meanResizing = o.meanResizing ?? true;
@@ -183,11 +205,16 @@ export class PreTrainedModel {
   get vocabularyResized(): boolean {
     const { name } = this.module.embedding;
     const rows = this.sourceRows.get(name);
-    return (rows !== undefined && rows !== this.vocabSize) || (this.adapterSources.has(name) && !this.peft?.saved.has(name));
+    return (
+      (rows !== undefined && rows !== this.vocabSize) || (this.adapterSources.has(name) && !this.peft?.saved.has(name))
+    );
   }
 
   private beforeWeights(action: string): void {
-    if (this.session) throw new LatheError('ERR_CONFIG', `cannot ${action} after the weights were loaded`, { remedy: 'do it right after fromPretrained' });
+    if (this.session)
+      throw new LatheError('ERR_CONFIG', `cannot ${action} after the weights were loaded`, {
+        remedy: 'do it right after fromPretrained',
+      });
   }
 
   /** The session with all weights in place. */
@@ -197,13 +224,22 @@ export class PreTrainedModel {
   }
 
   private async load(): Promise<Session> {
-    if (this.unsaved) throw new LatheError('ERR_CONFIG', `the ${this.unsaved} weights were freed by close()`, { remedy: 'save them before closing, then open that folder' });
+    if (this.unsaved)
+      throw new LatheError('ERR_CONFIG', `the ${this.unsaved} weights were freed by close()`, {
+        remedy: 'save them before closing, then open that folder',
+      });
     const { threads, seed = 42 } = this.options;
     const session = (this.session = Session.create({ device: this.device, threads }));
     const sources = new Map([...this.sources, ...this.adapterSources]);
     const sourceRows = new Map([...this.sourceRows].filter(([name]) => !this.adapterSources.has(name)));
     const { meanResizing, sameStart } = this;
-    await materialize(session, this.parameters(), sources, { seed, adapterSeed: this.adapterSeed, sourceRows, meanResizing, sameStart });
+    await materialize(session, this.parameters(), sources, {
+      seed,
+      adapterSeed: this.adapterSeed,
+      sourceRows,
+      meanResizing,
+      sameStart,
+    });
     return session;
   }
 
@@ -222,7 +258,8 @@ export class PreTrainedModel {
 
   /** PEFT's line on how many parameters are trained. */
   printTrainableParameters(): string {
-    if (!this.peft) throw new LatheError('ERR_CONFIG', 'the model has no adapter', { remedy: 'add one with getPeftModel' });
+    if (!this.peft)
+      throw new LatheError('ERR_CONFIG', 'the model has no adapter', { remedy: 'add one with getPeftModel' });
     const { text } = trainableParameters(this.peft);
     console.log(text);
     return text;

@@ -49,12 +49,22 @@ export const AutoPeftModelForCausalLM = {
   /** Opens an adapter together with the base model that its config names. */
   async fromPretrained(dir: string, o: FromPretrainedOptions & LoadAdapterOptions = {}): Promise<PreTrainedModel> {
     const { origin } = await readAdapter(dir, { allowUntrained: o.isTrainable });
-    const base = [origin.baseModel, origin.baseModel && resolve(dir, origin.baseModel)].find((path) => path && existsSync(path));
+    const base = [origin.baseModel, origin.baseModel && resolve(dir, origin.baseModel)].find(
+      (path) => path && existsSync(path),
+    );
     if (!base) {
-      throw new LatheError('ERR_CONFIG', `the adapter's base model ${JSON.stringify(origin.baseModel)} is no path here`, { at: dir, remedy: 'open the base model yourself and give it to PeftModel.fromPretrained' });
+      throw new LatheError(
+        'ERR_CONFIG',
+        `the adapter's base model ${JSON.stringify(origin.baseModel)} is no path here`,
+        { at: dir, remedy: 'open the base model yourself and give it to PeftModel.fromPretrained' },
+      );
     }
     const { isTrainable, adapterName, onWarning, ...model } = o;
-    return PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, model), dir, { isTrainable, adapterName, onWarning });
+    return PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(base, model), dir, {
+      isTrainable,
+      adapterName,
+      onWarning,
+    });
   },
 };
 
@@ -65,8 +75,12 @@ async function checkTied(file: AdapterFile, model: PreTrainedModel): Promise<voi
   if (!embedding || !head) return;
   const [a, b] = [await readTensorBytes(embedding), await readTensorBytes(head)];
   if (Buffer.compare(a, b) === 0) return;
-  throw new LatheError('ERR_CHECKPOINT', `tensor '${head.name}' differs from '${embedding.name}', but the model's head is tied to its embedding`, {
-    at: head.path,
-    remedy: 'the adapter belongs to an untied model',
-  });
+  throw new LatheError(
+    'ERR_CHECKPOINT',
+    `tensor '${head.name}' differs from '${embedding.name}', but the model's head is tied to its embedding`,
+    {
+      at: head.path,
+      remedy: 'the adapter belongs to an untied model',
+    },
+  );
 }

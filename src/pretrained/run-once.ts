@@ -9,7 +9,11 @@ import type { FileBindings } from './weights';
  * Runs what `build` describes and forgets it. `build` may add file ranges to `bindings` while it traces.
  * @returns the program's outputs by name
  */
-export async function runOnce(session: Session, name: string, build: (bindings: FileBindings) => void): Promise<Record<string, TensorArray>> {
+export async function runOnce(
+  session: Session,
+  name: string,
+  build: (bindings: FileBindings) => void,
+): Promise<Record<string, TensorArray>> {
   const bindings: FileBindings = {};
   const graph = trace(name, () => build(bindings));
   const { device, threads } = session.stats();

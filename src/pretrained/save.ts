@@ -34,7 +34,11 @@ export type ModelSaved = CheckpointWritten;
  * What transformers' save_pretrained would write: the adapter folder when the model carries an adapter, else the model.
  * Trainers call it; the tokenizer is theirs.
  */
-export async function saveModelFiles(model: PreTrainedModel, dir: string, o: SaveOptions = { tokenizer: null }): Promise<ModelSaved> {
+export async function saveModelFiles(
+  model: PreTrainedModel,
+  dir: string,
+  o: SaveOptions = { tokenizer: null },
+): Promise<ModelSaved> {
   if (!model.peft) return saveModel(model, dir, o);
   const { files, bytes, parameters } = await saveAdapter(model, dir);
   return { files, totalBytes: bytes, totalParameters: parameters };
@@ -48,7 +52,10 @@ export async function saveModel(model: PreTrainedModel, dir: string, o: SaveOpti
     const dtype = o.dtype ?? heldDtype(model);
     return writeModel(model, dir, denseTensors(model.module, session, dtype), configWith(model.config, dtype), o);
   }
-  if (o.dtype) throw new LatheError('ERR_CONFIG', `dtype '${o.dtype}' does not apply to a 4-bit model`, { remedy: 'leave dtype out, or save it dense with saveMerged' });
+  if (o.dtype)
+    throw new LatheError('ERR_CONFIG', `dtype '${o.dtype}' does not apply to a 4-bit model`, {
+      remedy: 'leave dtype out, or save it dense with saveMerged',
+    });
   const dtype = model.module.computeDtype as FloatDType;
   const config = { ...configWith(model.config, dtype), quantization_config: quantization.toJson(dtype) };
   return writeModel(model, dir, await bnbTensors(model.module, session), config, o);
@@ -72,22 +79,38 @@ function heldDtype(model: PreTrainedModel): FloatDType {
 /** config.json for dense weights of `dtype`; the key stays the one that the file had. */
 export function configWith(raw: RawConfig, dtype: FloatDType): RawConfig {
   const { quantization_config: _dropped, dtype: newName, torch_dtype: oldName, ...config } = raw;
-  return newName === undefined || oldName !== undefined ? { ...config, torch_dtype: torchName(dtype) } : { ...config, dtype: torchName(dtype) };
+  return newName === undefined || oldName !== undefined
+    ? { ...config, torch_dtype: torchName(dtype) }
+    : { ...config, dtype: torchName(dtype) };
 }
 
 /** Keys that Python reads as floats; some of its readers refuse a whole number without a point. */
-const FLOAT_KEYS = /^(\s*"(?:llm_int8_threshold|rope_theta|rms_norm_eps|layer_norm_epsilon|layer_norm_eps|initializer_range|\w*_dropout|\w*pdrop|\w*factor|beta_fast|beta_slow|\w*softcapping)": -?\d+)(,?)$/gm;
+const FLOAT_KEYS =
+  /^(\s*"(?:llm_int8_threshold|rope_theta|rms_norm_eps|layer_norm_epsilon|layer_norm_eps|initializer_range|\w*_dropout|\w*pdrop|\w*factor|beta_fast|beta_slow|\w*softcapping)": -?\d+)(,?)$/gm;
 
 /** The text of config.json, floats spelled as floats. */
 export function encodeConfig(config: RawConfig): string {
   return `${JSON.stringify(config, null, 2).replace(FLOAT_KEYS, '$1.0$2')}\n`;
 }
 
-async function writeModel(model: PreTrainedModel, dir: string, tensors: TensorToWrite[], config: RawConfig, o: SaveOptions): Promise<ModelSaved> {
+async function writeModel(
+  model: PreTrainedModel,
+  dir: string,
+  tensors: TensorToWrite[],
+  config: RawConfig,
+  o: SaveOptions,
+): Promise<ModelSaved> {
   const { generationConfig } = model.origin;
   const totalParameters = [...model.module.parameters().values()].reduce((n, p) => n + elementCount(p.shape), 0);
   const tokenizer = o.tokenizer === undefined ? model.origin.path : o.tokenizer;
-  return writeModelFolder(dir, { tensors, config, generationConfig, tokenizer, totalParameters, maxShardBytes: o.maxShardBytes });
+  return writeModelFolder(dir, {
+    tensors,
+    config,
+    generationConfig,
+    tokenizer,
+    totalParameters,
+    maxShardBytes: o.maxShardBytes,
+  });
 }
 
 export interface ModelFolder {

@@ -28,7 +28,13 @@ const TORCH: Record<FloatDType, string> = { f32: 'float32', bf16: 'bfloat16' };
 export const torchName = (dtype: FloatDType): string => TORCH[dtype];
 
 /** A tensor that is a program's output. */
-export function programTensor(session: Session, name: string, shape: readonly number[], dtype: FloatDType, build: (bindings: FileBindings) => Tensor): TensorToWrite {
+export function programTensor(
+  session: Session,
+  name: string,
+  shape: readonly number[],
+  dtype: FloatDType,
+  build: (bindings: FileBindings) => Tensor,
+): TensorToWrite {
   const data = async (): Promise<Uint8Array> => {
     const outputs = await runOnce(session, `save ${name}`, (bindings) => output('value', cast(build(bindings), dtype)));
     return bytesOf(outputs.value);
@@ -56,8 +62,11 @@ export function denseTensors(module: CausalLm, session: Session, dtype: FloatDTy
   return [...module.parameters()].map(([name, p]) => {
     const linear = linears.get(p);
     const target = dtype ?? floatType(p.quant ? module.computeDtype : p.dtype, name);
-    if (linear && (p.quant || hasActivePairs(linear))) return programTensor(session, name, p.shape, target, () => mergedWeight(linear, target));
-    return p.dtype === target ? slotTensor(session, p.slot()) : programTensor(session, name, p.shape, target, () => p.read(p.dtype));
+    if (linear && (p.quant || hasActivePairs(linear)))
+      return programTensor(session, name, p.shape, target, () => mergedWeight(linear, target));
+    return p.dtype === target
+      ? slotTensor(session, p.slot())
+      : programTensor(session, name, p.shape, target, () => p.read(p.dtype));
   });
 }
 
@@ -77,21 +86,38 @@ export async function bnbTensors(module: CausalLm, session: Session): Promise<Te
   return tensors;
 }
 
-async function bnbParts(name: string, p: Parameter, module: CausalLm, session: Session, linear: Linear | undefined): Promise<TensorToWrite[]> {
+async function bnbParts(
+  name: string,
+  p: Parameter,
+  module: CausalLm,
+  session: Session,
+  linear: Linear | undefined,
+): Promise<TensorToWrite[]> {
   if (linear?.layout !== 'out_in') {
-    throw new LatheError('ERR_UNSUPPORTED', `'${name}' is stored [in, out], which bitsandbytes quantises in another order`, { remedy: 'save the model dense, with saveMerged' });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `'${name}' is stored [in, out], which bitsandbytes quantises in another order`,
+      { remedy: 'save the model dense, with saveMerged' },
+    );
   }
   const { type, nested } = p.quant!;
   const [packed, absmax, nestedAbsmax, offset] = p.slots();
   const nestedOffset = nested ? new Float32Array((await session.readState(offset.name)).slice().buffer)[0] : null;
   const shape = p.shape as [number, number];
   const state = encodeBnbState({ type, shape, dtype: torchName(floatType(module.computeDtype, name)), nestedOffset });
-  const table = (suffix: string, values: Float32Array): TensorToWrite => ({ name: name + suffix, dtype: 'F32', shape: [values.length], data: bytesOf(values) });
+  const table = (suffix: string, values: Float32Array): TensorToWrite => ({
+    name: name + suffix,
+    dtype: 'F32',
+    shape: [values.length],
+    data: bytesOf(values),
+  });
   return [
     slotTensor(session, packed, name, [packed.shape[0], 1]),
     slotTensor(session, absmax, name + BNB_PARTS.absmax),
     table(BNB_PARTS.map, quantMap(type)),
-    ...(nested ? [slotTensor(session, nestedAbsmax, name + BNB_PARTS.nestedAbsmax), table(BNB_PARTS.nestedMap, nestedQuantMap())] : []),
+    ...(nested
+      ? [slotTensor(session, nestedAbsmax, name + BNB_PARTS.nestedAbsmax), table(BNB_PARTS.nestedMap, nestedQuantMap())]
+      : []),
     { name: bnbStateKey(name, type), dtype: 'U8', shape: [state.length], data: state },
   ];
 }

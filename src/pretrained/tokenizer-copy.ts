@@ -25,7 +25,8 @@ export async function copyTokenizer(source: TokenizerSource, dir: string): Promi
 
 async function tokenizerFiles(path: string): Promise<Map<string, Buffer | string>> {
   if (path === '' || !existsSync(path)) return new Map();
-  if (statSync(path).isDirectory()) return existsSync(join(path, 'tokenizer.json')) ? readTokenizerFolder(path).originals : new Map();
+  if (statSync(path).isDirectory())
+    return existsSync(join(path, 'tokenizer.json')) ? readTokenizerFolder(path).originals : new Map();
   const { tokenizerJson, config, chatTemplates } = ggufTokenizerFiles((await openGguf(path)).metadata, path);
   return currentFormat(`${JSON.stringify(tokenizerJson, null, 2)}\n`, config, chatTemplates);
 }

@@ -53,7 +53,8 @@ function traceSource(w: PlainSource, name: string, bindings: FileBindings): Tens
     value = dequantizeGgml(input(inputName, [byteLength], 'u8', true), source.dtype, rows, cols, 'f32');
     if (shape.length !== 2) value = reshape(value, shape);
   }
-  if (w.permuteHeads) value = gatherRows(value.dtype === 'f16' ? cast(value, 'f32') : value, unpermutedRows(shape[0], w.permuteHeads));
+  if (w.permuteHeads)
+    value = gatherRows(value.dtype === 'f16' ? cast(value, 'f32') : value, unpermutedRows(shape[0], w.permuteHeads));
   if (w.subtractOne) value = add(cast(value, 'f32'), fill({ shape, dtype: 'f32' }, -1));
   return value;
 }
@@ -63,7 +64,8 @@ function unpermutedRows(rows: number, heads: number): Tensor {
   const dim = rows / heads;
   const index = new Int32Array(rows);
   for (let h = 0; h < heads; h++) {
-    for (let half = 0; half < 2; half++) for (let i = 0; i < dim / 2; i++) index[h * dim + half * (dim / 2) + i] = h * dim + i * 2 + half;
+    for (let half = 0; half < 2; half++)
+      for (let i = 0; i < dim / 2; i++) index[h * dim + half * (dim / 2) + i] = h * dim + i * 2 + half;
   }
   return constant(new Uint8Array(index.buffer), [rows], 'i32');
 }
@@ -72,10 +74,14 @@ function unpermutedRows(rows: number, heads: number): Tensor {
 export function checkShape(name: string, w: WeightSource, shape: readonly number[]): void {
   const stored = sourceShape(w);
   if (sameShape(stored, shape)) return;
-  throw new LatheError('ERR_CHECKPOINT', `tensor '${name}' expected shape ${formatShape(shape)}, received ${formatShape(stored)}`, {
-    at: sourcePath(w),
-    remedy: 'the weights do not belong to this model',
-  });
+  throw new LatheError(
+    'ERR_CHECKPOINT',
+    `tensor '${name}' expected shape ${formatShape(shape)}, received ${formatShape(stored)}`,
+    {
+      at: sourcePath(w),
+      remedy: 'the weights do not belong to this model',
+    },
+  );
 }
 
 /** The 4-bit storage that parts are in. */
@@ -88,7 +94,10 @@ export function traceParts(w: PartsSource, name: string, bindings: FileBindings)
   const stored = new Parameter(w.state.shape, 'bf16', { kind: 'zeros' });
   stored.name = name;
   stored.quant = formatOf(w);
-  return stored.slots().map((slot, i) => ({ slot, value: i === 3 ? fill(slot, w.state.nestedOffset!) : traceRaw(w.parts[i].source, slot, bindings) }));
+  return stored.slots().map((slot, i) => ({
+    slot,
+    value: i === 3 ? fill(slot, w.state.nestedOffset!) : traceRaw(w.parts[i].source, slot, bindings),
+  }));
 }
 
 /** Traces the dense weight of any source as f32, or in the float type it is stored in. */
@@ -113,10 +122,14 @@ export function sourcePath(w: WeightSource): string {
 function traceRaw(source: TensorSource, slot: StateSlot, bindings: FileBindings): Tensor {
   const bytes = typeBytes(slot);
   if (source.byteLength !== bytes) {
-    throw new LatheError('ERR_CHECKPOINT', `tensor '${source.name}' expected ${bytes} bytes (${slot.dtype} ${formatShape(slot.shape)}), received ${source.byteLength}`, {
-      at: source.path,
-      remedy: 'the 4-bit checkpoint is damaged; save it again',
-    });
+    throw new LatheError(
+      'ERR_CHECKPOINT',
+      `tensor '${source.name}' expected ${bytes} bytes (${slot.dtype} ${formatShape(slot.shape)}), received ${source.byteLength}`,
+      {
+        at: source.path,
+        remedy: 'the 4-bit checkpoint is damaged; save it again',
+      },
+    );
   }
   const inputName = `file:${slot.name}`;
   bindings[inputName] = { path: source.path, offset: source.offset, byteLength: source.byteLength };

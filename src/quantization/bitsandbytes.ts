@@ -33,18 +33,26 @@ export class BitsAndBytesConfig {
     this.llmInt8SkipModules = o.llmInt8SkipModules ?? [];
     refuseUnknownOptions(o, Object.keys(this), 'BitsAndBytesConfig');
     if (this.bnb4bitQuantType !== 'nf4' && this.bnb4bitQuantType !== 'fp4') {
-      throw new LatheError('ERR_CONFIG', `bnb_4bit_quant_type expected nf4 or fp4, received '${String(o.bnb4bitQuantType)}'`);
+      throw new LatheError(
+        'ERR_CONFIG',
+        `bnb_4bit_quant_type expected nf4 or fp4, received '${String(o.bnb4bitQuantType)}'`,
+      );
     }
   }
 
   /** `nf4 with double quantisation`, for messages. */
   describe(): string {
-    return this.loadIn4bit ? `4-bit ${this.bnb4bitQuantType}${this.bnb4bitUseDoubleQuant ? ' with double quantisation' : ''}` : 'dense';
+    return this.loadIn4bit
+      ? `4-bit ${this.bnb4bitQuantType}${this.bnb4bitUseDoubleQuant ? ' with double quantisation' : ''}`
+      : 'dense';
   }
 
   /** From config.json's `quantization_config`. */
   static fromJson(raw: Readonly<Record<string, unknown>>): BitsAndBytesConfig {
-    if (raw.load_in_8bit) throw new LatheError('ERR_UNSUPPORTED', '8-bit bitsandbytes checkpoints are not supported', { remedy: 'use a 4-bit or a dense checkpoint' });
+    if (raw.load_in_8bit)
+      throw new LatheError('ERR_UNSUPPORTED', '8-bit bitsandbytes checkpoints are not supported', {
+        remedy: 'use a 4-bit or a dense checkpoint',
+      });
     const dtypes: Record<string, DType> = { float32: 'f32', bfloat16: 'bf16', float16: 'bf16' };
     return new BitsAndBytesConfig({
       loadIn4bit: raw.load_in_4bit === true,
@@ -82,7 +90,9 @@ export function quantizeModel(model: CausalLm, config: BitsAndBytesConfig): numb
   let count = 0;
   for (const module of model.modules()) {
     if (!(module instanceof Linear) || module.weight === model.head) continue;
-    const skipped = config.llmInt8SkipModules.some((name) => module.path === name || module.path.endsWith(`.${name}`) || module.path.startsWith(`${name}.`));
+    const skipped = config.llmInt8SkipModules.some(
+      (name) => module.path === name || module.path.endsWith(`.${name}`) || module.path.startsWith(`${name}.`),
+    );
     if (skipped) continue;
     module.weight.quant = { type: config.bnb4bitQuantType, nested: config.bnb4bitUseDoubleQuant };
     count++;

@@ -19,7 +19,12 @@ export interface BnbState {
 }
 
 /** Name endings of the tensors beside `<module>.weight`. */
-export const BNB_PARTS = { absmax: '.absmax', map: '.quant_map', nestedAbsmax: '.nested_absmax', nestedMap: '.nested_quant_map' } as const;
+export const BNB_PARTS = {
+  absmax: '.absmax',
+  map: '.quant_map',
+  nestedAbsmax: '.nested_absmax',
+  nestedMap: '.nested_quant_map',
+} as const;
 
 export const bnbStateKey = (name: string, type: QuantType): string => `${name}.quant_state.bitsandbytes__${type}`;
 
@@ -38,8 +43,18 @@ export const nestedQuantMap = (): Float32Array => Float32Array.from(DYNAMIC_MAP_
 
 /** Bytes of the quant_state tensor. */
 export function encodeBnbState(state: BnbState): Uint8Array {
-  const fields = [`"quant_type": "${state.type}"`, `"blocksize": ${BLOCK}`, `"dtype": "${state.dtype}"`, `"shape": [${state.shape.join(', ')}]`];
-  if (state.nestedOffset !== null) fields.push(`"nested_blocksize": ${NESTED_BLOCK}`, '"nested_dtype": "float32"', `"nested_offset": ${pythonFloat(state.nestedOffset)}`);
+  const fields = [
+    `"quant_type": "${state.type}"`,
+    `"blocksize": ${BLOCK}`,
+    `"dtype": "${state.dtype}"`,
+    `"shape": [${state.shape.join(', ')}]`,
+  ];
+  if (state.nestedOffset !== null)
+    fields.push(
+      `"nested_blocksize": ${NESTED_BLOCK}`,
+      '"nested_dtype": "float32"',
+      `"nested_offset": ${pythonFloat(state.nestedOffset)}`,
+    );
   return Uint8Array.from(Buffer.from(`{${fields.join(', ')}}`, 'utf8'));
 }
 
@@ -48,7 +63,11 @@ const pythonFloat = (value: number): string => (Number.isInteger(value) ? value.
 
 /** Parses a quant_state. @throws LatheError ERR_CHECKPOINT / ERR_UNSUPPORTED naming `name` */
 export function decodeBnbState(bytes: Uint8Array, name: string, type: QuantType, at: string): BnbState {
-  const bad = (what: string): LatheError => new LatheError('ERR_CHECKPOINT', `quant_state of '${name}' ${what}`, { at, remedy: 'the 4-bit checkpoint is damaged; save it again' });
+  const bad = (what: string): LatheError =>
+    new LatheError('ERR_CHECKPOINT', `quant_state of '${name}' ${what}`, {
+      at,
+      remedy: 'the 4-bit checkpoint is damaged; save it again',
+    });
   let json: Record<string, unknown>;
   try {
     json = JSON.parse(Buffer.from(bytes).toString('utf8')) as Record<string, unknown>;
@@ -57,12 +76,19 @@ export function decodeBnbState(bytes: Uint8Array, name: string, type: QuantType,
   }
   const { shape, dtype, nested_offset: offset } = json;
   if (json.quant_type !== type) throw bad(`expected quant_type ${type}, received ${JSON.stringify(json.quant_type)}`);
-  if (!Array.isArray(shape) || shape.length !== 2 || !shape.every((dim) => Number.isInteger(dim) && dim > 0)) throw bad(`expected a shape [out, in], received ${JSON.stringify(shape)}`);
-  if (offset !== undefined && typeof offset !== 'number') throw bad(`expected a number as nested_offset, received ${JSON.stringify(offset)}`);
+  if (!Array.isArray(shape) || shape.length !== 2 || !shape.every((dim) => Number.isInteger(dim) && dim > 0))
+    throw bad(`expected a shape [out, in], received ${JSON.stringify(shape)}`);
+  if (offset !== undefined && typeof offset !== 'number')
+    throw bad(`expected a number as nested_offset, received ${JSON.stringify(offset)}`);
   const blocks: [string, unknown, number][] = [['blocksize', json.blocksize, BLOCK]];
   if (offset !== undefined) blocks.push(['nested_blocksize', json.nested_blocksize, NESTED_BLOCK]);
   for (const [key, received, supported] of blocks) {
-    if (received !== supported) throw new LatheError('ERR_UNSUPPORTED', `'${name}' has ${key} ${JSON.stringify(received)}, only ${supported} is supported`, { at, remedy: 'quantise the dense model again, with the default block size' });
+    if (received !== supported)
+      throw new LatheError(
+        'ERR_UNSUPPORTED',
+        `'${name}' has ${key} ${JSON.stringify(received)}, only ${supported} is supported`,
+        { at, remedy: 'quantise the dense model again, with the default block size' },
+      );
   }
   return { type, shape: shape as [number, number], dtype: String(dtype), nestedOffset: offset ?? null };
 }
@@ -70,5 +96,9 @@ export function decodeBnbState(bytes: Uint8Array, name: string, type: QuantType,
 /** A stored table that is not the constant one would decode to other weights. */
 export function checkQuantMap(stored: Float32Array, expected: Float32Array, name: string, at: string): void {
   if (stored.length === expected.length && stored.every((value, i) => value === expected[i])) return;
-  throw new LatheError('ERR_UNSUPPORTED', `'${name}' is not the table of bitsandbytes ${formatShape([expected.length])}`, { at, remedy: 'quantise the dense model again' });
+  throw new LatheError(
+    'ERR_UNSUPPORTED',
+    `'${name}' is not the table of bitsandbytes ${formatShape([expected.length])}`,
+    { at, remedy: 'quantise the dense model again' },
+  );
 }

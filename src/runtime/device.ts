@@ -11,7 +11,11 @@ import { currentWorld } from './world';
 export function resolveDevice(asked: string): string {
   if (asked !== 'auto') return asked;
   if (currentWorld().size > 1 || !hasNative()) return 'cpu';
-  return loadNative().devices().find((d) => d.device.startsWith('cuda'))?.device ?? 'cpu';
+  return (
+    loadNative()
+      .devices()
+      .find((d) => d.device.startsWith('cuda'))?.device ?? 'cpu'
+  );
 }
 
 /** True for two names of one device: `'cuda'` is `'cuda:0'`. */

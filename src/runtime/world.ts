@@ -48,12 +48,21 @@ export function launchedBy(env: Readonly<Record<string, string | undefined>> = p
     if (env[sizeName] === undefined || env[rankName] === undefined) continue;
     const [size, rank] = [Number(env[sizeName]), Number(env[rankName])];
     if (!Number.isInteger(size) || !Number.isInteger(rank) || size < 1 || rank < 0 || rank >= size) {
-      throw new LatheError('ERR_CONFIG', `${launcher}: expected a rank below a size, received ${rankName}=${env[rankName]} and ${sizeName}=${env[sizeName]}`, {
-        remedy: 'start the job with mpirun or srun, or unset these variables',
-      });
+      throw new LatheError(
+        'ERR_CONFIG',
+        `${launcher}: expected a rank below a size, received ${rankName}=${env[rankName]} and ${sizeName}=${env[sizeName]}`,
+        {
+          remedy: 'start the job with mpirun or srun, or unset these variables',
+        },
+      );
     }
     // srun writes a list, "4(x2),3": the machine with the most counts.
-    const local = Math.max(...(env[localName]?.replace(/\(x\d+\)/g, '').split(',').map(Number) ?? [NaN]));
+    const local = Math.max(
+      ...(env[localName]
+        ?.replace(/\(x\d+\)/g, '')
+        .split(',')
+        .map(Number) ?? [NaN]),
+    );
     return { launcher, rank, size, localSize: Number.isInteger(local) && local > 0 ? local : null };
   }
   return null;
@@ -106,7 +115,8 @@ function shareCores({ localSize, size }: Launch): void {
 
 /** True when the launcher gave this process fewer cores than it has itself: nobody else will use them. */
 function isBound(): boolean {
-  const coresOf = (pid: string): string | undefined => /^Cpus_allowed:\s*(\S+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  const coresOf = (pid: string): string | undefined =>
+    /^Cpus_allowed:\s*(\S+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
   try {
     return coresOf('self') !== coresOf(String(process.ppid));
   } catch {

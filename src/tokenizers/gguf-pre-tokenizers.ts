@@ -7,7 +7,16 @@
 import type { PreTokenizerKind } from './byte-level';
 
 /** llama.cpp adds BOS to these byte-level vocabularies unless the file says otherwise; all of them cut as Llama 3 does. */
-export const BOS_BY_DEFAULT = new Set(['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2']);
+export const BOS_BY_DEFAULT = new Set([
+  'llama-bpe',
+  'llama3',
+  'llama-v3',
+  'falcon3',
+  'falcon-h1',
+  'pixtral',
+  'midm-2.0',
+  'lfm2',
+]);
 
 /** `tokenizer.ggml.pre` -> how it cuts. Names that llama.cpp treats alike share a row. */
 export const PRE_TOKENIZERS: Record<string, PreTokenizerKind> = {};

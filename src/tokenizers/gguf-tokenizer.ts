@@ -10,12 +10,7 @@
  * Source: llama.cpp's vocabulary loader for the meaning of the keys; the scores-to-merges rule is that of transformers.
  */
 import { LatheError } from '../errors';
-import {
-  isByteLevel,
-  llamaCppDefaultPreTokenizer,
-  preTokenizerComponent,
-  toByteLevel,
-} from './byte-level';
+import { isByteLevel, llamaCppDefaultPreTokenizer, preTokenizerComponent, toByteLevel } from './byte-level';
 import { BOS_BY_DEFAULT, KNOWN_GGUF_PRE_TOKENIZERS, PRE_TOKENIZERS } from './gguf-pre-tokenizers';
 import { Tokenizer } from './tokenizer';
 import type { AddedTokenEntry, Component, TokenizerConfig, TokenizerJson } from './tokenizer-files';

@@ -67,7 +67,8 @@ export class IdEncoder {
     const affixes = affixesOf(json.post_processor);
     const isNfc = normalizer?.type === 'NFC';
     if (!provided || model.type !== 'BPE' || !kind || !affixes || (normalizer && !isNfc)) return null;
-    if (model.dropout || model.ignore_merges || model.continuing_subword_prefix || model.end_of_word_suffix) return null;
+    if (model.dropout || model.ignore_merges || model.continuing_subword_prefix || model.end_of_word_suffix)
+      return null;
     if (added.some((token) => token.lstrip || token.rstrip || token.single_word || token.id === undefined)) return null;
     const vocab = new Map(Object.entries(model.vocab as Record<string, number>));
     const byteIds = Int32Array.from(BYTE_ALPHABET, (char) => vocab.get(char) ?? -1);
@@ -76,7 +77,9 @@ export class IdEncoder {
     const native = provided({ preTokenizer: kind, byteIds, merges });
     if (!native) return null;
     const isNormalized = (token: AddedTokenEntry): boolean => token.normalized ?? !token.special;
-    const cuts = [added.filter((token) => !isNormalized(token)), added.filter(isNormalized)].map(cutting).filter((cut) => cut !== null);
+    const cuts = [added.filter((token) => !isNormalized(token)), added.filter(isNormalized)]
+      .map(cutting)
+      .filter((cut) => cut !== null);
     return new IdEncoder(native, cuts, new Map(added.map((token) => [token.content, token.id!])), affixes, isNfc);
   }
 
@@ -150,11 +153,16 @@ export class IdEncoder {
 function cutting(tokens: readonly AddedTokenEntry[]): RegExp | null {
   const contents = tokens.map(({ content }) => content).filter((content) => content !== '');
   if (contents.length === 0) return null;
-  const escaped = contents.sort((a, b) => b.length - a.length).map((content) => content.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
+  const escaped = contents
+    .sort((a, b) => b.length - a.length)
+    .map((content) => content.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
   return new RegExp(`(${escaped.join('|')})`);
 }
 
-function mergeTable(merges: readonly (string | [string, string])[], vocab: ReadonlyMap<string, number>): Int32Array | null {
+function mergeTable(
+  merges: readonly (string | [string, string])[],
+  vocab: ReadonlyMap<string, number>,
+): Int32Array | null {
   const table = new Int32Array(3 * merges.length);
   for (const [rank, merge] of merges.entries()) {
     const [left, right] = typeof merge === 'string' ? merge.split(' ') : merge;

@@ -8,9 +8,11 @@ import type { Tokenizer } from './tokenizer';
 const words = (text: string): readonly string[] => text.trim().split(/\s+/);
 
 export const RESERVED_WORDS: Readonly<Record<string, readonly string[]>> = {
-  python: words(`False None True and as assert async await break class continue def del elif else except finally for from
+  python:
+    words(`False None True and as assert async await break class continue def del elif else except finally for from
     global if import in is lambda nonlocal not or pass raise return try while with yield`),
-  javascript: words(`await break case catch class const continue debugger default delete do else enum export extends false
+  javascript:
+    words(`await break case catch class const continue debugger default delete do else enum export extends false
     finally for function if import in instanceof new null return super switch this throw true try typeof var void while
     with yield`),
 };

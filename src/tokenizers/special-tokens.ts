@@ -24,7 +24,15 @@ const NAMED_SPECIAL_TOKENS = [
 export type SpecialTokenName = (typeof NAMED_SPECIAL_TOKENS)[number];
 
 const BERT = { unk_token: '[UNK]', sep_token: '[SEP]', pad_token: '[PAD]', cls_token: '[CLS]', mask_token: '[MASK]' };
-const ROBERTA = { bos_token: '<s>', eos_token: '</s>', unk_token: '<unk>', sep_token: '</s>', pad_token: '<pad>', cls_token: '<s>', mask_token: '<mask>' };
+const ROBERTA = {
+  bos_token: '<s>',
+  eos_token: '</s>',
+  unk_token: '<unk>',
+  sep_token: '</s>',
+  pad_token: '<pad>',
+  cls_token: '<s>',
+  mask_token: '<mask>',
+};
 
 /** Special tokens by family, as transformers' tokenizer classes have them by default. */
 const FAMILY_DEFAULTS: Readonly<Record<string, Readonly<Partial<Record<SpecialTokenName, string>>>>> = {
@@ -36,7 +44,15 @@ const FAMILY_DEFAULTS: Readonly<Record<string, Readonly<Partial<Record<SpecialTo
   xlmroberta: ROBERTA,
   camembert: ROBERTA,
   bart: ROBERTA,
-  albert: { bos_token: '[CLS]', eos_token: '[SEP]', unk_token: '<unk>', sep_token: '[SEP]', pad_token: '<pad>', cls_token: '[CLS]', mask_token: '[MASK]' },
+  albert: {
+    bos_token: '[CLS]',
+    eos_token: '[SEP]',
+    unk_token: '<unk>',
+    sep_token: '[SEP]',
+    pad_token: '<pad>',
+    cls_token: '[CLS]',
+    mask_token: '[MASK]',
+  },
   t5: { eos_token: '</s>', unk_token: '<unk>', pad_token: '<pad>' },
   gpt2: { bos_token: '<|endoftext|>', eos_token: '<|endoftext|>', unk_token: '<|endoftext|>' },
 };

@@ -15,12 +15,20 @@ export interface StepTotals {
 }
 
 /** Counts a step that is done; `stepsPerEpoch` is null for a stream. */
-export function recordStep(state: TrainerState, batches: StepBatches, { loss, tokens, flops, metricSums }: StepTotals, stepsPerEpoch: number | null): void {
+export function recordStep(
+  state: TrainerState,
+  batches: StepBatches,
+  { loss, tokens, flops, metricSums }: StepTotals,
+  stepsPerEpoch: number | null,
+): void {
   const { window } = state;
   state.globalStep++;
   state.totalFlos += flops;
   // Of a stream the length is not known before its end; transformers counts max_steps as an epoch then.
-  state.epoch = batches.endsEpoch ? batches.epoch + 1 : batches.epoch + (batches.epochShare ?? Math.min((batches.stepInEpoch + 1) / (stepsPerEpoch ?? state.maxSteps), 1));
+  state.epoch = batches.endsEpoch
+    ? batches.epoch + 1
+    : batches.epoch +
+      (batches.epochShare ?? Math.min((batches.stepInEpoch + 1) / (stepsPerEpoch ?? state.maxSteps), 1));
   state.numTokens += tokens;
   state.totalLoss += loss;
   window.steps++;
@@ -32,7 +40,12 @@ export function recordStep(state: TrainerState, batches: StepBatches, { loss, to
 /** The entry of the steps since the last one, which the history gets too; the next ones are summed from nothing. */
 export function closeWindow(state: TrainerState, last: { gradNorm: number; learningRate: number }): LogEntry {
   const { window } = state;
-  const entry: LogEntry = { loss: window.lossSum / window.steps, grad_norm: last.gradNorm, learning_rate: last.learningRate, num_tokens: state.numTokens };
+  const entry: LogEntry = {
+    loss: window.lossSum / window.steps,
+    grad_norm: last.gradNorm,
+    learning_rate: last.learningRate,
+    num_tokens: state.numTokens,
+  };
   for (const [name, sum] of Object.entries(window.metricSums)) entry[name] = sum / window.labels;
   entry.epoch = state.epoch;
   entry.step = state.globalStep;

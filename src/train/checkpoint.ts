@@ -17,7 +17,13 @@ import { readJsonObject } from '../pretrained/open';
 import type { Session } from '../runtime/session';
 import { stateFromJson, type TrainerState } from './state';
 
-const NAMES: Record<DType, 'F32' | 'BF16' | 'F16' | 'I32' | 'U8'> = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32', u8: 'U8' };
+const NAMES: Record<DType, 'F32' | 'BF16' | 'F16' | 'I32' | 'U8'> = {
+  f32: 'F32',
+  bf16: 'BF16',
+  f16: 'F16',
+  i32: 'I32',
+  u8: 'U8',
+};
 
 export interface CheckpointContents {
   /** The bytes of a slot; of a shared optimizer's, from the rank that keeps them. */
@@ -48,7 +54,10 @@ export async function saveCheckpoint(outputDir: string, step: number, c: Checkpo
     checkpointPath(outputDir, step),
     async (dir) => {
       await c.saveModel(dir);
-      await writeSafetensors(join(dir, 'optimizer.safetensors'), slotTensors(c.read, [...c.parameters, ...c.optimizer]));
+      await writeSafetensors(
+        join(dir, 'optimizer.safetensors'),
+        slotTensors(c.read, [...c.parameters, ...c.optimizer]),
+      );
       await writeJsonAtomic(join(dir, 'scheduler.json'), c.schedulerJson);
       await writeJsonAtomic(join(dir, 'rng_state.json'), c.rngJson);
       await writeJsonAtomic(join(dir, 'training_args.json'), c.argsJson);
@@ -59,7 +68,10 @@ export async function saveCheckpoint(outputDir: string, step: number, c: Checkpo
   );
 }
 
-function slotTensors(read: CheckpointContents['read'], slots: readonly StateSlot[]): { name: string; dtype: (typeof NAMES)[DType]; shape: readonly number[]; data: () => Promise<Uint8Array> }[] {
+function slotTensors(
+  read: CheckpointContents['read'],
+  slots: readonly StateSlot[],
+): { name: string; dtype: (typeof NAMES)[DType]; shape: readonly number[]; data: () => Promise<Uint8Array> }[] {
   return slots.map((s) => ({ name: s.name, dtype: NAMES[s.dtype], shape: [...s.shape], data: () => read(s.name) }));
 }
 
@@ -112,7 +124,11 @@ export function supersedeCheckpoints(outputDir: string, resumed: FoundCheckpoint
  * Damaged folders are reported through `warn` and skipped; null when there is none.
  * @throws LatheError ERR_CHECKPOINT when a path is given and its folder is missing or damaged
  */
-export async function findCheckpoint(which: string | true, outputDir: string, warn: (message: string) => void): Promise<LoadedCheckpoint | null> {
+export async function findCheckpoint(
+  which: string | true,
+  outputDir: string,
+  warn: (message: string) => void,
+): Promise<LoadedCheckpoint | null> {
   if (which !== true) return openCheckpointFolder(which);
   for (const { path } of listCheckpoints(outputDir)) {
     const problems = await verifyDirectory(path);
@@ -124,9 +140,17 @@ export async function findCheckpoint(which: string | true, outputDir: string, wa
 
 async function openCheckpointFolder(path: string): Promise<LoadedCheckpoint> {
   const problems = existsSync(path) ? await verifyDirectory(path) : [{ message: 'no such folder' }];
-  if (problems.length) throw new LatheError('ERR_CHECKPOINT', `cannot resume: ${problems[0].message}`, { at: path, remedy: 'give an earlier checkpoint or resume_from_checkpoint: true' });
-  const read = (file: string): Record<string, unknown> => readJsonObject(join(path, file), 'give an earlier checkpoint');
-  const state = stateFromJson(read('trainer_state.json'), existsSync(join(path, 'lathe_state.json')) ? read('lathe_state.json') : {});
+  if (problems.length)
+    throw new LatheError('ERR_CHECKPOINT', `cannot resume: ${problems[0].message}`, {
+      at: path,
+      remedy: 'give an earlier checkpoint or resume_from_checkpoint: true',
+    });
+  const read = (file: string): Record<string, unknown> =>
+    readJsonObject(join(path, file), 'give an earlier checkpoint');
+  const state = stateFromJson(
+    read('trainer_state.json'),
+    existsSync(join(path, 'lathe_state.json')) ? read('lathe_state.json') : {},
+  );
   return {
     path,
     state,
@@ -136,10 +160,14 @@ async function openCheckpointFolder(path: string): Promise<LoadedCheckpoint> {
       for (const slot of slots) {
         const source = tensors.get(slot.name);
         if (!source || source.shape.join() !== slot.shape.join() || source.dtype !== NAMES[slot.dtype]) {
-          throw new LatheError('ERR_CHECKPOINT', `the checkpoint ${source ? 'holds another shape or type' : 'lacks a tensor'} for '${slot.name}'`, {
-            at: path,
-            remedy: 'resume with the model, adapter and optimizer settings that the checkpoint was made with',
-          });
+          throw new LatheError(
+            'ERR_CHECKPOINT',
+            `the checkpoint ${source ? 'holds another shape or type' : 'lacks a tensor'} for '${slot.name}'`,
+            {
+              at: path,
+              remedy: 'resume with the model, adapter and optimizer settings that the checkpoint was made with',
+            },
+          );
         }
       }
       for (const slot of slots) await session.writeState(slot.name, await readTensorBytes(tensors.get(slot.name)!));
@@ -162,5 +190,6 @@ export function rotateCheckpoints(outputDir: string, limit: number | null, keep:
 
 /** Deletes every checkpoint but one. */
 export function keepOnly(outputDir: string, path: string): void {
-  for (const c of everyCheckpoint(outputDir)) if (resolve(c.path) !== resolve(path)) rmSync(c.path, { recursive: true, force: true });
+  for (const c of everyCheckpoint(outputDir))
+    if (resolve(c.path) !== resolve(path)) rmSync(c.path, { recursive: true, force: true });
 }

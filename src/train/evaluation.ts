@@ -9,7 +9,12 @@ import type { BatchSums } from './runner';
 import type { LogEntry } from './state';
 
 /** Metrics by transformers' names, over all ranks. Loss in nats per label, runtime in seconds. `names`: the loss's own metrics. */
-export async function evaluateLoader(loader: Loader, run: (batch: Batch) => Promise<BatchSums>, ranks: Ranks, names: readonly string[]): Promise<LogEntry> {
+export async function evaluateLoader(
+  loader: Loader,
+  run: (batch: Batch) => Promise<BatchSums>,
+  ranks: Ranks,
+  names: readonly string[],
+): Promise<LogEntry> {
   const begun = performance.now();
   const metricSums: Record<string, number> = {};
   let lossSum = 0;

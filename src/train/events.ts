@@ -11,7 +11,19 @@ import type { LogEntry, TrainerState } from './state';
 export type TrainEvent =
   | { type: 'plan'; plan: MemoryPlan; remedies: readonly Remedy[]; policy: string }
   | { type: 'begin'; state: Readonly<TrainerState>; resumedFrom: string | null }
-  | { type: 'step'; step: number; epoch: number; loss: number; gradNorm: number; learningRate: number; numTokens: number; tokensPerSecond: number; stepMs: number; cpuPerWall: number; peakBytes: number }
+  | {
+      type: 'step';
+      step: number;
+      epoch: number;
+      loss: number;
+      gradNorm: number;
+      learningRate: number;
+      numTokens: number;
+      tokensPerSecond: number;
+      stepMs: number;
+      cpuPerWall: number;
+      peakBytes: number;
+    }
   | { type: 'log'; step: number; entry: LogEntry }
   | { type: 'evaluate'; step: number; metrics: LogEntry }
   | { type: 'save'; step: number; path: string }
@@ -70,7 +82,11 @@ export class EarlyStoppingCallback implements TrainerCallback {
   ) {
     for (const [name, value] of Object.entries({ patience, threshold })) {
       if (typeof value === 'number' && value >= 0) continue;
-      throw new LatheError('ERR_CONFIG', `[EarlyStoppingCallback] ${name} expected a number >= 0, received ${JSON.stringify(value)}`, { remedy: 'write new EarlyStoppingCallback(patience, threshold)' });
+      throw new LatheError(
+        'ERR_CONFIG',
+        `[EarlyStoppingCallback] ${name} expected a number >= 0, received ${JSON.stringify(value)}`,
+        { remedy: 'write new EarlyStoppingCallback(patience, threshold)' },
+      );
     }
   }
 

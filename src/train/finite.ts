@@ -10,7 +10,12 @@ import { listCheckpoints } from './checkpoint';
 import type { BatchSums } from './runner';
 
 /** Sums of a batch. @throws LatheError ERR_NONFINITE saying `what`, the node and the rows */
-export async function finiteSums(what: string, batch: Batch, outputDir: string, run: (checkFinite: boolean) => Promise<BatchSums>): Promise<BatchSums> {
+export async function finiteSums(
+  what: string,
+  batch: Batch,
+  outputDir: string,
+  run: (checkFinite: boolean) => Promise<BatchSums>,
+): Promise<BatchSums> {
   let node = '';
   try {
     const sums = await run(false);
@@ -38,12 +43,15 @@ export function requireFiniteNorm(gradNorm: number, step: number, batches: reado
 /** @throws LatheError ERR_DATA for a step whose loss would be nought divided by nought */
 export function requireLabels({ microBatches, numLabels }: StepBatches, step: number, ranks: number): void {
   if (microBatches.length === 0 && (ranks === 1 || numLabels === 0)) {
-    throw new LatheError('ERR_DATA', `step ${step} has no rows: the training data gave no micro-batch`, { remedy: 'check the files, filters and what truncation leaves out' });
+    throw new LatheError('ERR_DATA', `step ${step} has no rows: the training data gave no micro-batch`, {
+      remedy: 'check the files, filters and what truncation leaves out',
+    });
   }
   if (numLabels > 0) return;
   throw new LatheError('ERR_DATA', `step ${step} has no token to train on: all labels of its rows are masked`, {
     at: `dataset ${formatRows(microBatches.flatMap((b) => b.rows))}`,
-    remedy: 'filter these rows out (lathe data preview shows masks), or raise gradient_accumulation_steps so that others stand beside them',
+    remedy:
+      'filter these rows out (lathe data preview shows masks), or raise gradient_accumulation_steps so that others stand beside them',
   });
 }
 

@@ -20,15 +20,22 @@ export interface Due {
  * @throws LatheError ERR_CONFIG for a stream without max_steps, ERR_DATA for an epoch without a step
  */
 export function runLength(args: ResolvedConfig, stepsPerEpoch: number | null): { maxSteps: number; epochs: number } {
-  if (stepsPerEpoch === 0) throw new LatheError('ERR_DATA', 'expected training data with at least one step an epoch, received none', { remedy: 'check the files, filters and what truncation leaves out' });
+  if (stepsPerEpoch === 0)
+    throw new LatheError('ERR_DATA', 'expected training data with at least one step an epoch, received none', {
+      remedy: 'check the files, filters and what truncation leaves out',
+    });
   if (stepsPerEpoch !== null) {
     const maxSteps = args.maxSteps > 0 ? args.maxSteps : Math.ceil(args.numTrainEpochs * stepsPerEpoch);
     return { maxSteps, epochs: Math.ceil(maxSteps / stepsPerEpoch) };
   }
   if (args.maxSteps > 0) return { maxSteps: args.maxSteps, epochs: 1 };
-  throw new LatheError('ERR_CONFIG', `max_steps: expected a positive number with a stream, whose length is unknown, received ${args.maxSteps}`, {
-    remedy: 'set max_steps (schedule and intervals are counted in it), or leave out dataset_streaming',
-  });
+  throw new LatheError(
+    'ERR_CONFIG',
+    `max_steps: expected a positive number with a stream, whose length is unknown, received ${args.maxSteps}`,
+    {
+      remedy: 'set max_steps (schedule and intervals are counted in it), or leave out dataset_streaming',
+    },
+  );
 }
 
 /** What is due after an optimizer step. */
@@ -37,8 +44,12 @@ export function dueAfterStep(args: ResolvedConfig, state: Readonly<TrainerState>
   const last = globalStep >= maxSteps;
   const isEvery = (interval: number): boolean => globalStep % stepInterval(interval, maxSteps) === 0;
   return {
-    log: (args.loggingStrategy === 'steps' && isEvery(args.loggingSteps)) || (args.loggingFirstStep && globalStep === 1),
-    evaluate: args.evalStrategy === 'steps' && (last || isEvery(args.evalSteps ?? args.loggingSteps)) && args.evalDelay <= globalStep,
+    log:
+      (args.loggingStrategy === 'steps' && isEvery(args.loggingSteps)) || (args.loggingFirstStep && globalStep === 1),
+    evaluate:
+      args.evalStrategy === 'steps' &&
+      (last || isEvery(args.evalSteps ?? args.loggingSteps)) &&
+      args.evalDelay <= globalStep,
     save: args.saveStrategy === 'steps' && (last || isEvery(args.saveSteps)),
   };
 }
@@ -52,13 +63,14 @@ export function dueAfterEpoch(args: ResolvedConfig, state: Readonly<TrainerState
   };
 }
 
-
 /** @param names the loss's own metrics @throws LatheError ERR_CONFIG when metric_for_best_model is none that an evaluation measures */
 export function requireMeasured(args: ResolvedConfig, names: readonly string[]): void {
   const name = args.metricForBestModel?.replace(/^eval_/, '');
   const known = ['loss', 'perplexity', ...names, 'runtime', 'samples_per_second', 'steps_per_second'];
   if (name === undefined || known.includes(name)) return;
-  throw new LatheError('ERR_CONFIG', `metric_for_best_model names '${name}', which an evaluation does not measure`, { remedy: `use one of ${known.join(', ')}` });
+  throw new LatheError('ERR_CONFIG', `metric_for_best_model names '${name}', which an evaluation does not measure`, {
+    remedy: `use one of ${known.join(', ')}`,
+  });
 }
 
 /**
@@ -72,7 +84,9 @@ export function trackBest(args: ResolvedConfig, state: TrainerState, metrics: Lo
   const value = metrics[key];
   if (value === undefined) {
     throw new LatheError('ERR_CONFIG', `metric_for_best_model names '${name}', which an evaluation does not measure`, {
-      remedy: `use one of ${Object.keys(metrics).map((k) => k.replace(/^eval_/, '')).join(', ')}`,
+      remedy: `use one of ${Object.keys(metrics)
+        .map((k) => k.replace(/^eval_/, ''))
+        .join(', ')}`,
     });
   }
   const greater = args.greaterIsBetter ?? !name.endsWith('loss');

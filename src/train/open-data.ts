@@ -22,20 +22,26 @@ export function openData(config: ResolvedConfig, warn?: Warn): Promise<RunData> 
   return config.datasetStreaming ? openStreams(config, warn) : openTables(config, warn);
 }
 
-const reading = (config: ResolvedConfig, warn?: Warn): Pick<LoadOptions, 'onBadRow' | 'warn'> => ({ onBadRow: config.onBadRow, warn });
+const reading = (config: ResolvedConfig, warn?: Warn): Pick<LoadOptions, 'onBadRow' | 'warn'> => ({
+  onBadRow: config.onBadRow,
+  warn,
+});
 /** Whether the run looks at a test split. */
 export const isEvaluated = (config: ResolvedConfig): boolean => config.evalStrategy !== 'no' || config.evalOnStart;
 
 // ---- in memory
 
 async function openTables(config: ResolvedConfig, warn?: Warn): Promise<RunData<Dataset>> {
-  const splits = config.datasets.length ? { [config.datasetTrainSplit]: await openMixture(config, warn) } : await loadDataset(await datasetPath(config), { ...nameOf(config), ...reading(config, warn) });
+  const splits = config.datasets.length
+    ? { [config.datasetTrainSplit]: await openMixture(config, warn) }
+    : await loadDataset(await datasetPath(config), { ...nameOf(config), ...reading(config, warn) });
   let train = requireSplit(splits, config);
   let test: Dataset | null = splits[config.datasetTestSplit] ?? null;
   if (config.shuffleDataset) train = train.shuffle({ seed: config.seed });
   train = await filtered(train, config.rowFilter);
   if (test) test = await filtered(test, config.rowFilter);
-  if (config.testSplitSize) ({ train, test } = train.trainTestSplit({ testSize: config.testSplitSize, seed: config.splitSeed ?? config.seed }));
+  if (config.testSplitSize)
+    ({ train, test } = train.trainTestSplit({ testSize: config.testSplitSize, seed: config.splitSeed ?? config.seed }));
   if (!isEvaluated(config)) test = null;
   else if (!test) throw noTestSplit(config);
   if (train.length === 0) throw noRows(config, config.datasetTrainSplit);
@@ -49,7 +55,11 @@ async function openTables(config: ResolvedConfig, warn?: Warn): Promise<RunData<
 async function openMixture(config: ResolvedConfig, warn?: Warn): Promise<Dataset> {
   const parts: Dataset[] = [];
   for (const member of config.datasets) {
-    const rows = await loadDataset(await memberPath(member), { split: member.split, ...memberOptions(member), ...reading(config, warn) });
+    const rows = await loadDataset(await memberPath(member), {
+      split: member.split,
+      ...memberOptions(member),
+      ...reading(config, warn),
+    });
     parts.push(member.columns ? rows.selectColumns(member.columns) : rows);
   }
   const weights = mixtureWeights(config);
@@ -73,13 +83,16 @@ async function openStreams(config: ResolvedConfig, warn?: Warn): Promise<RunData
     ? { [config.datasetTrainSplit]: await openMixedStream(config, warn) }
     : await loadDataset(await datasetPath(config), { ...nameOf(config), ...reading(config, warn), streaming: true });
   let train = await filteredStream(requireSplit(splits, config), config.rowFilter);
-  let heldOut: IterableDataset | null = splits[config.datasetTestSplit] ? await filteredStream(splits[config.datasetTestSplit], config.rowFilter) : null;
+  let heldOut: IterableDataset | null = splits[config.datasetTestSplit]
+    ? await filteredStream(splits[config.datasetTestSplit], config.rowFilter)
+    : null;
   if (config.testSplitSize) {
     heldOut = train.take(config.testSplitSize);
     train = train.skip(config.testSplitSize);
   }
   if (config.maxTrainSamples) train = train.take(config.maxTrainSamples);
-  if (config.shuffleDataset) train = train.shuffle({ seed: config.dataSeed ?? config.seed, bufferSize: config.shuffleBufferSize });
+  if (config.shuffleDataset)
+    train = train.shuffle({ seed: config.dataSeed ?? config.seed, bufferSize: config.shuffleBufferSize });
   if (!isEvaluated(config)) return { train, test: null };
   if (!heldOut) throw noTestSplit(config);
   const test = await firstRows(heldOut, config.maxEvalSamples ?? Infinity);
@@ -91,7 +104,12 @@ async function openStreams(config: ResolvedConfig, warn?: Warn): Promise<RunData
 async function openMixedStream(config: ResolvedConfig, warn?: Warn): Promise<IterableDataset> {
   const parts: IterableDataset[] = [];
   for (const member of config.datasets) {
-    const rows = await loadDataset(await memberPath(member), { split: member.split, ...memberOptions(member), ...reading(config, warn), streaming: true });
+    const rows = await loadDataset(await memberPath(member), {
+      split: member.split,
+      ...memberOptions(member),
+      ...reading(config, warn),
+      streaming: true,
+    });
     parts.push(member.columns ? rows.selectColumns(member.columns) : rows);
   }
   const weights = mixtureWeights(config);
@@ -105,7 +123,7 @@ export async function firstRows(stream: IterableDataset, count: number): Promise
   const names: string[] = [];
   const cursor = stream.open();
   try {
-    for (let item = null; rows.length < count && (item = await cursor.next()); ) {
+    for (let item = null; rows.length < count && (item = await cursor.next());) {
       names.push(item.at ?? `row ${rows.length}`);
       rows.push(item.row);
     }
@@ -120,11 +138,15 @@ export async function firstRows(stream: IterableDataset, count: number): Promise
 type Member = ResolvedConfig['datasets'][number];
 
 export async function datasetPath({ datasetName }: ResolvedConfig): Promise<string> {
-  if (!datasetName) throw new LatheError('ERR_CONFIG', 'expected dataset_name, received none', { remedy: 'name a local file, a folder with train and test files, or a dataset on the Hub' });
+  if (!datasetName)
+    throw new LatheError('ERR_CONFIG', 'expected dataset_name, received none', {
+      remedy: 'name a local file, a folder with train and test files, or a dataset on the Hub',
+    });
   return resolveRepo(datasetName, 'dataset');
 }
 
-export const nameOf = ({ datasetConfig }: ResolvedConfig): { name?: string } => (datasetConfig ? { name: datasetConfig } : {});
+export const nameOf = ({ datasetConfig }: ResolvedConfig): { name?: string } =>
+  datasetConfig ? { name: datasetConfig } : {};
 
 async function memberPath(member: Member): Promise<string> {
   const path = await resolveRepo(member.path, 'dataset');
@@ -132,7 +154,10 @@ async function memberPath(member: Member): Promise<string> {
 }
 
 function memberOptions(member: Member): Pick<LoadOptions, 'name' | 'dataFiles'> {
-  return { ...(member.name ? { name: member.name } : {}), ...(member.data_files ? { dataFiles: member.data_files } : {}) };
+  return {
+    ...(member.name ? { name: member.name } : {}),
+    ...(member.data_files ? { dataFiles: member.data_files } : {}),
+  };
 }
 
 /** Shares that sum to 1, or null where the members are simply joined. */
@@ -145,12 +170,16 @@ function mixtureWeights({ datasets }: ResolvedConfig): number[] | null {
 export function requireSplit<D>(splits: Record<string, D>, config: ResolvedConfig): D {
   const train = splits[config.datasetTrainSplit] as D | undefined;
   if (train) return train;
-  throw new LatheError('ERR_DATA', `split '${config.datasetTrainSplit}' is not in ${config.datasetName}`, { remedy: `set dataset_train_split to one of ${Object.keys(splits).join(', ')}` });
+  throw new LatheError('ERR_DATA', `split '${config.datasetTrainSplit}' is not in ${config.datasetName}`, {
+    remedy: `set dataset_train_split to one of ${Object.keys(splits).join(', ')}`,
+  });
 }
 
 export function noTestSplit(config: ResolvedConfig): LatheError {
   const asked = config.evalStrategy === 'no' ? 'eval_on_start is set' : `eval_strategy is ${config.evalStrategy}`;
-  return new LatheError('ERR_CONFIG', `${asked}, but ${config.datasetName} has no split '${config.datasetTestSplit}'`, { remedy: 'set test_split_size, dataset_test_split, or eval_strategy: no' });
+  return new LatheError('ERR_CONFIG', `${asked}, but ${config.datasetName} has no split '${config.datasetTestSplit}'`, {
+    remedy: 'set test_split_size, dataset_test_split, or eval_strategy: no',
+  });
 }
 
 function noRows(config: ResolvedConfig, split: string): LatheError {
@@ -177,10 +206,13 @@ export async function filteredStream(rows: IterableDataset, filter: RowFilter | 
 function requireColumns(filter: RowFilter, columns: readonly string[]): void {
   const unknown = Object.keys(filter).find((column) => !columns.includes(column));
   if (unknown === undefined) return;
-  throw new LatheError('ERR_CONFIG', `row_filter names the column '${unknown}', which the data does not have`, { remedy: `use one of ${columns.join(', ')}` });
+  throw new LatheError('ERR_CONFIG', `row_filter names the column '${unknown}', which the data does not have`, {
+    remedy: `use one of ${columns.join(', ')}`,
+  });
 }
 
-const keeps = (row: Row, filter: RowFilter): boolean => Object.entries(filter).every(([column, condition]) => matches(row[column], condition));
+const keeps = (row: Row, filter: RowFilter): boolean =>
+  Object.entries(filter).every(([column, condition]) => matches(row[column], condition));
 
 function matches(value: unknown, condition: RowFilter[string]): boolean {
   if (Array.isArray(condition)) return condition.some((c) => c === value);

@@ -66,7 +66,11 @@ export async function planRun(config: ResolvedConfig, deviceName: string): Promi
     optim: optimizerKind(config.optim),
   };
   const limit = config.memoryLimit ?? (device.kind === 'cpu' ? device.memoryBytes : gpuBytes(device));
-  const order: CheckpointPolicy[] = !config.gradientCheckpointing ? ['none'] : config.planPolicy === 'auto' ? ['none', 'light', 'smart', 'block'] : [config.planPolicy];
+  const order: CheckpointPolicy[] = !config.gradientCheckpointing
+    ? ['none']
+    : config.planPolicy === 'auto'
+      ? ['none', 'light', 'smart', 'block']
+      : [config.planPolicy];
   let chosen: Planned | undefined;
   for (const policy of order) {
     chosen = planVariant(config, raw, device, { ...base, policy }, limit);
@@ -74,11 +78,23 @@ export async function planRun(config: ResolvedConfig, deviceName: string): Promi
   }
   const { plan, policy, floors } = chosen!;
   const remedies = alternatives({ ...base, policy }, config)
-    .map(({ change, variant }) => ({ change, peakBytes: planVariant(config, raw, device, variant, limit).plan.peakBytes }))
+    .map(({ change, variant }) => ({
+      change,
+      peakBytes: planVariant(config, raw, device, variant, limit).plan.peakBytes,
+    }))
     .map((r) => ({ ...r, savesBytes: plan.peakBytes - r.peakBytes }))
     .filter((r) => r.savesBytes > 0)
     .sort((a, b) => b.savesBytes - a.savesBytes);
-  return { plan, policy, flopsPerToken: floors.flopsPerToken, tokensPerSecondFloor: floors.byFlops, floors, remedies, tokens: base.batch * base.length, limitBytes: limit };
+  return {
+    plan,
+    policy,
+    flopsPerToken: floors.flopsPerToken,
+    tokensPerSecondFloor: floors.byFlops,
+    floors,
+    remedies,
+    tokens: base.batch * base.length,
+    limitBytes: limit,
+  };
 }
 
 interface Planned {
@@ -92,16 +108,34 @@ function planVariant(config: ResolvedConfig, raw: RawConfig, device: DeviceSpec,
   const model = AutoModelForCausalLM.fromConfig(raw, {
     dtype,
     weightDtype,
-    quantizationConfig: v.loadIn4bit ? new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: config.bnb4bitQuantType, bnb4bitUseDoubleQuant: config.useBnbNestedQuant }) : undefined,
+    quantizationConfig: v.loadIn4bit
+      ? new BitsAndBytesConfig({
+          loadIn4bit: true,
+          bnb4bitQuantType: config.bnb4bitQuantType,
+          bnb4bitUseDoubleQuant: config.useBnbNestedQuant,
+        })
+      : undefined,
   });
-  if (config.addedSpecialTokens.length) model.resizeTokenEmbeddings(model.vocabSize + config.addedSpecialTokens.length, { padToMultipleOf: config.resizeToMultipleOf ?? undefined });
+  if (config.addedSpecialTokens.length)
+    model.resizeTokenEmbeddings(model.vocabSize + config.addedSpecialTokens.length, {
+      padToMultipleOf: config.resizeToMultipleOf ?? undefined,
+    });
   if (config.usePeft) model.addAdapter(loraConfigOf(config));
   else model.trainAll();
   const shape: BatchShape = { tokens: v.batch * v.length, documents: v.batch };
-  const evalShapes = config.evalStrategy === 'no' ? [] : [{ tokens: config.perDeviceEvalBatchSize * v.length, documents: config.perDeviceEvalBatchSize }];
+  const evalShapes =
+    config.evalStrategy === 'no'
+      ? []
+      : [{ tokens: config.perDeviceEvalBatchSize * v.length, documents: config.perDeviceEvalBatchSize }];
   const runner = new StepRunner(model, {
     loss: lossOf(config),
-    optimizer: { kind: v.optim, beta1: config.adamBeta1, beta2: config.adamBeta2, eps: config.adamEpsilon, maxGradNorm: config.maxGradNorm ?? 0 },
+    optimizer: {
+      kind: v.optim,
+      beta1: config.adamBeta1,
+      beta2: config.adamBeta2,
+      eps: config.adamEpsilon,
+      maxGradNorm: config.maxGradNorm ?? 0,
+    },
     weightDecayOf: (p) => (hasWeightDecay(p.name) ? config.weightDecay : 0),
     trainShapes: [shape],
     gradientAccumulationSteps: v.accumulation,
@@ -110,7 +144,11 @@ function planVariant(config: ResolvedConfig, raw: RawConfig, device: DeviceSpec,
     device,
     seed: config.seed,
   });
-  return { plan: memoryPlan(runner.allSlots(), runner.programs(), device, limit), policy: v.policy, floors: speedFloors(runner.microProgram(shape.tokens), device, shape) };
+  return {
+    plan: memoryPlan(runner.allSlots(), runner.programs(), device, limit),
+    policy: v.policy,
+    floors: speedFloors(runner.microProgram(shape.tokens), device, shape),
+  };
 }
 
 function alternatives(v: Variant, config: ResolvedConfig): { change: string; variant: Variant }[] {
@@ -126,7 +164,10 @@ function alternatives(v: Variant, config: ResolvedConfig): { change: string; var
   if (v.batch > 1) {
     const batch = Math.ceil(v.batch / 2);
     const accumulation = v.accumulation * 2;
-    list.push({ change: `per_device_train_batch_size: ${batch}, gradient_accumulation_steps: ${accumulation}`, variant: { ...v, batch, accumulation } });
+    list.push({
+      change: `per_device_train_batch_size: ${batch}, gradient_accumulation_steps: ${accumulation}`,
+      variant: { ...v, batch, accumulation },
+    });
   }
   list.push({ change: `max_length: ${Math.ceil(v.length / 2)}`, variant: { ...v, length: Math.ceil(v.length / 2) } });
   if (!v.loadIn4bit && config.usePeft) list.push({ change: 'load_in_4bit: true', variant: { ...v, loadIn4bit: true } });
@@ -137,16 +178,24 @@ function alternatives(v: Variant, config: ResolvedConfig): { change: string; var
 /** config.json of the configured model: a local folder or GGUF file, or a bundled one by Hub name. */
 async function configOf(config: ResolvedConfig): Promise<RawConfig> {
   const name = config.modelNameOrPath ?? '';
-  if (name && existsSync(name)) return statSync(name).isFile() ? (await mapGgufModel(await openGguf(name))).config : readModelConfig(name);
+  if (name && existsSync(name))
+    return statSync(name).isFile() ? (await mapGgufModel(await openGguf(name))).config : readModelConfig(name);
   const known = knownConfig(name);
   if (known) return known;
   // A name of the Hub: its config.json is all that a plan needs.
   if (/^[\w-][\w.-]*\/[\w.-]+$/.test(name)) {
     return fetchModelConfig(name, config.modelRevision ?? 'main').catch((cause: unknown) => {
-      throw new LatheError('ERR_CONFIG', (cause as Error).message, { remedy: `or plan one of ${KNOWN_MODELS.join(', ')}, whose config is bundled`, cause });
+      throw new LatheError('ERR_CONFIG', (cause as Error).message, {
+        remedy: `or plan one of ${KNOWN_MODELS.join(', ')}, whose config is bundled`,
+        cause,
+      });
     });
   }
-  throw new LatheError('ERR_CONFIG', `model '${name}' is neither a local folder, nor one whose config is bundled, nor a name of the Hub`, { remedy: `give a local folder, organisation/model, or one of ${KNOWN_MODELS.join(', ')}` });
+  throw new LatheError(
+    'ERR_CONFIG',
+    `model '${name}' is neither a local folder, nor one whose config is bundled, nor a name of the Hub`,
+    { remedy: `give a local folder, organisation/model, or one of ${KNOWN_MODELS.join(', ')}` },
+  );
 }
 
 /** The plan as JSON for `--json`. */
@@ -165,7 +214,9 @@ export function planToJson(p: RunPlan): Record<string, unknown> {
     bytes_per_token: p.floors.bytesPerToken,
     tokens_per_second_floor_by_bytes: p.floors.byBytes,
     tokens_per_second_floor_by_node: p.floors.byNode,
-    live_at_peak: p.plan.liveAtPeak.slice(0, 32).map((t) => ({ where: t.where, op: t.op, dtype: t.type.dtype, shape: t.type.shape, bytes: t.bytes })),
+    live_at_peak: p.plan.liveAtPeak
+      .slice(0, 32)
+      .map((t) => ({ where: t.where, op: t.op, dtype: t.type.dtype, shape: t.type.shape, bytes: t.bytes })),
     remedies: p.remedies.map((r) => ({ change: r.change, peak_bytes: r.peakBytes, saves_bytes: r.savesBytes })),
   };
 }

@@ -50,7 +50,13 @@ function batchInputs(shape: BatchShape, training: boolean): BatchTensors {
  * Forward and backward of one micro-batch. `accumulate`: its gradients are added to what the slots hold; otherwise they
  * are written over it, and the old values are not read. Outputs the loss sum and metric sums.
  */
-export function microGraph(model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, accumulate: boolean): Graph {
+export function microGraph(
+  model: CausalLm,
+  loss: Loss,
+  parameters: readonly OptimizedParameter[],
+  shape: BatchShape,
+  accumulate: boolean,
+): Graph {
   return trace(accumulate ? 'micro, adding' : 'micro', () => {
     const { lossSum, metricSums } = loss(model, batchInputs(shape, true));
     const scaled = scaleBy(lossSum, input('loss_scale', [1], 'f32'));
@@ -58,7 +64,11 @@ export function microGraph(model: CausalLm, loss: Loss, parameters: readonly Opt
       scaled,
       parameters.map((p) => readState(p.slot)),
     );
-    inPhase('update', () => parameters.forEach((p, i) => updateState(p.gradient, accumulate ? add(grads[i], readState(p.gradient)) : grads[i])));
+    inPhase('update', () =>
+      parameters.forEach((p, i) =>
+        updateState(p.gradient, accumulate ? add(grads[i], readState(p.gradient)) : grads[i]),
+      ),
+    );
     output('loss_sum', lossSum);
     for (const [name, value] of Object.entries(metricSums)) output(name, value);
   });
@@ -66,25 +76,41 @@ export function microGraph(model: CausalLm, loss: Loss, parameters: readonly Opt
 
 /** `microGraph` as a program for a device. */
 export function microProgram(
-  model: CausalLm, loss: Loss, parameters: readonly OptimizedParameter[], shape: BatchShape, accumulate: boolean, device: DeviceSpec, policy: CheckpointPolicy,
+  model: CausalLm,
+  loss: Loss,
+  parameters: readonly OptimizedParameter[],
+  shape: BatchShape,
+  accumulate: boolean,
+  device: DeviceSpec,
+  policy: CheckpointPolicy,
 ): Program {
   return compile(microGraph(model, loss, parameters, shape, accumulate), { device, checkpoint: policy });
 }
 
 /** Zeros for every gradient: what a rank without a micro-batch brings to a step. */
 export function clearGraph(parameters: readonly OptimizedParameter[]): Graph {
-  return trace('clear', () => inPhase('update', () => parameters.forEach((p) => updateState(p.gradient, fill(p.gradient, 0)))));
+  return trace('clear', () =>
+    inPhase('update', () => parameters.forEach((p) => updateState(p.gradient, fill(p.gradient, 0)))),
+  );
 }
 
 /**
  * Clips by global norm and steps the optimizer; the gradients stay as they are. Outputs grad_norm before clipping.
  * `stepped`: the parameters whose optimizer state this rank keeps; the norm is that of all.
  */
-export function applyGraph(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, stepped = parameters): Graph {
+export function applyGraph(
+  parameters: readonly OptimizedParameter[],
+  settings: OptimizerSettings,
+  stepped = parameters,
+): Graph {
   return trace('apply', () =>
     inPhase('update', () => {
       const norm = globalNorm(parameters.map((p) => readState(p.gradient)));
-      const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: clipCoefficient(norm, settings.maxGradNorm) };
+      const inputs = {
+        lr: input('lr', [1], 'f32'),
+        step: input('step', [1], 'i32'),
+        gradScale: clipCoefficient(norm, settings.maxGradNorm),
+      };
       traceOptimizerStep(settings.kind, stepped, inputs, settings);
       output('grad_norm', norm);
     }),
@@ -92,7 +118,12 @@ export function applyGraph(parameters: readonly OptimizedParameter[], settings: 
 }
 
 /** `applyGraph` as a program for a device. */
-export function applyProgram(parameters: readonly OptimizedParameter[], settings: OptimizerSettings, device: DeviceSpec, stepped = parameters): Program {
+export function applyProgram(
+  parameters: readonly OptimizedParameter[],
+  settings: OptimizerSettings,
+  device: DeviceSpec,
+  stepped = parameters,
+): Program {
   return compile(applyGraph(parameters, settings, stepped), { device });
 }
 
@@ -100,7 +131,10 @@ export function applyProgram(parameters: readonly OptimizedParameter[], settings
 export function reduceGraph(parameters: readonly OptimizedParameter[], world: number): Graph {
   return trace('reduce', () =>
     inPhase('update', () => {
-      const sums = allReduce(parameters.map((p) => readState(p.gradient)), world);
+      const sums = allReduce(
+        parameters.map((p) => readState(p.gradient)),
+        world,
+      );
       parameters.forEach((p, i) => updateState(p.gradient, sums[i]));
     }),
   );
@@ -110,7 +144,11 @@ export function reduceGraph(parameters: readonly OptimizedParameter[], world: nu
 export function shareGraph(parameters: readonly OptimizedParameter[], owners: readonly number[], world: number): Graph {
   return trace('share', () =>
     inPhase('update', () => {
-      const shared = broadcast(parameters.map((p) => readState(p.slot)), owners, world);
+      const shared = broadcast(
+        parameters.map((p) => readState(p.slot)),
+        owners,
+        world,
+      );
       parameters.forEach((p, i) => updateState(p.slot, shared[i]));
     }),
   );

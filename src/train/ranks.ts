@@ -58,9 +58,14 @@ export class Ranks {
     Object.keys(values).forEach((name, i) => {
       const other = all.findIndex((rank) => !Object.is(rank[i], all[0][i]));
       if (other < 0) return;
-      throw new LatheError('ERR_CONFIG', `the ranks disagree: ${name} is ${all[0][i]} on rank 0 and ${all[other][i]} on rank ${other}`, {
-        remedy: 'give every rank the same configuration, data and output folder (a file system that all machines share)',
-      });
+      throw new LatheError(
+        'ERR_CONFIG',
+        `the ranks disagree: ${name} is ${all[0][i]} on rank 0 and ${all[other][i]} on rank ${other}`,
+        {
+          remedy:
+            'give every rank the same configuration, data and output folder (a file system that all machines share)',
+        },
+      );
     });
   }
 
@@ -68,13 +73,23 @@ export class Ranks {
    * Runs `write` on rank 0 while the other ranks hand over the slots that it asks for; `read` gives a slot's bytes wherever it lies.
    * Returns on every rank when the writing is done. @throws what `write` throws; ERR_CHECKPOINT on the other ranks
    */
-  async collect(slots: readonly OwnedSlot[], write: (read: (name: string) => Promise<Uint8Array>) => Promise<void>): Promise<void> {
+  async collect(
+    slots: readonly OwnedSlot[],
+    write: (read: (name: string) => Promise<Uint8Array>) => Promise<void>,
+  ): Promise<void> {
     const session = await this.session();
     const index = new Map(slots.map(({ slot }, i) => [slot.name, i]));
     if (this.size === 1) return write((name) => session.readState(name));
     if (!this.isFirst) {
-      for (let request = await this.request(session, DONE); request !== DONE; request = await this.request(session, DONE)) {
-        if (request === FAILED) throw new LatheError('ERR_CHECKPOINT', 'rank 0 could not write the checkpoint', { remedy: 'see its message' });
+      for (
+        let request = await this.request(session, DONE);
+        request !== DONE;
+        request = await this.request(session, DONE)
+      ) {
+        if (request === FAILED)
+          throw new LatheError('ERR_CHECKPOINT', 'rank 0 could not write the checkpoint', {
+            remedy: 'see its message',
+          });
         await transfer(session, slots[request], this.rank);
       }
       return;
@@ -114,7 +129,10 @@ export class Ranks {
     const session = await this.session();
     const mine = Float64Array.from(values);
     const all = await session.allGather(new Uint8Array(mine.buffer));
-    return Array.from({ length: this.size }, (_, rank) => new Float64Array(all.slice(rank * mine.byteLength, (rank + 1) * mine.byteLength).buffer));
+    return Array.from(
+      { length: this.size },
+      (_, rank) => new Float64Array(all.slice(rank * mine.byteLength, (rank + 1) * mine.byteLength).buffer),
+    );
   }
 }
 

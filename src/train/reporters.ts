@@ -11,10 +11,14 @@ import type { LogEntry } from './state';
 /** What every run writes into its output folder, and the TensorBoard files that `report_to` asks for. */
 export function reportersOf(args: ResolvedConfig): TrainerCallback[] {
   const title = args.runName ?? [args.modelNameOrPath, args.datasetName].filter((name) => name).join(' on ');
-  const list: TrainerCallback[] = [new JsonlReporter(args.outputDir), new CurveReporter(args.outputDir, title || args.outputDir)];
+  const list: TrainerCallback[] = [
+    new JsonlReporter(args.outputDir),
+    new CurveReporter(args.outputDir, title || args.outputDir),
+  ];
   // A folder of its own for each run, unless the user named one: TensorBoard draws a folder as one curve.
   const dir = resolve(args.loggingDir) === resolve(args.outputDir, 'runs') ? null : args.loggingDir;
-  if (args.reportTo.includes('tensorboard')) list.push(new TensorBoardReporter(args.outputDir, dir, JSON.stringify(configToJson(args), null, 2)));
+  if (args.reportTo.includes('tensorboard'))
+    list.push(new TensorBoardReporter(args.outputDir, dir, JSON.stringify(configToJson(args), null, 2)));
   return list;
 }
 
@@ -30,12 +34,27 @@ export class JsonlReporter implements TrainerCallback {
     switch (event.type) {
       case 'begin':
         this.truncate(event.resumedFrom === null ? -1 : state.globalStep);
-        return this.write({ event: 'begin', step: state.globalStep, max_steps: state.maxSteps, resumed_from: event.resumedFrom });
-      case 'step': {
-        const { step, epoch, loss, learningRate, gradNorm, numTokens, tokensPerSecond, stepMs, cpuPerWall, peakBytes } = event;
         return this.write({
-          event: 'step', step, epoch, loss, learning_rate: learningRate, grad_norm: gradNorm, num_tokens: numTokens,
-          tokens_per_second: tokensPerSecond, step_ms: stepMs, cpu_per_wall: cpuPerWall, peak_bytes: peakBytes,
+          event: 'begin',
+          step: state.globalStep,
+          max_steps: state.maxSteps,
+          resumed_from: event.resumedFrom,
+        });
+      case 'step': {
+        const { step, epoch, loss, learningRate, gradNorm, numTokens, tokensPerSecond, stepMs, cpuPerWall, peakBytes } =
+          event;
+        return this.write({
+          event: 'step',
+          step,
+          epoch,
+          loss,
+          learning_rate: learningRate,
+          grad_norm: gradNorm,
+          num_tokens: numTokens,
+          tokens_per_second: tokensPerSecond,
+          step_ms: stepMs,
+          cpu_per_wall: cpuPerWall,
+          peak_bytes: peakBytes,
         });
       }
       case 'evaluate':
@@ -88,7 +107,10 @@ export class TensorBoardReporter implements TrainerCallback {
   ) {}
 
   onTrainBegin({ state }: CallbackContext): void {
-    this.writer = new EventWriter({ dir: this.loggingDir ?? tensorboardDir(this.outputDir), purgeStep: state.globalStep > 0 ? state.globalStep + 1 : undefined });
+    this.writer = new EventWriter({
+      dir: this.loggingDir ?? tensorboardDir(this.outputDir),
+      purgeStep: state.globalStep > 0 ? state.globalStep + 1 : undefined,
+    });
     this.writer.writeText('args', this.configText, 0);
   }
 

@@ -19,7 +19,16 @@ import type { ProgramHandle, Session } from '../runtime/session';
 import type { Loss } from './losses/loss';
 import type { OwnedSlot } from './ranks';
 import { partition } from '../optim/partition';
-import { applyProgram, clearGraph, evalProgram, microProgram, reduceGraph, shareGraph, type BatchShape, type OptimizerSettings } from './programs';
+import {
+  applyProgram,
+  clearGraph,
+  evalProgram,
+  microProgram,
+  reduceGraph,
+  shareGraph,
+  type BatchShape,
+  type OptimizerSettings,
+} from './programs';
 
 export interface RunnerOptions {
   readonly loss: Loss;
@@ -66,7 +75,11 @@ export class StepRunner {
   /** The rank that keeps the optimizer state of each parameter. */
   private readonly owners: readonly number[];
   private readonly world: { readonly rank: number; readonly size: number };
-  private readonly compiled: Record<ShapeKind, Map<number, Program>> = { micro: new Map(), adding: new Map(), eval: new Map() };
+  private readonly compiled: Record<ShapeKind, Map<number, Program>> = {
+    micro: new Map(),
+    adding: new Map(),
+    eval: new Map(),
+  };
   /** Whether the gradients of the step to come are begun. */
   private begun = false;
   private hasRun = false;
@@ -78,7 +91,10 @@ export class StepRunner {
     private readonly options: RunnerOptions,
   ) {
     const trainable = model.trainableParameters();
-    if (trainable.length === 0) throw new LatheError('ERR_CONFIG', 'nothing to train: the model has no trainable parameter', { remedy: 'set use_peft: true or train all weights' });
+    if (trainable.length === 0)
+      throw new LatheError('ERR_CONFIG', 'nothing to train: the model has no trainable parameter', {
+        remedy: 'set use_peft: true or train all weights',
+      });
     this.parameters = trainable.map((p) => ({
       slot: p.slot(),
       gradient: gradientSlot(p.slot()),
@@ -87,7 +103,12 @@ export class StepRunner {
     }));
     const { rank, size } = (this.world = options.world ?? { rank: 0, size: 1 });
     const shards = options.shardOptimizer === true && size > 1;
-    this.owners = shards ? partition(this.parameters.map((p) => elementCount(p.slot.shape)), size) : this.parameters.map(() => rank);
+    this.owners = shards
+      ? partition(
+          this.parameters.map((p) => elementCount(p.slot.shape)),
+          size,
+        )
+      : this.parameters.map(() => rank);
     this.apply = applyProgram(this.parameters, options.optimizer, options.device, this.owned());
     this.reduce = size > 1 ? compile(reduceGraph(this.parameters, size), { device: options.device }) : null;
     this.share = shards ? compile(shareGraph(this.parameters, this.owners, size), { device: options.device }) : null;
@@ -111,13 +132,22 @@ export class StepRunner {
     if (known) return known;
     const shape = this.shapesOf(kind).find((s) => s.tokens === tokens);
     if (!shape) {
-      throw new LatheError('ERR_PROGRAM', `no program for a batch of ${tokens} tokens; shapes are ${this.shapesOf(kind).map((s) => s.tokens).join(', ')}`, {
-        remedy: 'give every shape of the loader to the runner',
-      });
+      throw new LatheError(
+        'ERR_PROGRAM',
+        `no program for a batch of ${tokens} tokens; shapes are ${this.shapesOf(kind)
+          .map((s) => s.tokens)
+          .join(', ')}`,
+        {
+          remedy: 'give every shape of the loader to the runner',
+        },
+      );
     }
     const { loss, device, checkpoint } = this.options;
     const { module } = this.model;
-    const program = kind === 'eval' ? evalProgram(module, loss, shape, device) : microProgram(module, loss, this.parameters, shape, kind === 'adding', device, checkpoint);
+    const program =
+      kind === 'eval'
+        ? evalProgram(module, loss, shape, device)
+        : microProgram(module, loss, this.parameters, shape, kind === 'adding', device, checkpoint);
     this.compiled[kind].set(tokens, program);
     return program;
   }
@@ -160,7 +190,9 @@ export class StepRunner {
 
   /** Those of all ranks, each with the rank that keeps it. */
   allOptimizerSlots(): OwnedSlot[] {
-    return this.parameters.flatMap((p, i) => optimizerSlots(this.options.optimizer.kind, p).map((slot) => ({ slot, owner: this.owners[i] })));
+    return this.parameters.flatMap((p, i) =>
+      optimizerSlots(this.options.optimizer.kind, p).map((slot) => ({ slot, owner: this.owners[i] })),
+    );
   }
 
   private owned(): OptimizedParameter[] {
@@ -170,7 +202,9 @@ export class StepRunner {
   /** Names of the loss's metrics, the same on every rank. */
   metricNames(): string[] {
     const { tokens } = this.options.trainShapes[0];
-    return this.program('micro', tokens).outputs.map((o) => o.name).filter((name) => name !== 'loss_sum');
+    return this.program('micro', tokens)
+      .outputs.map((o) => o.name)
+      .filter((name) => name !== 'loss_sum');
   }
 
   /** Loads weights, allocates training state, compiles what is left and loads the programs. */
@@ -204,13 +238,16 @@ export class StepRunner {
     for (const slot of this.optimizerSlots()) {
       const bytes = elementCount(slot.shape) * (slot.dtype === 'u8' ? 1 : 4);
       const zeros = new Uint8Array(Math.min(bytes, kZeroBytes));
-      for (let offset = 0; offset < bytes; offset += zeros.length) await session.writeState(slot.name, zeros.subarray(0, Math.min(zeros.length, bytes - offset)), { offset });
+      for (let offset = 0; offset < bytes; offset += zeros.length)
+        await session.writeState(slot.name, zeros.subarray(0, Math.min(zeros.length, bytes - offset)), { offset });
     }
   }
 
   private requireOwnModel(): void {
     if (this.model.isTrainedBy(this)) return;
-    throw new LatheError('ERR_CONFIG', 'another trainer has begun a run on this model', { remedy: 'let one run end before the next begins, or open the model twice' });
+    throw new LatheError('ERR_CONFIG', 'another trainer has begun a run on this model', {
+      remedy: 'let one run end before the next begins, or open the model twice',
+    });
   }
 
   /**
@@ -221,16 +258,25 @@ export class StepRunner {
   async micro(batch: Batch, labels: number, step: number, microIndex: number, checkFinite = false): Promise<BatchSums> {
     const { gradientAccumulationSteps = 1 } = this.options;
     if (microIndex >= gradientAccumulationSteps || (microIndex > 0 && !this.begun)) {
-      throw new LatheError('ERR_PROGRAM', `micro-batch ${microIndex} of a step: expected one below ${gradientAccumulationSteps}, after micro-batch 0`, {
-        remedy: 'give gradientAccumulationSteps to the runner, and a step its micro-batches in order',
-      });
+      throw new LatheError(
+        'ERR_PROGRAM',
+        `micro-batch ${microIndex} of a step: expected one below ${gradientAccumulationSteps}, after micro-batch 0`,
+        {
+          remedy: 'give gradientAccumulationSteps to the runner, and a step its micro-batches in order',
+        },
+      );
     }
     this.requireOwnModel();
     this.begun = true;
     // A micro-batch's number is the one it has in the step of all ranks, so that its dropout masks are those of one rank.
     const { rank, size } = this.world;
     const program = this.program(microIndex > 0 ? 'adding' : 'micro', batch.tokens);
-    return this.runBatch(program, batch, { rng: this.rng(step, microIndex * size + rank), loss_scale: Float32Array.of(1 / labels) }, checkFinite);
+    return this.runBatch(
+      program,
+      batch,
+      { rng: this.rng(step, microIndex * size + rank), loss_scale: Float32Array.of(1 / labels) },
+      checkFinite,
+    );
   }
 
   /**
@@ -240,7 +286,8 @@ export class StepRunner {
   async update(learningRate: number, step: number): Promise<{ gradNorm: number }> {
     this.requireOwnModel();
     if (!this.begun) {
-      if (!this.clear) throw new LatheError('ERR_PROGRAM', `step ${step} has no micro-batch`, { remedy: 'run micro before update' });
+      if (!this.clear)
+        throw new LatheError('ERR_PROGRAM', `step ${step} has no micro-batch`, { remedy: 'run micro before update' });
       await this.run(this.clear, {});
     }
     this.begun = false;
@@ -259,21 +306,33 @@ export class StepRunner {
     return Int32Array.from([seed >>> 0, Math.floor(seed / 2 ** 32), step, microIndex].map((v) => v | 0));
   }
 
-  private async runBatch(program: Program, batch: Batch, extra: Record<string, Int32Array | Float32Array>, checkFinite: boolean): Promise<BatchSums> {
+  private async runBatch(
+    program: Program,
+    batch: Batch,
+    extra: Record<string, Int32Array | Float32Array>,
+    checkFinite: boolean,
+  ): Promise<BatchSums> {
     const out = await this.run(program, { ...tensorsOf(batch), ...extra }, checkFinite);
     const metricSums: Record<string, number> = {};
-    for (const [name, value] of Object.entries(out)) if (name !== 'loss_sum') metricSums[name] = (value as Float32Array)[0];
+    for (const [name, value] of Object.entries(out))
+      if (name !== 'loss_sum') metricSums[name] = (value as Float32Array)[0];
     return { lossSum: (out.loss_sum as Float32Array)[0], metricSums };
   }
 
-  private run(program: Program, bindings: Record<string, Int32Array | Float32Array>, checkFinite = false): ReturnType<Session['run']> {
+  private run(
+    program: Program,
+    bindings: Record<string, Int32Array | Float32Array>,
+    checkFinite = false,
+  ): ReturnType<Session['run']> {
     const { session } = this;
     if (!session) throw new LatheError('ERR_PROGRAM', 'the runner was not started');
     let handle = this.loaded.get(program);
     if (!handle) this.loaded.set(program, (handle = session.loadProgram(program.bytes, program.name)));
     // An input that the program does not use (dropout's key without dropout) is not part of it.
     const known = new Set(program.inputs.map((i) => i.name));
-    return session.run(handle, Object.fromEntries(Object.entries(bindings).filter(([name]) => known.has(name))), { checkFinite: checkFinite || this.options.checkFinite });
+    return session.run(handle, Object.fromEntries(Object.entries(bindings).filter(([name]) => known.has(name))), {
+      checkFinite: checkFinite || this.options.checkFinite,
+    });
   }
 }
 
@@ -281,5 +340,10 @@ export class StepRunner {
 const triangle = (length: number): number => (length * (length + 1)) / 2;
 
 function tensorsOf(batch: Batch): Record<string, Int32Array> {
-  return { input_ids: batch.inputIds, position_ids: batch.positionIds, labels: batch.labels, cu_seqlens: batch.cuSeqlens };
+  return {
+    input_ids: batch.inputIds,
+    position_ids: batch.positionIds,
+    labels: batch.labels,
+    cu_seqlens: batch.cuSeqlens,
+  };
 }

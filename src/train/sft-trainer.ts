@@ -2,7 +2,24 @@
  * SFTTrainer: supervised fine-tuning in TRL's names. It prepares data (format, mask, doctor, pack or pad) and the model
  * (adapter or full), and hands the rest to the Trainer.
  */
-import { assertHealthy, badRowHandler, createLoader, formatFinding, inspectDataset, IterableDataset, StreamLoader, tokenizeDataset, type Finding, type Formatter, type Loader, type Row, type StepSource, type TextTokenizer, type TokenizedDataset, type TokenizeOptions } from '../data';
+import {
+  assertHealthy,
+  badRowHandler,
+  createLoader,
+  formatFinding,
+  inspectDataset,
+  IterableDataset,
+  StreamLoader,
+  tokenizeDataset,
+  type Finding,
+  type Formatter,
+  type Loader,
+  type Row,
+  type StepSource,
+  type TextTokenizer,
+  type TokenizedDataset,
+  type TokenizeOptions,
+} from '../data';
 import { LatheError, refuseUnknownOptions } from '../errors';
 import { LoraConfig } from '../peft/lora-config';
 import type { CausalLm } from '../models/causal-lm';
@@ -73,7 +90,10 @@ export class SFTTrainer {
   private async build(): Promise<Trainer> {
     const { options } = this;
     const { args } = options;
-    const model = typeof options.model === 'string' ? await AutoModelForCausalLM.fromPretrained(options.model, modelOptions(args)) : options.model;
+    const model =
+      typeof options.model === 'string'
+        ? await AutoModelForCausalLM.fromPretrained(options.model, modelOptions(args))
+        : options.model;
     if (options.peftConfig) model.addAdapter(options.peftConfig, 'default', args.seed);
     else if (!model.peft) model.trainAll();
     const { trainDataset, evalDataset } = options;
@@ -92,7 +112,10 @@ export class SFTTrainer {
     if (evalBatches) checkPositions(model.module, evalBatches.summary.longestDocument);
     // Last: until here the files' own end tokens count as ends of rows too.
     const aligned = Object.entries(alignSpecialTokens(model, options.processingClass));
-    if (aligned.length) options.warn?.(`the model's configuration takes over the tokenizer's ${aligned.map(([key, id]) => `${key} ${id}`).join(', ')}`);
+    if (aligned.length)
+      options.warn?.(
+        `the model's configuration takes over the tokenizer's ${aligned.map(([key, id]) => `${key} ${id}`).join(', ')}`,
+      );
     return new Trainer({
       model,
       args,
@@ -125,7 +148,10 @@ export class SFTTrainer {
   private async streamLoader(stream: IterableDataset, model: PreTrainedModel): Promise<StepSource> {
     const { args, processingClass } = this.options;
     const { maxLength } = args;
-    if (maxLength === null) throw new LatheError('ERR_CONFIG', 'max_length: expected a number with a stream, received null', { remedy: 'set maxLength: batches have one shape before any row is read' });
+    if (maxLength === null)
+      throw new LatheError('ERR_CONFIG', 'max_length: expected a number with a stream, received null', {
+        remedy: 'set maxLength: batches have one shape before any row is read',
+      });
     this.trainData = await this.tokenize(await firstRows(stream, kInspectedRows), model);
     const { rank, size } = currentWorld();
     const peers = new Ranks(currentWorld(), () => model.ready());
@@ -151,11 +177,22 @@ export class SFTTrainer {
     return { ...tokenizeOptions(args, warn, packing), ...(formattingFunc ? { formatting: formattingFunc } : {}) };
   }
 
-  private async tokenize(rows: TrainRows | TokenizedDataset, model: PreTrainedModel, name = 'data', packing?: boolean): Promise<TokenizedDataset> {
+  private async tokenize(
+    rows: TrainRows | TokenizedDataset,
+    model: PreTrainedModel,
+    name = 'data',
+    packing?: boolean,
+  ): Promise<TokenizedDataset> {
     const { options } = this;
-    const data = 'examples' in rows ? rows : await tokenizeDataset(rows, options.processingClass, this.tokenizeOptions(packing));
-    const findings = inspectDataset(data, { tokenizer: options.processingClass, embeddingRows: model.vocabSize, eosTokenIds: eosIds(model, options.processingClass) });
-    for (const finding of findings.filter((f) => f.severity === 'warning')) (options.warn ?? process.emitWarning)(formatFinding(finding));
+    const data =
+      'examples' in rows ? rows : await tokenizeDataset(rows, options.processingClass, this.tokenizeOptions(packing));
+    const findings = inspectDataset(data, {
+      tokenizer: options.processingClass,
+      embeddingRows: model.vocabSize,
+      eosTokenIds: eosIds(model, options.processingClass),
+    });
+    for (const finding of findings.filter((f) => f.severity === 'warning'))
+      (options.warn ?? process.emitWarning)(formatFinding(finding));
     assertHealthy(findings, { allow: options.allow, name });
     return data;
   }
@@ -195,14 +232,28 @@ export class SFTTrainer {
   }
 }
 
-const OPTIONS: readonly (keyof SFTTrainerOptions)[] = ['model', 'args', 'trainDataset', 'evalDataset', 'processingClass', 'peftConfig', 'formattingFunc', 'callbacks', 'allow', 'warn'];
+const OPTIONS: readonly (keyof SFTTrainerOptions)[] = [
+  'model',
+  'args',
+  'trainDataset',
+  'evalDataset',
+  'processingClass',
+  'peftConfig',
+  'formattingFunc',
+  'callbacks',
+  'allow',
+  'warn',
+];
 
 /** What programs without types get wrong. Settings that are not resolved yet become an SFTConfig's, as the data class's are in TRL. */
 function checkedOptions(options: SFTTrainerOptions): SFTTrainerOptions {
   const o = (options ?? {}) as Partial<SFTTrainerOptions>;
   refuseUnknownOptions(o, OPTIONS, 'SFTTrainer');
   for (const name of ['model', 'trainDataset', 'processingClass'] as const) {
-    if (o[name] == null) throw new LatheError('ERR_CONFIG', `[SFTTrainer] expected ${name}, received none`, { remedy: `pass { model, args, trainDataset, processingClass }` });
+    if (o[name] == null)
+      throw new LatheError('ERR_CONFIG', `[SFTTrainer] expected ${name}, received none`, {
+        remedy: `pass { model, args, trainDataset, processingClass }`,
+      });
   }
   const args = o.args && 'notes' in o.args ? o.args : configFromObject(o.args ?? {});
   return { ...(o as SFTTrainerOptions), args };
@@ -215,7 +266,13 @@ function ranks(): { rank: number; worldSize: number } {
 }
 
 /** How the configuration wants a model's numbers stored and computed. */
-export function modelOptions(args: ResolvedConfig): { dtype: 'auto' | 'f32' | 'bf16'; weightDtype?: 'f32' | 'bf16'; device: string; threads?: number; seed: number } {
+export function modelOptions(args: ResolvedConfig): {
+  dtype: 'auto' | 'f32' | 'bf16';
+  weightDtype?: 'f32' | 'bf16';
+  device: string;
+  threads?: number;
+  seed: number;
+} {
   const stored = args.dtype === 'float32' ? 'f32' : args.dtype === 'bfloat16' ? 'bf16' : 'auto';
   const common = { device: args.device, threads: args.threads ?? undefined, seed: args.seed };
   // bf16: true computes in bf16 whatever the weights are stored in, as autocast does.
@@ -225,7 +282,9 @@ export function modelOptions(args: ResolvedConfig): { dtype: 'auto' | 'f32' | 'b
 
 /** TRL hands a list of one to PEFT as a text, which is a regular expression over whole paths there; a plain name stays a name here. */
 function targetsOf(targets: readonly string[] | null): readonly string[] | string | null {
-  return targets?.length === 1 && (targets[0] === 'all-linear' || /[\\()[\]*+?|^$]/.test(targets[0])) ? targets[0] : targets;
+  return targets?.length === 1 && (targets[0] === 'all-linear' || /[\\()[\]*+?|^$]/.test(targets[0]))
+    ? targets[0]
+    : targets;
 }
 
 export function loraConfigOf(args: ResolvedConfig): LoraConfig {
@@ -241,8 +300,19 @@ export function loraConfigOf(args: ResolvedConfig): LoraConfig {
 }
 
 /** @param packing whether the split is packed: `args.evalPacking` for one to evaluate on */
-export function tokenizeOptions(args: ResolvedConfig, warn?: (message: string) => void, packing = args.packing): TokenizeOptions {
-  const kinds = { auto: undefined, alpaca: 'instruction', text: 'text', prompt_completion: 'prompt_completion', messages: 'messages', tokens: 'tokens' } as const;
+export function tokenizeOptions(
+  args: ResolvedConfig,
+  warn?: (message: string) => void,
+  packing = args.packing,
+): TokenizeOptions {
+  const kinds = {
+    auto: undefined,
+    alpaca: 'instruction',
+    text: 'text',
+    prompt_completion: 'prompt_completion',
+    messages: 'messages',
+    tokens: 'tokens',
+  } as const;
   // A packing strategy that cuts by itself must see whole rows.
   const packingCuts = packing && args.packingStrategy !== 'bfd';
   return {
@@ -276,11 +346,17 @@ export function evalLoader(data: TokenizedDataset, args: ResolvedConfig): Loader
 export function checkPositions(module: CausalLm, longest: number): void {
   const { positionRows = Infinity } = module;
   if (longest <= positionRows) return;
-  throw new LatheError('ERR_CONFIG', `expected rows of at most ${positionRows} tokens, as many as the model has positions, received one of ${longest}`, { remedy: `set max_length: ${positionRows}` });
+  throw new LatheError(
+    'ERR_CONFIG',
+    `expected rows of at most ${positionRows} tokens, as many as the model has positions, received one of ${longest}`,
+    { remedy: `set max_length: ${positionRows}` },
+  );
 }
 
 /** Ids that may end an answer: those at which the model stops, and the tokenizer's, which rows are ended with. */
 function eosIds(model: PreTrainedModel, tokenizer: TextTokenizer): number[] | undefined {
-  const ids = [model.generationConfig?.eos_token_id, model.config.eos_token_id, tokenizer.eosTokenId].flat().filter((id): id is number => typeof id === 'number');
+  const ids = [model.generationConfig?.eos_token_id, model.config.eos_token_id, tokenizer.eosTokenId]
+    .flat()
+    .filter((id): id is number => typeof id === 'number');
   return ids.length ? [...new Set(ids)] : undefined;
 }

@@ -20,15 +20,23 @@ export function alignSpecialTokens(model: PreTrainedModel, tokenizer: SpecialTok
   const { eosTokenId: eos } = tokenizer;
   if (eos !== undefined) {
     const ends = [generation?.eos_token_id ?? []].flat();
-    if (model.config.eos_token_id !== eos && !(Array.isArray(model.config.eos_token_id) && model.config.eos_token_id.includes(eos))) changed.eos_token_id = eos;
+    if (
+      model.config.eos_token_id !== eos &&
+      !(Array.isArray(model.config.eos_token_id) && model.config.eos_token_id.includes(eos))
+    )
+      changed.eos_token_id = eos;
     if (generation && !ends.includes(eos)) updated.eos_token_id = ends.length ? [eos, ...ends] : eos;
   }
-  for (const [key, id] of [['bos_token_id', tokenizer.bosTokenId], ['pad_token_id', tokenizer.padTokenId]] as const) {
+  for (const [key, id] of [
+    ['bos_token_id', tokenizer.bosTokenId],
+    ['pad_token_id', tokenizer.padTokenId],
+  ] as const) {
     if (id === undefined) continue;
     if (model.config[key] !== id) changed[key] = id;
     if (generation && generation[key] !== id) updated[key] = id;
   }
   if (Object.keys(changed).length) model.config = { ...model.config, ...changed };
-  if (generation && Object.keys(updated).length) model.origin = { ...model.origin, generationConfig: { ...generation, ...updated } };
+  if (generation && Object.keys(updated).length)
+    model.origin = { ...model.origin, generationConfig: { ...generation, ...updated } };
   return changed;
 }

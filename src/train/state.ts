@@ -44,8 +44,19 @@ export const emptyWindow = (): Window => ({ steps: 0, lossSum: 0, labels: 0, met
 
 export function initialState(maxSteps: number, numTrainEpochs: number): TrainerState {
   return {
-    globalStep: 0, maxSteps, epoch: 0, numTrainEpochs, totalFlos: 0, numTokens: 0, totalLoss: 0,
-    window: emptyWindow(), logHistory: [], bestMetric: null, bestGlobalStep: null, bestModelCheckpoint: null, loader: null,
+    globalStep: 0,
+    maxSteps,
+    epoch: 0,
+    numTrainEpochs,
+    totalFlos: 0,
+    numTokens: 0,
+    totalLoss: 0,
+    window: emptyWindow(),
+    logHistory: [],
+    bestMetric: null,
+    bestGlobalStep: null,
+    bestModelCheckpoint: null,
+    loader: null,
   };
 }
 
@@ -76,7 +87,13 @@ export function stateToJson(s: TrainerState, settings: StateSettings): Record<st
     save_steps: settings.saveSteps,
     stateful_callbacks: {
       TrainerControl: {
-        args: { should_epoch_stop: false, should_evaluate: false, should_log: false, should_save: true, should_training_stop: s.globalStep >= s.maxSteps },
+        args: {
+          should_epoch_stop: false,
+          should_evaluate: false,
+          should_log: false,
+          should_save: true,
+          should_training_stop: s.globalStep >= s.maxSteps,
+        },
         attributes: {},
       },
     },
@@ -96,7 +113,10 @@ export function ownStateToJson({ loader, numTokens, totalLoss, window }: Trainer
 }
 
 /** The inverse of both, for resuming. */
-export function stateFromJson(json: Readonly<Record<string, unknown>>, own: Readonly<Record<string, unknown>>): TrainerState {
+export function stateFromJson(
+  json: Readonly<Record<string, unknown>>,
+  own: Readonly<Record<string, unknown>>,
+): TrainerState {
   const ours = own as Partial<OwnState>;
   return {
     globalStep: Number(json.global_step),

@@ -10,8 +10,19 @@ import { existsSync } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import {
-  datasetFiles, emptyReport, loadDataset, provideFileMapping, RowEncoder, splitRows, TokenFile, TokenFileWriter, truncateExample,
-  type IterableDataset, type TokenizedDataset, type TokenizedExample, type TokenizeOptions,
+  datasetFiles,
+  emptyReport,
+  loadDataset,
+  provideFileMapping,
+  RowEncoder,
+  splitRows,
+  TokenFile,
+  TokenFileWriter,
+  truncateExample,
+  type IterableDataset,
+  type TokenizedDataset,
+  type TokenizedExample,
+  type TokenizeOptions,
 } from '../data';
 import type { StreamRow } from '../data/cursor';
 import { LatheError } from '../errors';
@@ -25,19 +36,35 @@ import { tokenizeOptions } from './sft-trainer';
 provideFileMapping((path, bytes) => (hasNative() ? convertErrors(() => loadNative().mapFile(path, bytes)) : null));
 
 /** As `openData`, with rows that are tokenised already and lie in the files of `token_cache`. @throws LatheError as it, and ERR_CONFIG for a mixture */
-export async function openCachedData(config: ResolvedConfig, tokenizer: Tokenizer, warn?: (message: string) => void): Promise<RunData<TokenizedDataset, TokenizedDataset>> {
-  if (config.datasets.length) throw new LatheError('ERR_CONFIG', 'token_cache: expected dataset_name, received datasets', { remedy: 'leave out token_cache, or write the mixture to one data set' });
+export async function openCachedData(
+  config: ResolvedConfig,
+  tokenizer: Tokenizer,
+  warn?: (message: string) => void,
+): Promise<RunData<TokenizedDataset, TokenizedDataset>> {
+  if (config.datasets.length)
+    throw new LatheError('ERR_CONFIG', 'token_cache: expected dataset_name, received datasets', {
+      remedy: 'leave out token_cache, or write the mixture to one data set',
+    });
   const path = await datasetPath(config);
   const splits = Object.fromEntries(await datasetFiles(path, nameOf(config)));
   const tokens = (split: string, files: readonly string[], packing: boolean): Promise<TokenizedDataset> => {
     const options = tokenizeOptions(config, warn, packing);
     const tokenize = { ...options, maxLength: options.maxLength ?? null };
-    return cachedTokens(files, async () => filteredStream(await loadDataset(path, { ...nameOf(config), split, streaming: true, onBadRow: config.onBadRow, warn }), config.rowFilter), tokenizer, {
-      folder: config.tokenCache!,
-      reading: { filter: config.rowFilter, onBadRow: config.onBadRow },
-      tokenize,
-      onProgress: (p) => warn?.(`tokenising ${split}: ${p.rows} rows, ${(p.tokens / 1e6).toFixed(1)} million tokens`),
-    });
+    return cachedTokens(
+      files,
+      async () =>
+        filteredStream(
+          await loadDataset(path, { ...nameOf(config), split, streaming: true, onBadRow: config.onBadRow, warn }),
+          config.rowFilter,
+        ),
+      tokenizer,
+      {
+        folder: config.tokenCache!,
+        reading: { filter: config.rowFilter, onBadRow: config.onBadRow },
+        tokenize,
+        onProgress: (p) => warn?.(`tokenising ${split}: ${p.rows} rows, ${(p.tokens / 1e6).toFixed(1)} million tokens`),
+      },
+    );
   };
   const trainFiles = requireSplit(splits, config);
   let train = await tokens(config.datasetTrainSplit, trainFiles, config.packing);
@@ -45,9 +72,15 @@ export async function openCachedData(config: ResolvedConfig, tokenizer: Tokenize
   if (config.testSplitSize) {
     const seed = config.splitSeed ?? config.seed;
     // Rows to evaluate on may be cut in another way than those to train on: then they are in another file.
-    if (isEvaluated(config)) ({ test } = splitTokens(await tokens(config.datasetTrainSplit, trainFiles, config.evalPacking), config.testSplitSize, seed));
+    if (isEvaluated(config))
+      ({ test } = splitTokens(
+        await tokens(config.datasetTrainSplit, trainFiles, config.evalPacking),
+        config.testSplitSize,
+        seed,
+      ));
     ({ train } = splitTokens(train, config.testSplitSize, seed));
-  } else if (isEvaluated(config) && splits[config.datasetTestSplit]) test = await tokens(config.datasetTestSplit, splits[config.datasetTestSplit], config.evalPacking);
+  } else if (isEvaluated(config) && splits[config.datasetTestSplit])
+    test = await tokens(config.datasetTestSplit, splits[config.datasetTestSplit], config.evalPacking);
   if (!isEvaluated(config)) test = null;
   else if (!test) throw noTestSplit(config);
   return { train: first(train, config.maxTrainSamples), test: test && first(test, config.maxEvalSamples) };
@@ -76,7 +109,12 @@ const PROGRESS_MS = 5000;
  * The tokenised rows of `files`, from the cache or into it.
  * @throws LatheError ERR_DATA naming the row; ERR_CHECKPOINT for the disk
  */
-async function cachedTokens(files: readonly string[], stream: () => Promise<IterableDataset>, tokenizer: Tokenizer, o: TokenCacheOptions): Promise<TokenizedDataset> {
+async function cachedTokens(
+  files: readonly string[],
+  stream: () => Promise<IterableDataset>,
+  tokenizer: Tokenizer,
+  o: TokenCacheOptions,
+): Promise<TokenizedDataset> {
   const key = await keyOf(files, tokenizer, o);
   const path = join(o.folder, `${key}.tokens`);
   if (!existsSync(path)) await build(path, key, await stream(), tokenizer, o);
@@ -88,15 +126,32 @@ async function cachedTokens(files: readonly string[], stream: () => Promise<Iter
 type OrderedRows = TokenizedDataset & { order: Uint32Array };
 
 /** Rows for training and for evaluation by the rule of `Dataset.trainTestSplit`. */
-function splitTokens(data: TokenizedDataset, testSize: number, seed: number): { train: OrderedRows; test: OrderedRows } {
+function splitTokens(
+  data: TokenizedDataset,
+  testSize: number,
+  seed: number,
+): { train: OrderedRows; test: OrderedRows } {
   const { train, test } = splitRows(data.rows, { testSize, seed });
   const exampleOf = new Int32Array(data.rows).fill(-1);
   data.examples.forEach(({ row }, i) => (exampleOf[row] = i));
-  const part = (rows: Uint32Array): OrderedRows => ({ ...data, order: rows, rows: rows.length, examples: Array.from(rows, (row) => exampleOf[row]).filter((i) => i >= 0).map((i) => data.examples[i]) });
+  const part = (rows: Uint32Array): OrderedRows => ({
+    ...data,
+    order: rows,
+    rows: rows.length,
+    examples: Array.from(rows, (row) => exampleOf[row])
+      .filter((i) => i >= 0)
+      .map((i) => data.examples[i]),
+  });
   return { train: part(train), test: part(test) };
 }
 
-async function build(path: string, key: string, stream: IterableDataset, tokenizer: Tokenizer, o: TokenCacheOptions): Promise<void> {
+async function build(
+  path: string,
+  key: string,
+  stream: IterableDataset,
+  tokenizer: Tokenizer,
+  o: TokenCacheOptions,
+): Promise<void> {
   const { maxLength, truncation: policy = 'keep_start' } = o.tokenize;
   const encoder = await RowEncoder.create(tokenizer, o.tokenize);
   const truncation = emptyReport(policy, maxLength);
@@ -107,15 +162,27 @@ async function build(path: string, key: string, stream: IterableDataset, tokeniz
   try {
     await withAtomicFile(path, async (file) => {
       await file.write(writer.begin());
-      for (let ended = false; !ended; ) {
+      for (let ended = false; !ended;) {
         const chunk: StreamRow[] = [];
-        for (let item: StreamRow | null; chunk.length < CHUNK_ROWS && (item = await cursor.next()); ) chunk.push(item);
+        for (let item: StreamRow | null; chunk.length < CHUNK_ROWS && (item = await cursor.next());) chunk.push(item);
         ended = chunk.length < CHUNK_ROWS;
         const first = rows;
         const describe = (row: number): string => chunk[row - first].at ?? `row ${row}`;
-        const examples = await encoder.encode(chunk.map(({ row }) => row), first, describe);
-        const kept = examples.map((example) => truncateExample(example, maxLength, policy, truncation, describe(example.row)));
-        await file.write(Buffer.concat(kept.filter((example): example is TokenizedExample => example !== undefined).map((example) => writer.add(example))));
+        const examples = await encoder.encode(
+          chunk.map(({ row }) => row),
+          first,
+          describe,
+        );
+        const kept = examples.map((example) =>
+          truncateExample(example, maxLength, policy, truncation, describe(example.row)),
+        );
+        await file.write(
+          Buffer.concat(
+            kept
+              .filter((example): example is TokenizedExample => example !== undefined)
+              .map((example) => writer.add(example)),
+          ),
+        );
         rows += chunk.length;
         if (performance.now() - shown > PROGRESS_MS) {
           shown = performance.now();
@@ -132,8 +199,13 @@ async function build(path: string, key: string, stream: IterableDataset, tokeniz
 async function keyOf(files: readonly string[], tokenizer: Tokenizer, o: TokenCacheOptions): Promise<string> {
   const hash = createHash('sha256').update('lathe tokens 1\0');
   for (const file of files) hash.update(await identityOf(file));
-  hash.update(tokenizer.toJson()).update(JSON.stringify([[...tokenizer.specialTokensMap], [...tokenizer.chatTemplates]]));
-  return hash.update(JSON.stringify([o.reading, o.tokenize])).digest('hex').slice(0, 32);
+  hash
+    .update(tokenizer.toJson())
+    .update(JSON.stringify([[...tokenizer.specialTokensMap], [...tokenizer.chatTemplates]]));
+  return hash
+    .update(JSON.stringify([o.reading, o.tokenize]))
+    .digest('hex')
+    .slice(0, 32);
 }
 
 const EDGE_BYTES = 1 << 16;

@@ -6,8 +6,6 @@
  * values and best-model tracking are transformers' Trainer; the loss is the sum over the labels of the whole step
  * divided by their number, so it does not depend on how a step is split.
  */
-import { existsSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { LatheError } from '../errors';
 import { assertFits } from '../compile/plan';
@@ -25,18 +23,18 @@ import { currentWorld, type World } from '../runtime/world';
 import type { PreTrainedModel } from '../pretrained/model';
 import { TOKENIZER_FILES } from '../tokenizers/tokenizer-files';
 import { configToJson, type ResolvedConfig } from './arguments';
-import { closeWindow, finalMetrics, recordStep } from './bookkeeping';
-import { checkpointPath, findCheckpoint, keepOnly, rotateCheckpoints, supersedeCheckpoints, type LoadedCheckpoint } from './checkpoint';
+import { closeWindow, finalMetrics } from './bookkeeping';
+import { checkpointPath, findCheckpoint, keepOnly, rotateCheckpoints, type LoadedCheckpoint } from './checkpoint';
 import type { CallbackContext, HookName, TrainerCallback, TrainerControl, TrainEvent } from './events';
-import { addMetrics, evaluateLoader } from './evaluation';
-import { finiteSums, requireFiniteNorm, requireLabels } from './finite';
+import { evaluateLoader } from './evaluation';
+import { finiteSums, requireLabels } from './finite';
 import { dueAfterEpoch, dueAfterStep, requireMeasured, runLength, trackBest, type Due } from './flow';
 import type { Loss } from './losses/loss';
 import { Ranks } from './ranks';
-import type { BatchSums, StepRunner } from './runner';
-import { changedSettings, checkpointToResume, saveRun } from './run-checkpoint';
+import { bestCheckpoint, checkpointToResume, leaveBehind, noteChangedSettings, saveRun } from './run-checkpoint';
 import { initialState, type LogEntry, type TrainerState } from './state';
 import { planTraining, trainingDevice, type PlannedRun } from './training-plan';
+import { trainStep } from './training-step';
 
 export interface TrainerOptions {
   readonly model: PreTrainedModel;
@@ -64,7 +62,12 @@ export class Trainer {
   readonly device: DeviceSpec;
   readonly maxSteps: number;
   state: TrainerState;
-  private readonly control: TrainerControl = { shouldTrainingStop: false, shouldEvaluate: false, shouldSave: false, shouldLog: false };
+  private readonly control: TrainerControl = {
+    shouldTrainingStop: false,
+    shouldEvaluate: false,
+    shouldSave: false,
+    shouldLog: false,
+  };
   private readonly callbacks: TrainerCallback[];
   private planned: PlannedRun | null = null;
   private session: Promise<unknown> | null = null;
@@ -128,21 +131,31 @@ export class Trainer {
     const resume = await checkpointToResume(this.args, this.warn);
     const { plan, policy, remedies, limitBytes, runner } = this.plan();
     // Now rather than at the first evaluation, with steps behind it that nobody has saved.
-    if (this.options.evalLoader && this.args.metricForBestModel !== null) requireMeasured(this.args, runner.metricNames());
+    if (this.options.evalLoader && this.args.metricForBestModel !== null)
+      requireMeasured(this.args, runner.metricNames());
     yield await this.emit({ type: 'plan', plan, remedies, policy });
     assertFits(plan, limitBytes, remedies);
     await this.start();
-    await this.ranks.expectSame({ 'the checkpoint to resume from': resume?.state.globalStep ?? 0, max_steps: this.maxSteps, 'the configuration (its checksum)': checksum(configToJson(this.args)), 'the data (its checksum)': checksum(await this.loaderState()) });
+    await this.ranks.expectSame({
+      'the checkpoint to resume from': resume?.state.globalStep ?? 0,
+      max_steps: this.maxSteps,
+      'the configuration (its checksum)': checksum(configToJson(this.args)),
+      'the data (its checksum)': checksum(await this.loaderState()),
+    });
     await runner.takeOver();
     if (resume) await this.resume(resume);
-    if (this.ranks.isFirst) this.supersede(resume);
+    // This trainer's own checkpoints, when it goes on after an interruption, are not another run's.
+    if (this.ranks.isFirst && (resume || this.state.globalStep === 0)) leaveBehind(this.args, resume, this.warn);
     this.stopAgreed = false;
     this.control.shouldTrainingStop = false;
     await this.hook('onTrainBegin');
     yield await this.emit({ type: 'begin', state: this.state, resumedFrom: resume?.path ?? null });
     const started = performance.now();
     const stepsBefore = this.state.globalStep;
-    if (stepsBefore >= this.maxSteps) this.warn(`nothing is trained: the run is at step ${stepsBefore} of ${this.maxSteps}; raise max_steps or num_train_epochs to go on, or make a new trainer`);
+    if (stepsBefore >= this.maxSteps)
+      this.warn(
+        `nothing is trained: the run is at step ${stepsBefore} of ${this.maxSteps}; raise max_steps or num_train_epochs to go on, or make a new trainer`,
+      );
     if (this.args.evalOnStart && this.options.evalLoader && stepsBefore === 0) yield await this.evaluateEvent();
     yield* this.loop(plan.peakBytes);
     const interrupted = this.aborted && this.state.globalStep < this.maxSteps && !this.control.shouldTrainingStop;
@@ -195,9 +208,12 @@ export class Trainer {
     const [failed] = await this.ranks.any([step === null]);
     if (step && !failed) return step;
     const { state, args } = this;
-    if (args.saveStrategy !== 'no' && state.globalStep > 0 && this.savedStep !== state.globalStep) await this.save(schedule);
+    if (args.saveStrategy !== 'no' && state.globalStep > 0 && this.savedStep !== state.globalStep)
+      await this.save(schedule);
     if (step === null) throw cause;
-    throw new LatheError('ERR_DATA', `another rank could not read the data of step ${state.globalStep + 1}`, { remedy: 'see its message' });
+    throw new LatheError('ERR_DATA', `another rank could not read the data of step ${state.globalStep + 1}`, {
+      remedy: 'see its message',
+    });
   }
 
   /** Of all ranks: a loader's own state may hold only what this one reads. */
@@ -222,13 +238,17 @@ export class Trainer {
     if (args.loadBestModelAtEnd && best) {
       const { runner } = this.plan();
       const checkpoint = await findCheckpoint(best, args.outputDir, this.warn);
-      await checkpoint!.restore(await this.options.model.ready(), runner.parameters.map((p) => p.slot));
+      await checkpoint!.restore(
+        await this.options.model.ready(),
+        runner.parameters.map((p) => p.slot),
+      );
     }
     // While the run went on, the newest was kept beside the best, to resume from.
     if (best && args.saveTotalLimit === 1 && this.ranks.isFirst) keepOnly(args.outputDir, best);
   }
 
-  private readonly warn = (message: string): void => (this.options.warn ?? ((m: string) => process.emitWarning(m)))(message);
+  private readonly warn = (message: string): void =>
+    (this.options.warn ?? ((m: string) => process.emitWarning(m)))(message);
 
   private schedule(): Schedule {
     const { args } = this;
@@ -241,63 +261,42 @@ export class Trainer {
     });
   }
 
-  /** One optimizer step: its micro-batches, then the update. */
   private async step(batches: StepBatches, schedule: Schedule, peakBytes: number): Promise<TrainEvent> {
-    const { state } = this;
-    const { runner } = this.plan();
-    const number = state.globalStep + 1;
-    await this.hook('onStepBegin');
-    const begun = performance.now();
-    const cpu = process.cpuUsage();
-    let lossSum = 0;
-    let tokens = 0;
-    let flops = 0;
-    const metrics: Record<string, number> = {};
-    for (const [i, batch] of batches.microBatches.entries()) {
-      const sums = await this.micro(runner, batches, number, i);
-      lossSum += sums.lossSum;
-      tokens += batch.numTokens;
-      addMetrics(metrics, sums);
-      flops += runner.microFlops(batch);
-      if (i < batches.microBatches.length - 1) await this.hook('onSubstepEnd');
-    }
-    const learningRate = schedule(state.globalStep);
-    await this.hook('onPreOptimizerStep');
-    const { gradNorm } = await runner.update(learningRate, number);
-    requireFiniteNorm(gradNorm, number, batches.microBatches, this.args.outputDir);
-    await this.hook('onOptimizerStep');
-    const names = runner.metricNames();
-    const total = await this.ranks.sums([lossSum, tokens, flops, Number(this.signal?.aborted ?? false), ...names.map((name) => metrics[name] ?? 0)]);
-    [lossSum, tokens] = total;
-    this.stopAgreed = total[3] > 0;
-    const loss = lossSum / batches.numLabels;
-    recordStep(state, batches, { loss, tokens, flops: total[2], metricSums: Object.fromEntries(names.map((name, i) => [name, total[4 + i]])) }, this.options.trainLoader.stepsPerEpoch);
-    this.lastStep = { gradNorm, learningRate };
-    const stepMs = performance.now() - begun;
-    const used = process.cpuUsage(cpu);
-    return {
-      type: 'step', step: number, epoch: state.epoch, loss, gradNorm, learningRate, numTokens: state.numTokens,
-      tokensPerSecond: (1000 * tokens) / stepMs, stepMs, cpuPerWall: (used.user + used.system) / 1000 / stepMs, peakBytes,
-    };
+    const { state, ranks, signal } = this;
+    const { stopAgreed, ...step } = await trainStep(batches, schedule(state.globalStep), {
+      runner: this.plan().runner,
+      state,
+      ranks,
+      outputDir: this.args.outputDir,
+      stepsPerEpoch: this.options.trainLoader.stepsPerEpoch,
+      isAborted: () => signal?.aborted ?? false,
+      hook: (name) => this.hook(name),
+    });
+    this.stopAgreed = stopAgreed;
+    this.lastStep = step;
+    return { type: 'step', ...step, peakBytes };
   }
 
   private lastStep = { gradNorm: 0, learningRate: 0 };
 
-  private micro(runner: StepRunner, batches: StepBatches, step: number, index: number): Promise<BatchSums> {
-    const batch = batches.microBatches[index];
-    const what = `the loss is not finite at step ${step}, micro-batch ${index + 1} of ${batches.microBatches.length}`;
-    return finiteSums(what, batch, this.args.outputDir, (check) => runner.micro(batch, batches.numLabels, step, index, check));
-  }
-
   /** The hook, then what is due or what callbacks asked for: log, evaluate, save. */
-  private async *act(hook: 'onStepEnd' | 'onEpochEnd', due: Due, schedule: Schedule): AsyncGenerator<TrainEvent, void, void> {
+  private async *act(
+    hook: 'onStepEnd' | 'onEpochEnd',
+    due: Due,
+    schedule: Schedule,
+  ): AsyncGenerator<TrainEvent, void, void> {
     const { args, control } = this;
     control.shouldLog ||= due.log;
     control.shouldEvaluate ||= due.evaluate;
     control.shouldSave ||= due.save;
     await this.hook(hook);
     // A callback may decide by what only its own rank sees, a clock for instance.
-    const [log, evaluate, save, stop] = await this.ranks.any([control.shouldLog, control.shouldEvaluate, control.shouldSave, control.shouldTrainingStop]);
+    const [log, evaluate, save, stop] = await this.ranks.any([
+      control.shouldLog,
+      control.shouldEvaluate,
+      control.shouldSave,
+      control.shouldTrainingStop,
+    ]);
     Object.assign(control, { shouldLog: log, shouldEvaluate: evaluate, shouldSave: save, shouldTrainingStop: stop });
     if (control.shouldLog && this.state.window.steps > 0) yield await this.log();
     let improved = false;
@@ -332,11 +331,17 @@ export class Trainer {
   /** Loss, perplexity and metrics over the evaluation set, before, during or after a run. */
   async evaluate(): Promise<LogEntry> {
     const loader = this.options.evalLoader;
-    if (!loader) throw new LatheError('ERR_CONFIG', 'no evaluation set', { remedy: 'give an eval dataset or test_split_size' });
+    if (!loader)
+      throw new LatheError('ERR_CONFIG', 'no evaluation set', { remedy: 'give an eval dataset or test_split_size' });
     await this.start();
     const { runner } = this.plan();
     const what = `the evaluation loss is not finite after step ${this.state.globalStep}`;
-    return evaluateLoader(loader, (batch) => finiteSums(what, batch, this.args.outputDir, (check) => runner.evaluate(batch, check)), this.ranks, runner.metricNames());
+    return evaluateLoader(
+      loader,
+      (batch) => finiteSums(what, batch, this.args.outputDir, (check) => runner.evaluate(batch, check)),
+      this.ranks,
+      runner.metricNames(),
+    );
   }
 
   // ---- checkpoints
@@ -347,7 +352,14 @@ export class Trainer {
     const path = checkpointPath(args.outputDir, state.globalStep);
     if (state.bestGlobalStep === state.globalStep) state.bestModelCheckpoint = path;
     state.loader = await this.loaderState();
-    await saveRun({ args, state, runner, ranks: this.ranks, learningRate: schedule(state.globalStep), saveModel: (dir) => this.saveModel(dir) });
+    await saveRun({
+      args,
+      state,
+      runner,
+      ranks: this.ranks,
+      learningRate: schedule(state.globalStep),
+      saveModel: (dir) => this.saveModel(dir),
+    });
     this.savedStep = state.globalStep;
     if (this.ranks.isFirst) rotateCheckpoints(args.outputDir, args.saveTotalLimit, state.bestModelCheckpoint);
     await this.each((c, context) => c.onSave?.(context, path));
@@ -367,34 +379,22 @@ export class Trainer {
     });
   }
 
-  /** Checkpoints of other runs in the output folder; this trainer's own, when it goes on after an interruption, are none. */
-  private supersede(resume: LoadedCheckpoint | null): void {
-    if (!resume && this.state.globalStep > 0) return;
-    const stale = supersedeCheckpoints(this.args.outputDir, resume && { step: this.state.globalStep, path: resume.path });
-    // With `true` what comes after the newest whole one is damaged, and was said to be.
-    if (stale.length && this.args.resumeFromCheckpoint !== true) this.warn(`${stale.map((path) => basename(path)).join(', ')} in ${this.args.outputDir}: not what this run goes on from, so left out by resume_from_checkpoint: true, and deleted first`);
-  }
-
   private async resume(checkpoint: LoadedCheckpoint): Promise<void> {
     const { runner } = this.plan();
     const session = await this.options.model.ready();
     await checkpoint.restore(session, [...runner.parameters.map((p) => p.slot), ...runner.optimizerSlots()]);
-    const changed = changedSettings(checkpoint.args, configToJson(this.args));
-    if (changed.length) this.warn(`the run goes on with other settings than ${checkpoint.path} was made with: ${changed.join(', ')}`);
+    noteChangedSettings(checkpoint, this.args, this.warn);
     const { maxSteps, numTrainEpochs } = this.state;
-    this.state = { ...checkpoint.state, maxSteps, numTrainEpochs, bestModelCheckpoint: this.relocated(checkpoint) };
+    this.state = {
+      ...checkpoint.state,
+      maxSteps,
+      numTrainEpochs,
+      bestModelCheckpoint: bestCheckpoint(checkpoint, this.warn),
+    };
     this.savedStep = this.state.globalStep;
     const { loader, epoch } = this.state;
     if (this.args.ignoreDataSkip) this.options.trainLoader.seek({ epoch: Math.floor(epoch), stepInEpoch: 0 });
     else if (loader) this.options.trainLoader.seek(loader);
-  }
-
-  /** The best checkpoint so far: its path is that of the run that wrote it, which may have been seen from elsewhere. */
-  private relocated({ path, state: { bestModelCheckpoint: best } }: LoadedCheckpoint): string | null {
-    if (best === null) return null;
-    const found = [best, join(dirname(path), basename(best))].find((candidate) => existsSync(candidate));
-    if (!found) this.warn(`the best checkpoint so far, ${best}, is gone: a later evaluation has to be better to be kept`);
-    return found ?? null;
   }
 
   // ---- callbacks
@@ -403,7 +403,9 @@ export class Trainer {
     return { state: this.state, control: this.control, outputDir: this.args.outputDir, args: this.args };
   }
 
-  private async each(call: (callback: TrainerCallback, context: CallbackContext) => void | Promise<void> | undefined): Promise<void> {
+  private async each(
+    call: (callback: TrainerCallback, context: CallbackContext) => void | Promise<void> | undefined,
+  ): Promise<void> {
     for (const callback of this.callbacks) await call(callback, this.context());
   }
 

@@ -34,11 +34,17 @@ export interface PlannedRun extends TrainerPlan {
  */
 export function trainingDevice(model: PreTrainedModel, args: ResolvedConfig, ranks: number): DeviceSpec {
   if (args.device !== 'auto' && !sameDevice(args.device, model.device)) {
-    throw new LatheError('ERR_CONFIG', `device: expected that of the model, ${model.device}, received ${args.device}`, { remedy: `open the model with device: '${args.device}', or set device: auto` });
+    throw new LatheError('ERR_CONFIG', `device: expected that of the model, ${model.device}, received ${args.device}`, {
+      remedy: `open the model with device: '${args.device}', or set device: auto`,
+    });
   }
   const device = deviceSpec(model.device, args.threads ?? defaultThreads());
   if (ranks > 1 && device.kind !== 'cpu') {
-    throw new LatheError('ERR_UNSUPPORTED', `${ranks} ranks on ${device.name}: training over processes runs on CPUs only`, { remedy: 'set device: cpu, or start one process' });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `${ranks} ranks on ${device.name}: training over processes runs on CPUs only`,
+      { remedy: 'set device: cpu, or start one process' },
+    );
   }
   return device;
 }
@@ -66,8 +72,12 @@ const DRIVER_BYTES = 256 * 2 ** 20;
 export function gpuBytes(device: DeviceSpec): number {
   if (!/^cuda/.test(device.name) || !hasNative()) return device.memoryBytes;
   const name = device.name === 'cuda' ? 'cuda:0' : device.name;
-  const gpu = loadNative().devices().find((d) => d.device === name);
-  return gpu?.freeBytes === undefined ? device.memoryBytes : Math.max(0, gpu.freeBytes + (gpu.heldBytes ?? 0) - DRIVER_BYTES);
+  const gpu = loadNative()
+    .devices()
+    .find((d) => d.device === name);
+  return gpu?.freeBytes === undefined
+    ? device.memoryBytes
+    : Math.max(0, gpu.freeBytes + (gpu.heldBytes ?? 0) - DRIVER_BYTES);
 }
 
 /** Compiles the programs; where no policy fits, the plan of the leanest one, which then does not fit. */
@@ -78,7 +88,13 @@ export function planTraining(options: TrainerOptions, device: DeviceSpec): Plann
   for (const policy of policiesOf(args)) {
     const runner = makeRunner(options, device, policy);
     const plan = memoryPlan(runner.allSlots(), runner.programs(), device, limitBytes);
-    planned = { plan, policy, runner, limitBytes, remedies: plan.fits ? [] : remediesOf(options, device, plan, limitBytes) };
+    planned = {
+      plan,
+      policy,
+      runner,
+      limitBytes,
+      remedies: plan.fits ? [] : remediesOf(options, device, plan, limitBytes),
+    };
     if (plan.fits) break;
   }
   return planned!;
@@ -93,7 +109,13 @@ function remediesOf(options: TrainerOptions, device: DeviceSpec, plan: MemoryPla
   if (options.args.gradientCheckpointing) return [];
   const runner = makeRunner(options, device, 'block');
   const other = memoryPlan(runner.allSlots(), runner.programs(), device, limitBytes);
-  return [{ change: 'gradient_checkpointing: true', peakBytes: other.peakBytes, savesBytes: plan.peakBytes - other.peakBytes }];
+  return [
+    {
+      change: 'gradient_checkpointing: true',
+      peakBytes: other.peakBytes,
+      savesBytes: plan.peakBytes - other.peakBytes,
+    },
+  ];
 }
 
 function makeRunner(options: TrainerOptions, device: DeviceSpec, checkpoint: CheckpointPolicy): StepRunner {

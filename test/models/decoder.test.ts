@@ -85,16 +85,27 @@ describe('configs', () => {
     expect(parseMistralConfig(base).windows).toEqual([4096, 4096, 4096, 4096]);
     expect(parseMistralConfig({ ...base, sliding_window: null }).windows).toEqual([0, 0, 0, 0]);
     expect(parseQwen2Config({ ...base, sliding_window: 8, max_window_layers: 3 }).windows).toEqual([0, 0, 0, 0]);
-    expect(parseQwen2Config({ ...base, use_sliding_window: true, sliding_window: 8, max_window_layers: 3 }).windows).toEqual([0, 0, 0, 8]);
+    expect(
+      parseQwen2Config({ ...base, use_sliding_window: true, sliding_window: 8, max_window_layers: 3 }).windows,
+    ).toEqual([0, 0, 0, 8]);
     const types = ['sliding_attention', 'full_attention', 'full_attention', 'sliding_attention'];
-    expect(parseQwen3Config({ ...base, use_sliding_window: true, sliding_window: 8, layer_types: types }).windows).toEqual([8, 0, 0, 8]);
-    expect(() => parseQwen3Config({ ...base, layer_types: ['chunked_attention'] })).toThrow(/layer_types expected 4 times/);
+    expect(
+      parseQwen3Config({ ...base, use_sliding_window: true, sliding_window: 8, layer_types: types }).windows,
+    ).toEqual([8, 0, 0, 8]);
+    expect(() => parseQwen3Config({ ...base, layer_types: ['chunked_attention'] })).toThrow(
+      /layer_types expected 4 times/,
+    );
   });
 
   test('biases, norms and activations are the family’s', () => {
     expect(parseQwen2Config(base)).toMatchObject({ qkvBias: true, outputBias: false, mlpBias: false, qkNorm: false });
     expect(parseQwen3Config(base)).toMatchObject({ qkvBias: false, qkNorm: true, headDim: 128 });
-    expect(parseGemmaConfig({ ...base, hidden_act: 'gelu' })).toMatchObject({ activation: 'gelu_tanh', unitOffsetNorm: true, embeddingScale: 8, tieWordEmbeddings: true });
+    expect(parseGemmaConfig({ ...base, hidden_act: 'gelu' })).toMatchObject({
+      activation: 'gelu_tanh',
+      unitOffsetNorm: true,
+      embeddingScale: 8,
+      tieWordEmbeddings: true,
+    });
     expect(() => parseGemmaConfig({ ...base, use_bidirectional_attention: true })).toThrow(/bidirectional/);
   });
 

@@ -97,11 +97,20 @@ describe('files', () => {
     cpSync(join(dir, 'config.json'), join(folder, 'config.json'));
     const tensors = [...(await openCheckpoint(dir))];
     const bare = await Promise.all(
-      tensors.map(async ([name, source]) => ({ name: name.replace(/^transformer\./, ''), dtype: source.dtype as 'F32', shape: source.shape, data: await readTensorBytes(source) })),
+      tensors.map(async ([name, source]) => ({
+        name: name.replace(/^transformer\./, ''),
+        dtype: source.dtype as 'F32',
+        shape: source.shape,
+        data: await readTensorBytes(source),
+      })),
     );
     const mask = (name: string) => ({ name, dtype: 'F32' as const, shape: [1, 1, 2, 2], data: new Uint8Array(16) });
     expect(bare.map((t) => t.name)).toContain('h.0.attn.c_attn.bias');
-    await writeSafetensors(join(folder, 'model.safetensors'), [...bare, mask('h.0.attn.bias'), { ...mask('h.0.attn.masked_bias'), shape: [4] }]);
+    await writeSafetensors(join(folder, 'model.safetensors'), [
+      ...bare,
+      mask('h.0.attn.bias'),
+      { ...mask('h.0.attn.masked_bias'), shape: [4] },
+    ]);
     await expectGoldenLogits(await AutoModelForCausalLM.fromPretrained(folder, { dtype: 'f32' }));
   });
 
@@ -111,7 +120,9 @@ describe('files', () => {
     cpSync(join(dir, 'model.safetensors'), join(folder, 'model.safetensors'));
     const more = { ...config, n_layer: 3 };
     writeFileSync(join(folder, 'config.json'), JSON.stringify(more));
-    await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(/missing tensors 'transformer\.h\.2\.ln_1\.weight'/);
+    await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(
+      /missing tensors 'transformer\.h\.2\.ln_1\.weight'/,
+    );
   });
 
   test('saved weights are the bytes that were loaded', async () => {
@@ -121,7 +132,13 @@ describe('files', () => {
     await model.close();
     const [before, after] = [await openCheckpoint(dir), await openCheckpoint(folder)];
     expect([...after.keys()].sort()).toEqual([...before.keys()].sort());
-    for (const [name, source] of before) expect(Buffer.compare(Buffer.from(await readTensorBytes(source)), Buffer.from(await readTensorBytes(after.get(name)!)))).toBe(0);
+    for (const [name, source] of before)
+      expect(
+        Buffer.compare(
+          Buffer.from(await readTensorBytes(source)),
+          Buffer.from(await readTensorBytes(after.get(name)!)),
+        ),
+      ).toBe(0);
     const saved = readFileSync(join(folder, 'config.json'), 'utf8');
     expect(saved).toContain('"resid_pdrop": 0.0');
   });
@@ -130,7 +147,10 @@ describe('files', () => {
 describe('LoRA', () => {
   test('is put on c_attn, survives a round trip and merges into the [in, out] weight', async () => {
     const [adapter, merged] = [newFolder(), newFolder()];
-    const model = getPeftModel(await AutoModelForCausalLM.fromPretrained(dir, { dtype: 'f32' }), new LoraConfig({ r: 4, initLoraWeights: false }));
+    const model = getPeftModel(
+      await AutoModelForCausalLM.fromPretrained(dir, { dtype: 'f32' }),
+      new LoraConfig({ r: 4, initLoraWeights: false }),
+    );
     expect(model.trainableParameters().map((p) => [p.name, p.shape])).toEqual(
       [0, 1].flatMap((i) => [
         [`base_model.model.transformer.h.${i}.attn.c_attn.lora_A.weight`, [4, 48]],
@@ -142,9 +162,14 @@ describe('LoRA', () => {
     await model.savePretrained(adapter);
     await saveMerged(model, merged);
     await model.close();
-    expect(readJson<{ fan_in_fan_out: boolean; target_modules: string[] }>(adapter, 'adapter_config.json')).toMatchObject({ fan_in_fan_out: true, target_modules: ['c_attn'] });
+    expect(
+      readJson<{ fan_in_fan_out: boolean; target_modules: string[] }>(adapter, 'adapter_config.json'),
+    ).toMatchObject({ fan_in_fan_out: true, target_modules: ['c_attn'] });
 
-    for (const again of [await PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(dir, { dtype: 'f32' }), adapter), await AutoModelForCausalLM.fromPretrained(merged, { dtype: 'f32' })]) {
+    for (const again of [
+      await PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(dir, { dtype: 'f32' }), adapter),
+      await AutoModelForCausalLM.fromPretrained(merged, { dtype: 'f32' }),
+    ]) {
       expect(maxDifference((await runRows(again, rows)).logits, logits)).toBeLessThan(1e-4);
       await again.close();
     }
@@ -162,12 +187,18 @@ describe('config', () => {
     return logits;
   };
 
-  test.each([{ scale_attn_by_inverse_layer_idx: true }, { scale_attn_weights: false }, { activation_function: 'relu' }])('%p changes the result', async (change) => {
+  test.each([
+    { scale_attn_by_inverse_layer_idx: true },
+    { scale_attn_weights: false },
+    { activation_function: 'relu' },
+  ])('%p changes the result', async (change) => {
     expect(maxDifference(await logitsWith(change), await expectedLogits())).toBeGreaterThan(1e-3);
   });
 
   test('reorder_and_upcast_attn does not', async () => {
-    expect(maxDifference(await logitsWith({ reorder_and_upcast_attn: true }), await expectedLogits())).toBeLessThan(1e-4);
+    expect(maxDifference(await logitsWith({ reorder_and_upcast_attn: true }), await expectedLogits())).toBeLessThan(
+      1e-4,
+    );
   });
 
   test('an empty one is GPT-2 small, with a note on attention dropout', () => {
@@ -185,7 +216,9 @@ describe('config', () => {
     ['openai-community/gpt2-xl', 1_557_611_200],
   ])('%s has %i parameters', (name, parameters) => {
     const model = buildModel(knownConfig(name)!, { dtype: 'f32' });
-    expect([...model.parameters().values()].reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0)).toBe(parameters);
+    expect([...model.parameters().values()].reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0)).toBe(
+      parameters,
+    );
   });
 
   test('projections into the residual start smaller', () => {
@@ -211,7 +244,15 @@ describe('dropout', () => {
     const model = buildModel({ ...config, ...change }, { dtype: 'f32' });
     const graph = trace('forward', () => {
       const i32 = (name: string, n: number) => input(name, [n], 'i32');
-      output('x', model.forward({ inputIds: i32('ids', 8), positionIds: i32('positions', 8), cuSeqlens: i32('cu', 2), rng: rng ? i32('rng', 4) : null }));
+      output(
+        'x',
+        model.forward({
+          inputIds: i32('ids', 8),
+          positionIds: i32('positions', 8),
+          cuSeqlens: i32('cu', 2),
+          rng: rng ? i32('rng', 4) : null,
+        }),
+      );
     });
     return graph.nodes.filter((node) => node.op?.name === 'dropout');
   };
@@ -219,7 +260,9 @@ describe('dropout', () => {
   test('acts on embeddings and both branches of a block, each at a site of its own, and only in training', () => {
     const all = sites({ embd_pdrop: 0.1, resid_pdrop: 0.2, attn_pdrop: 0.3 }, true);
     expect(all.map((node) => node.attributes.p)).toEqual([0.1, 0.2, 0.2, 0.2, 0.2]);
-    expect(new Set(all.map((node) => `${node.attributes.site_hi as number}:${node.attributes.site_lo as number}`)).size).toBe(5);
+    expect(
+      new Set(all.map((node) => `${node.attributes.site_hi as number}:${node.attributes.site_lo as number}`)).size,
+    ).toBe(5);
     expect(sites({ embd_pdrop: 0.1, resid_pdrop: 0.2 }, false)).toEqual([]);
     expect(sites({ attn_pdrop: 0.3 }, true)).toEqual([]);
   });

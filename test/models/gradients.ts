@@ -12,7 +12,11 @@ export async function gradientsOf(
   rows: Rows,
   o: { checkpoint?: CheckpointPolicy } = {},
 ): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
-  const examples = rows.input_ids.map((ids, row) => ({ inputIds: Int32Array.from(ids), labels: Int32Array.from(rows.labels[row]), row }));
+  const examples = rows.input_ids.map((ids, row) => ({
+    inputIds: Int32Array.from(ids),
+    labels: Int32Array.from(rows.labels[row]),
+    row,
+  }));
   const batch = collate(examples, { tokens: 64, documents: 4 });
   const runner = new StepRunner(model, {
     loss: sftLoss,

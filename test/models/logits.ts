@@ -45,7 +45,12 @@ export async function runRows(model: PreTrainedModel, rows: Rows): Promise<{ log
     const program = session.loadProgram(compile(graph, { device: deviceSpec('cpu', session.stats().threads) }).bytes);
     // Labels in the files are unshifted.
     const labels = Int32Array.from([...rows.labels[r].slice(1), -100]);
-    const out = await session.run(program, { ids: Int32Array.from(ids), positions: Int32Array.from(ids, (_, i) => i), cu: Int32Array.of(0, T), labels });
+    const out = await session.run(program, {
+      ids: Int32Array.from(ids),
+      positions: Int32Array.from(ids, (_, i) => i),
+      cu: Int32Array.of(0, T),
+      labels,
+    });
     session.releaseProgram(program);
     logits.push(out.logits as Float32Array);
     nll += out.nll[0];

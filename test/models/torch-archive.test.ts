@@ -16,7 +16,7 @@ async function continuation(folder: string, adapter?: string): Promise<unknown> 
   }
 }
 
-test("gpt2 as the Hub has it (no prefix, causal masks), and in shards", async () => {
+test('gpt2 as the Hub has it (no prefix, causal masks), and in shards', async () => {
   const expected = await continuation('gpt2-tiny');
   expect(await continuation('torch-archive/gpt2')).toEqual(expected);
   expect(await continuation('torch-archive/gpt2-sharded')).toEqual(expected);

@@ -21,27 +21,48 @@ interface TrainCase {
 const { corpus, cases } = golden<{ corpus: string[]; cases: TrainCase[] }>('train.json');
 
 function modelOf(json: string): { tokens: string[]; merges: string[] } {
-  const { vocab, merges } = (JSON.parse(json) as { model: { vocab: Record<string, number>; merges: string[][] } }).model;
-  return { tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]), merges: merges.map((pair) => pair.join(' ')) };
+  const { vocab, merges } = (JSON.parse(json) as { model: { vocab: Record<string, number>; merges: string[][] } })
+    .model;
+  return {
+    tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]),
+    merges: merges.map((pair) => pair.join(' ')),
+  };
 }
 
 describe.each([1, 2])('%i threads: the merges of the tokenizers library', (threads) => {
-  test.each(cases.map((c) => [c.vocabSize, c.minFrequency, c] as const))('%i tokens, pairs from %i', async (_size, _minimum, c) => {
-    const { tokenizer, stats } = await trainTokenizer(null, corpus, {
-      vocabSize: c.vocabSize,
-      minFrequency: c.minFrequency,
-      specialTokens: c.specialTokens,
-      initialAlphabet: c.initialAlphabet ? undefined : [],
-      threads,
-    });
-    expect(modelOf(tokenizer.toJson())).toEqual({ tokens: c.tokens, merges: c.merges });
-    expect(stats).toMatchObject({ textBytes: Buffer.byteLength(corpus.join('')), prunedWords: 0 });
-  });
+  test.each(cases.map((c) => [c.vocabSize, c.minFrequency, c] as const))(
+    '%i tokens, pairs from %i',
+    async (_size, _minimum, c) => {
+      const { tokenizer, stats } = await trainTokenizer(null, corpus, {
+        vocabSize: c.vocabSize,
+        minFrequency: c.minFrequency,
+        specialTokens: c.specialTokens,
+        initialAlphabet: c.initialAlphabet ? undefined : [],
+        threads,
+      });
+      expect(modelOf(tokenizer.toJson())).toEqual({ tokens: c.tokens, merges: c.merges });
+      expect(stats).toMatchObject({ textBytes: Buffer.byteLength(corpus.join('')), prunedWords: 0 });
+    },
+  );
 });
 
 /** Text in which threads really share the work: several batches of several megabytes, with every kind of character. */
 function* longText(): Generator<string> {
-  const words = ['def', 'return', 'self', 'naïve', '日本語', '12345', '()', ':\n    ', '\n\n\n', "don't", '😀', 'value_of', '  '];
+  const words = [
+    'def',
+    'return',
+    'self',
+    'naïve',
+    '日本語',
+    '12345',
+    '()',
+    ':\n    ',
+    '\n\n\n',
+    "don't",
+    '😀',
+    'value_of',
+    '  ',
+  ];
   let state = 12345;
   for (let i = 0; i < 60; i++) {
     let text = '';
@@ -53,13 +74,18 @@ function* longText(): Generator<string> {
   }
 }
 
-test.each<PreTokenizerKind>(['gpt2', 'gpt2-digits', 'llama3', 'qwen2'])('%s: one thread and two give the same files', async (preTokenizer) => {
-  const [one, two] = [1, 2].map((threads) => trainTokenizer(null, longText(), { vocabSize: 1500, preTokenizer, threads }));
-  const { tokenizer, stats } = await one;
-  expect((await two).tokenizer.toJson()).toBe(tokenizer.toJson());
-  expect((await two).stats).toEqual(stats);
-  expect(stats.textBytes).toBeGreaterThan(6e6);
-});
+test.each<PreTokenizerKind>(['gpt2', 'gpt2-digits', 'llama3', 'qwen2'])(
+  '%s: one thread and two give the same files',
+  async (preTokenizer) => {
+    const [one, two] = [1, 2].map((threads) =>
+      trainTokenizer(null, longText(), { vocabSize: 1500, preTokenizer, threads }),
+    );
+    const { tokenizer, stats } = await one;
+    expect((await two).tokenizer.toJson()).toBe(tokenizer.toJson());
+    expect((await two).stats).toEqual(stats);
+    expect(stats.textBytes).toBeGreaterThan(6e6);
+  },
+);
 
 test('equals the plain TypeScript trainer on text without a golden file', async () => {
   const texts = [...longText()].slice(0, 1).map((text) => text.slice(0, 20_000));
@@ -83,7 +109,11 @@ describe('a memory cap', () => {
   const words = Array.from({ length: 60_000 }, (_, i) => `word${(i * 7919) % 60_000} common `);
 
   test('drops the rarest words and counts them', async () => {
-    const { tokenizer, stats } = await trainTokenizer(null, words, { vocabSize: 300, memoryCapBytes: 200_000, threads: 1 });
+    const { tokenizer, stats } = await trainTokenizer(null, words, {
+      vocabSize: 300,
+      memoryCapBytes: 200_000,
+      threads: 1,
+    });
     // Each text is word, its number, common, a blank: the numbers occur once.
     expect(stats).toMatchObject({ words: 3, occurrences: 180_000, prunedWords: 60_000, prunedOccurrences: 60_000 });
     expect(tokenizer.tokenToId('Ġcommon')).toBeDefined();
@@ -92,7 +122,9 @@ describe('a memory cap', () => {
   test('is said by the public call, which gives only the tokenizer', async () => {
     const warn = jest.spyOn(process, 'emitWarning').mockImplementation(() => {});
     await AutoTokenizer.trainNewFromIterator(words, { vocabSize: 300, memoryCapBytes: 200_000, threads: 1 });
-    expect(warn.mock.calls).toEqual([[expect.stringMatching(/reached its memory cap: 60000 rare words/), 'LatheWarning']]);
+    expect(warn.mock.calls).toEqual([
+      [expect.stringMatching(/reached its memory cap: 60000 rare words/), 'LatheWarning'],
+    ]);
     warn.mockClear();
     await AutoTokenizer.trainNewFromIterator(words, { vocabSize: 300 });
     expect(warn).not.toHaveBeenCalled();
@@ -100,7 +132,9 @@ describe('a memory cap', () => {
   });
 
   test('that leaves nothing is an error', async () => {
-    await expect(trainTokenizer(null, words, { vocabSize: 300, memoryCapBytes: 1000 })).rejects.toThrow(/memory cap left no word/);
+    await expect(trainTokenizer(null, words, { vocabSize: 300, memoryCapBytes: 1000 })).rejects.toThrow(
+      /memory cap left no word/,
+    );
   });
 });
 
@@ -108,14 +142,26 @@ test('progress comes while merging, and the event loop runs on', async () => {
   const seen: number[] = [];
   let ticks = 0;
   const timer = setInterval(() => ticks++, 5);
-  await trainTokenizer(null, longText(), { vocabSize: 4000, threads: 1, onProgress: (p) => p.phase === 'merge' && seen.push(p.done) });
+  await trainTokenizer(null, longText(), {
+    vocabSize: 4000,
+    threads: 1,
+    onProgress: (p) => p.phase === 'merge' && seen.push(p.done),
+  });
   clearInterval(timer);
   expect(seen.at(-1)).toBeGreaterThan(300);
   expect(ticks).toBeGreaterThan(5);
 });
 
 describe('misuse', () => {
-  const options: NativeBpeOptions = { vocabSize: 300, minFrequency: 0, specialTokens: [], initialAlphabet: new Uint8Array(), preTokenizer: 'gpt2', threads: 1, memoryCapBytes: 0 };
+  const options: NativeBpeOptions = {
+    vocabSize: 300,
+    minFrequency: 0,
+    specialTokens: [],
+    initialAlphabet: new Uint8Array(),
+    preTokenizer: 'gpt2',
+    threads: 1,
+    memoryCapBytes: 0,
+  };
   const bytes = Buffer.from('some text');
 
   test.each<[string, object, string]>([
@@ -168,7 +214,10 @@ test('a source that throws in the middle rejects with its error', async () => {
 test.each(['exit', 'worker'])('%s in the middle of training ends the process cleanly', (how) => {
   const addon = process.env.LATHE_ADDON_PATH ?? resolve(__dirname, '../../build/Release/lathe.node');
   const script = join(__dirname, 'fixtures', 'exit-while-training.js');
-  const { status, signal, stdout, stderr } = spawnSync(process.execPath, [script, addon, how], { encoding: 'utf8', timeout: 50_000 });
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, [script, addon, how], {
+    encoding: 'utf8',
+    timeout: 50_000,
+  });
   expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' });
   expect(stdout).toContain('training');
   if (how === 'worker') expect(stdout).toContain('main still works');

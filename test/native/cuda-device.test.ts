@@ -20,17 +20,41 @@ interface Outcome {
 }
 
 function run(args: readonly string[], env: Record<string, string>): Outcome {
-  const { stdout, stderr, status, signal } = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', ...args], { cwd: root, encoding: 'utf8', env: { ...process.env, ...env } });
+  const { stdout, stderr, status, signal } = spawnSync(
+    process.execPath,
+    ['-r', 'ts-node/register/transpile-only', ...args],
+    { cwd: root, encoding: 'utf8', env: { ...process.env, ...env } },
+  );
   expect(signal).toBeNull();
   return { out: stdout, err: stderr, status };
 }
 const doctor = (env: Record<string, string>): Outcome => run(['src/cli/main.ts', 'doctor'], env);
 /** Opens a session on a device and says what came of it. */
 const open = (device: string, env: Record<string, string>): Outcome =>
-  run(['-e', `const { Session } = require('./src/runtime/session');
-    try { const s = Session.create({ device: '${device}' }); s.close().then(() => console.log('opened')); } catch (e) { console.log(e.code + ': ' + e.message); }`], env);
+  run(
+    [
+      '-e',
+      `const { Session } = require('./src/runtime/session');
+    try { const s = Session.create({ device: '${device}' }); s.close().then(() => console.log('opened')); } catch (e) { console.log(e.code + ': ' + e.message); }`,
+    ],
+    env,
+  );
 const generate = (device: string, env: Record<string, string>): Outcome =>
-  run(['src/cli/main.ts', 'generate', '--model', 'data/base-model', '--device', device, '--prompt', 'a', '--max-new-tokens', '1'], env);
+  run(
+    [
+      'src/cli/main.ts',
+      'generate',
+      '--model',
+      'data/base-model',
+      '--device',
+      device,
+      '--prompt',
+      'a',
+      '--max-new-tokens',
+      '1',
+    ],
+    env,
+  );
 
 const missing = { LATHE_CUDA_MODULE: path.join(folder, 'none.so') };
 
@@ -62,8 +86,13 @@ test('a file that is no module', () => {
 });
 
 const real = path.join(root, 'build/Release/lathe_cuda.so');
-const driver = loadNative().devices().some((d) => d.device.startsWith('cuda'));
-if (!existsSync(real) || driver) process.stdout.write(`the real module without a driver: not tested, ${driver ? 'this machine has a GPU' : 'lathe_cuda.so was not built (npm run build:cuda)'}\n`);
+const driver = loadNative()
+  .devices()
+  .some((d) => d.device.startsWith('cuda'));
+if (!existsSync(real) || driver)
+  process.stdout.write(
+    `the real module without a driver: not tested, ${driver ? 'this machine has a GPU' : 'lathe_cuda.so was not built (npm run build:cuda)'}\n`,
+  );
 (existsSync(real) && !driver ? test : test.skip)('the real module loads without a driver', () => {
   const env = { LATHE_CUDA_MODULE: real };
   const d = doctor(env);
@@ -80,11 +109,19 @@ if (!existsSync(real) || driver) process.stdout.write(`the real module without a
   expect(g.err).toMatch(/no CUDA device/);
 });
 
-const shim = process.env.LATHE_CUDA_MODULE && loadNative().cuda().built.includes('shim') ? process.env.LATHE_CUDA_MODULE : undefined;
-if (!shim) process.stdout.write('devices of the host shim: not tested, LATHE_CUDA_MODULE does not name it (npm run test:cuda-host builds it)\n');
+const shim =
+  process.env.LATHE_CUDA_MODULE && loadNative().cuda().built.includes('shim')
+    ? process.env.LATHE_CUDA_MODULE
+    : undefined;
+if (!shim)
+  process.stdout.write(
+    'devices of the host shim: not tested, LATHE_CUDA_MODULE does not name it (npm run test:cuda-host builds it)\n',
+  );
 (shim ? test : test.skip)('CUDA_VISIBLE_DEVICES and device numbers', () => {
   expect(open('cuda', {}).out).toBe('opened\n');
-  expect(open('cuda:1', {}).out).toMatch(/^ERR_DEVICE: cuda:1 does not exist: this process sees 1 \(CUDA_VISIBLE_DEVICES counts\)/);
+  expect(open('cuda:1', {}).out).toMatch(
+    /^ERR_DEVICE: cuda:1 does not exist: this process sees 1 \(CUDA_VISIBLE_DEVICES counts\)/,
+  );
   expect(open('cuda:1', { CUDA_VISIBLE_DEVICES: '0,3' }).out).toBe('opened\n');
   expect(open('cuda', { CUDA_VISIBLE_DEVICES: '' }).out).toMatch(/^ERR_DEVICE: no CUDA device: .*CUDA_VISIBLE_DEVICES/);
   expect(doctor({ CUDA_VISIBLE_DEVICES: '' }).out).toMatch(/^CUDA +no device: /m);
@@ -93,14 +130,20 @@ if (!shim) process.stdout.write('devices of the host shim: not tested, LATHE_CUD
 
 /** What `auto` becomes: for a model that is opened, for a plan, for a run (planned only). */
 function auto(env: Record<string, string>): string[] {
-  const all = run(['-e', `const { AutoModelForCausalLM } = require('./src/pretrained/auto');
+  const all = run(
+    [
+      '-e',
+      `const { AutoModelForCausalLM } = require('./src/pretrained/auto');
     const { planCommand } = require('./src/cli/plan');
     const { trainCommand } = require('./src/cli/train');
     void (async () => {
       console.log('memory plan for ' + (await AutoModelForCausalLM.fromPretrained('data/base-model', { device: 'auto' })).device + ': peak');
       await planCommand('configs/quickstart.yaml', [], {});
       await trainCommand('configs/quickstart.yaml', ['plan_only=true', 'output_dir=${folder}']);
-    })();`], env);
+    })();`,
+    ],
+    env,
+  );
   expect(all).toMatchObject({ status: 0, err: '' });
   return [...all.out.matchAll(/^memory plan for ([^ ]+): peak/gm)].map((m) => m[1]);
 }
@@ -113,21 +156,36 @@ test('device: auto is the CPU where there is no GPU, and nothing is said', () =>
 (shim ? test : test.skip)('CUDA runtime: device: auto is the first GPU, for one process that sees one', () => {
   expect(auto({ LATHE_SHIM_MEMORY: String(64 * 2 ** 30) })).toEqual(['cuda:0', 'cuda:0', 'cuda:0']);
   expect(auto({ CUDA_VISIBLE_DEVICES: '' })).toEqual(['cpu', 'cpu', 'cpu']);
-  const ranks = run(['-e', `require('./src/runtime/world').currentWorld = () => ({ size: 2 });
-    console.log(require('./src/runtime/device').resolveDevice('auto'));`], {});
+  const ranks = run(
+    [
+      '-e',
+      `require('./src/runtime/world').currentWorld = () => ({ size: 2 });
+    console.log(require('./src/runtime/device').resolveDevice('auto'));`,
+    ],
+    {},
+  );
   expect(ranks).toMatchObject({ out: 'cpu\n', err: '', status: 0 });
 });
 
 test('a configuration that names another device than the model', () => {
-  const { out } = run(['-e', `const { AutoModelForCausalLM } = require('./src/pretrained/auto');
+  const { out } = run(
+    [
+      '-e',
+      `const { AutoModelForCausalLM } = require('./src/pretrained/auto');
     const { Trainer } = require('./src/train/trainer');
     const { configFromObject } = require('./src/train/arguments');
-    AutoModelForCausalLM.fromPretrained('data/base-model').then((model) => new Trainer({ model, args: configFromObject({ device: 'cuda:1' }) })).catch((e) => console.log(e.code + ': ' + e.message));`], missing);
+    AutoModelForCausalLM.fromPretrained('data/base-model').then((model) => new Trainer({ model, args: configFromObject({ device: 'cuda:1' }) })).catch((e) => console.log(e.code + ': ' + e.message));`,
+    ],
+    missing,
+  );
   expect(out).toMatch(/^ERR_CONFIG: device: expected that of the model, cpu, received cuda:1/);
 });
 
 (shim ? test : test.skip)('CUDA runtime: a plan knows the memory of a GPU that is here', () => {
-  const plan = (bytes: number): Outcome => run(['src/cli/main.ts', 'plan', 'configs/smollm2-135m-qlora.yaml', '--device', 'cuda'], { LATHE_SHIM_MEMORY: String(bytes) });
+  const plan = (bytes: number): Outcome =>
+    run(['src/cli/main.ts', 'plan', 'configs/smollm2-135m-qlora.yaml', '--device', 'cuda'], {
+      LATHE_SHIM_MEMORY: String(bytes),
+    });
   expect(plan(16 * 2 ** 30)).toMatchObject({ status: 0, err: '' });
   const small = plan(400 * 2 ** 20);
   expect(small.status).toBe(2);

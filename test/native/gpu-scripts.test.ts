@@ -12,7 +12,11 @@ const folder = mkdtempSync(path.join(tmpdir(), 'lathe-gpu-scripts-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 function script(name: string, ...args: string[]): unknown {
-  const { stdout, stderr, status } = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', `scripts/gpu/${name}.ts`, ...args], { cwd: root, encoding: 'utf8' });
+  const { stdout, stderr, status } = spawnSync(
+    process.execPath,
+    ['-r', 'ts-node/register/transpile-only', `scripts/gpu/${name}.ts`, ...args],
+    { cwd: root, encoding: 'utf8' },
+  );
   expect(stderr).toBe('');
   expect(status).toBe(0);
   return JSON.parse(stdout);
@@ -32,15 +36,28 @@ test('every part prints numbers, and the report reads them', () => {
     for (const row of parts[part] as { name: string }[]) expect(row).not.toHaveProperty('failed');
   }
   // Times this short are noise, differences of them more so: the report gets others under the same names.
-  for (const part of ['ops', 'decode']) parts[part] = (parts[part] as { name: string }[]).map(({ name }) => ({ name, microseconds: 10, teraflops: 1, gigabytesPerSecond: 1 }));
-  for (const row of parts.speed as { plannedBytes: number; heldBytes: number }[]) expect(row.heldBytes).toBe(row.plannedBytes);
-  for (const [name, numbers] of Object.entries(parts)) writeFileSync(path.join(folder, `${name}.json`), JSON.stringify(numbers));
+  for (const part of ['ops', 'decode'])
+    parts[part] = (parts[part] as { name: string }[]).map(({ name }) => ({
+      name,
+      microseconds: 10,
+      teraflops: 1,
+      gigabytesPerSecond: 1,
+    }));
+  for (const row of parts.speed as { plannedBytes: number; heldBytes: number }[])
+    expect(row.heldBytes).toBe(row.plannedBytes);
+  for (const [name, numbers] of Object.entries(parts))
+    writeFileSync(path.join(folder, `${name}.json`), JSON.stringify(numbers));
   writeFileSync(path.join(folder, 'ops.status'), '0 12\n');
   writeFileSync(path.join(folder, 'facts.tsv'), 'gpu\tNVIDIA H200, 1, 2\nexit\t0\nreason\t\nrehearsal\t\n');
-  const report = script('report', folder) as { steps: object; targets: { what: string; value: number | null; met: boolean | string }[]; results: object };
+  const report = script('report', folder) as {
+    steps: object;
+    targets: { what: string; value: number | null; met: boolean | string }[];
+    results: object;
+  };
   expect(report.steps).toEqual({ ops: { status: 0, seconds: 12 } });
   expect(report.results).toEqual(parts);
   expect(report.targets).toHaveLength(8);
-  for (const t of report.targets) expect({ what: t.what, known: t.value !== null }).toEqual({ what: t.what, known: true });
+  for (const t of report.targets)
+    expect({ what: t.what, known: t.value !== null }).toEqual({ what: t.what, known: true });
   expect(report.targets.find((t) => t.what.includes('decode'))!.met).toBe(true);
 }, 120_000);

@@ -30,7 +30,9 @@ test('another size, no regular file, no file', () => {
   expect(loadNative().mapFile(folder, 4096)).toBeNull();
   writeFileSync(path, '');
   expect(loadNative().mapFile(path, 0)).toBeNull();
-  expect(() => loadNative().mapFile(join(folder, 'none'), 5)).toThrow(expect.objectContaining({ code: 'ERR_DATA', message: expect.stringMatching(/none.*cannot be opened/) as string }));
+  expect(() => loadNative().mapFile(join(folder, 'none'), 5)).toThrow(
+    expect.objectContaining({ code: 'ERR_DATA', message: expect.stringMatching(/none.*cannot be opened/) as string }),
+  );
 });
 
 test.each([
@@ -44,13 +46,22 @@ test.each([
   const writer = new TokenFileWriter(vocabSize);
   const path = join(folder, `${vocabSize}.tokens`);
   const parts = [writer.begin(), ...rows.map((row) => writer.add(row))];
-  writeFileSync(path, Buffer.concat([...parts, writer.end({ key: 'k', rows: rows.length, kind: 'text', truncation: emptyReport('keep_start', null) })]));
-  const plain = (file: TokenFile): unknown[] => file.examples.map(({ row, inputIds, labels }) => [row, Array.from(inputIds), Array.from(labels)]);
+  writeFileSync(
+    path,
+    Buffer.concat([
+      ...parts,
+      writer.end({ key: 'k', rows: rows.length, kind: 'text', truncation: emptyReport('keep_start', null) }),
+    ]),
+  );
+  const plain = (file: TokenFile): unknown[] =>
+    file.examples.map(({ row, inputIds, labels }) => [row, Array.from(inputIds), Array.from(labels)]);
   provideFileMapping(() => null);
   const read = new TokenFile(path);
   provideFileMapping((file, bytes) => loadNative().mapFile(file, bytes));
   const mapped = new TokenFile(path);
   expect([read.isMapped, mapped.isMapped]).toEqual([false, true]);
   expect(plain(mapped)).toEqual(plain(read));
-  expect(plain(mapped)).toEqual(rows.map(({ row, inputIds, labels }) => [row, Array.from(inputIds), Array.from(labels)]));
+  expect(plain(mapped)).toEqual(
+    rows.map(({ row, inputIds, labels }) => [row, Array.from(inputIds), Array.from(labels)]),
+  );
 });

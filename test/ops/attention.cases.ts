@@ -7,13 +7,21 @@ import { tolerance, U_BF16, U_F32 } from './tolerance';
 
 // In bf16 the probabilities are rounded before they meet V; lse is taken before that.
 const forward = tolerance('online softmax in fp32', { rel: 16 * U_F32, ofMax: 32 * U_F32 });
-const forwardBf16 = { ...forward, bounds: { ...forward.bounds, bf16: { rel: U_BF16, ofMax: U_BF16 } }, why: 'online softmax in fp32; in bf16 the probabilities are rounded once more' };
+const forwardBf16 = {
+  ...forward,
+  bounds: { ...forward.bounds, bf16: { rel: U_BF16, ofMax: U_BF16 } },
+  why: 'online softmax in fp32; in bf16 the probabilities are rounded once more',
+};
 // dS = P (dO V - sum(dO O)) cancels where the softmax is sharp, and O has been rounded to the storage type: an error of half
 // an ulp of dO O (a sum of K terms) in every dS, which then meets keys or queries, whatever the size of the result. P and dS
 // are rounded too.
 const backward = (std: number): OpCase['tolerance'] => ({
   ...forward,
-  bounds: { ...forward.bounds, f32: { rel: 32 * U_F32, abs: 16 * std * std * U_F32, ofMax: 128 * U_F32 }, bf16: { rel: U_BF16, abs: 1.5 * std * std * U_BF16, ofMax: 2 * U_BF16 } },
+  bounds: {
+    ...forward.bounds,
+    f32: { rel: 32 * U_F32, abs: 16 * std * std * U_F32, ofMax: 128 * U_F32 },
+    bf16: { rel: U_BF16, abs: 1.5 * std * std * U_BF16, ofMax: 2 * U_BF16 },
+  },
   why: 'scores recomputed, sums over rows with cancellation; O is rounded to the storage type, in bf16 P and dS as well',
 });
 
@@ -37,24 +45,61 @@ const savedForward = (x: readonly NdArray[], a: Attributes): void => {
 
 function rows(name: string, s: Setting, grad?: readonly number[]): OpCase[] {
   const { t, heads, kvHeads, dim, std = 1 } = s;
-  const attributes = { heads, kv_heads: kvHeads, head_dim: dim, scale: 1 / Math.sqrt(dim), causal: s.causal ?? 1, window: s.window ?? 0, softcap: s.softcap ?? 0 };
+  const attributes = {
+    heads,
+    kv_heads: kvHeads,
+    head_dim: dim,
+    scale: 1 / Math.sqrt(dim),
+    causal: s.causal ?? 1,
+    window: s.window ?? 0,
+    softcap: s.softcap ?? 0,
+  };
   const q = float([t, heads * dim], normal(std));
   const kv = float([t, kvHeads * dim], normal(std));
   const cu = i32([s.cu.length], fixed(...s.cu));
   return [
-    { op: 'attention', name, inputs: [q, kv, kv, cu], attributes, out: [`float[${t},${heads * dim}]`, `f32[${heads},${t}]`], tolerance: forwardBf16, grad },
-    { op: 'attention_grad', name, inputs: [float([t, heads * dim]), q, kv, kv, float([t, heads * dim], derived), f32([heads, t], derived), cu], attributes, prepare: savedForward, out: [`float[${t},${heads * dim}]`, `float[${t},${kvHeads * dim}]`, `float[${t},${kvHeads * dim}]`], tolerance: backward(std) },
+    {
+      op: 'attention',
+      name,
+      inputs: [q, kv, kv, cu],
+      attributes,
+      out: [`float[${t},${heads * dim}]`, `f32[${heads},${t}]`],
+      tolerance: forwardBf16,
+      grad,
+    },
+    {
+      op: 'attention_grad',
+      name,
+      inputs: [float([t, heads * dim]), q, kv, kv, float([t, heads * dim], derived), f32([heads, t], derived), cu],
+      attributes,
+      prepare: savedForward,
+      out: [`float[${t},${heads * dim}]`, `float[${t},${kvHeads * dim}]`, `float[${t},${kvHeads * dim}]`],
+      tolerance: backward(std),
+    },
   ];
 }
 
-function decode(name: string, batch: number, cache: number, s: Omit<Setting, 't' | 'cu'>, lengths: readonly number[]): OpCase {
+function decode(
+  name: string,
+  batch: number,
+  cache: number,
+  s: Omit<Setting, 't' | 'cu'>,
+  lengths: readonly number[],
+): OpCase {
   const { heads, kvHeads, dim } = s;
   const kv = float([batch, cache, kvHeads * dim]);
   return {
     op: 'attention_decode',
     name,
     inputs: [float([batch, heads * dim]), kv, kv, i32([batch], fixed(...lengths))],
-    attributes: { heads, kv_heads: kvHeads, head_dim: dim, scale: 1 / Math.sqrt(dim), window: s.window ?? 0, softcap: s.softcap ?? 0 },
+    attributes: {
+      heads,
+      kv_heads: kvHeads,
+      head_dim: dim,
+      scale: 1 / Math.sqrt(dim),
+      window: s.window ?? 0,
+      softcap: s.softcap ?? 0,
+    },
     out: [`float[${batch},${heads * dim}]`],
     tolerance: forwardBf16,
   };
@@ -69,10 +114,20 @@ export const cases: readonly OpCase[] = [
   ...rows('one key head', { t: 13, heads: 3, kvHeads: 1, dim: 20, cu: documents }),
   ...rows('T = 1', { t: 1, heads: 2, kvHeads: 1, dim: 16, cu: [0, 1] }),
   ...rows('all padding', { t: 4, heads: 2, kvHeads: 2, dim: 8, cu: [0, 0, 0] }),
-  ...rows('a gap before the first document and an empty one', { t: 12, heads: 2, kvHeads: 1, dim: 8, cu: [2, 6, 6, 11] }),
+  ...rows('a gap before the first document and an empty one', {
+    t: 12,
+    heads: 2,
+    kvHeads: 1,
+    dim: 8,
+    cu: [2, 6, 6, 11],
+  }),
   ...rows('not causal', { t: 12, heads: 2, kvHeads: 1, dim: 8, cu: documents.slice(0, 3), causal: 0 }, [0, 1, 2]),
   ...rows('window', { t: 14, heads: 2, kvHeads: 2, dim: 8, cu: [0, 14], window: 4 }, [0, 1, 2]),
-  ...rows('window, not causal', { t: 14, heads: 2, kvHeads: 2, dim: 8, cu: [0, 3, 14], window: 4, causal: 0 }, [0, 1, 2]),
+  ...rows(
+    'window, not causal',
+    { t: 14, heads: 2, kvHeads: 2, dim: 8, cu: [0, 3, 14], window: 4, causal: 0 },
+    [0, 1, 2],
+  ),
   ...rows('softcap', { t: 10, heads: 2, kvHeads: 2, dim: 8, cu: [0, 10], softcap: 2 }, [0, 1, 2]),
   ...rows('large scores', { t: 20, heads: 1, kvHeads: 1, dim: 16, cu: [0, 20], std: 5 }),
   ...rows('over tile borders', { t: 171, heads: 2, kvHeads: 2, dim: 24, cu: lengths(131, 1, 35) }),

@@ -50,20 +50,29 @@ export interface OpCase {
 
 // ---- inputs
 
-const input = (dtype: RowDType) => (shape: readonly number[], values: Values = normal()): RowInput => ({ shape, dtype, values });
+const input =
+  (dtype: RowDType) =>
+  (shape: readonly number[], values: Values = normal()): RowInput => ({ shape, dtype, values });
 export const float = input('float');
 export const f32 = input('f32');
 export const bf16 = input('bf16');
 export const f16 = input('f16');
 export const i32 = input('i32');
-export const u8 = (shape: readonly number[], values: Values = uniform(0, 255.999)): RowInput => ({ shape, dtype: 'u8', values: (draw, s) => Array.from(values(draw, s), Math.floor) });
+export const u8 = (shape: readonly number[], values: Values = uniform(0, 255.999)): RowInput => ({
+  shape,
+  dtype: 'u8',
+  values: (draw, s) => Array.from(values(draw, s), Math.floor),
+});
 
 // ---- values
 
 // Looking up a global is slow in Jest's realm, and these run once per element.
 const { cos, floor, fround, imul, log, sqrt, trunc, PI } = Math;
 
-const each = (one: (draw: Draw, i: number) => number): Values => (draw, shape) => Array.from({ length: elementCount(shape) }, (_, i) => one(draw, i));
+const each =
+  (one: (draw: Draw, i: number) => number): Values =>
+  (draw, shape) =>
+    Array.from({ length: elementCount(shape) }, (_, i) => one(draw, i));
 
 export const uniform = (low: number, high: number): Values => each((draw) => low + (high - low) * draw());
 export const normal = (std = 1, mean = 0): Values =>
@@ -80,12 +89,18 @@ export const awayFromZero = (gap = 0.05): Values =>
 export const ids = (n: number): Values => each((draw) => floor(n * draw()));
 /** Labels in [0, n), a share of them -100. */
 export const labels = (n: number, masked = 0.3): Values => each((draw) => (draw() < masked ? -100 : floor(n * draw())));
-export const fixed = (...values: number[]): Values => () => values;
+export const fixed =
+  (...values: number[]): Values =>
+  () =>
+    values;
 export const constantly = (value: number): Values => each(() => value);
 /** The given values over and over. */
 export const cycle = (values: readonly number[]): Values => each((_, i) => values[i % values.length]);
 /** Document offsets of the given lengths. */
-export const offsets = (...lengths: number[]): Values => () => lengths.reduce((all, n) => [...all, all[all.length - 1] + n], [0]);
+export const offsets =
+  (...lengths: number[]): Values =>
+  () =>
+    lengths.reduce((all, n) => [...all, all[all.length - 1] + n], [0]);
 /** To be filled by the row's `prepare`. */
 export const derived: Values = constantly(0);
 
@@ -105,7 +120,9 @@ export function concrete(row: OpCase, run: FloatRun): Concrete {
   const def = OPS.get(row.op);
   if (!def) throw new Error(`row '${row.name}': no op '${row.op}'`);
   const types = row.inputs.map((x) => ({ shape: x.shape, dtype: decide(x.dtype, run) }));
-  const attributes = Object.fromEntries(Object.entries(row.attributes ?? {}).map(([k, v]): [string, Attribute] => [k, v === 'float' ? run : v]));
+  const attributes = Object.fromEntries(
+    Object.entries(row.attributes ?? {}).map(([k, v]): [string, Attribute] => [k, v === 'float' ? run : v]),
+  );
   return { def, types, attributes, outputs: def.infer(types, attributes) };
 }
 
@@ -146,7 +163,8 @@ export function drawInputs(row: OpCase, c: Concrete): NdArray[] {
   const draw = drawFor(`${row.op}/${row.name}`);
   const x = row.inputs.map((spec, i): NdArray => {
     const values = spec.values(draw, spec.shape);
-    if (values.length !== elementCount(spec.shape)) throw new Error(`row '${row.op}/${row.name}': input ${i} has ${values.length} values`);
+    if (values.length !== elementCount(spec.shape))
+      throw new Error(`row '${row.op}/${row.name}': input ${i} has ${values.length} values`);
     return { shape: spec.shape, data: Float64Array.from(values, ROUND[c.types[i].dtype]) };
   });
   if (row.prepare) {

@@ -39,16 +39,30 @@ async function threeTensors(session: Session, folder: string): Promise<object> {
   const programs = slots.map((slot) => {
     const graph = trace(`load ${slot.name}`, () => {
       const x = input('x', [N], 'f32', true);
-      updateState(slot, scope('once', () => scale(scope('twice', () => scale(x, 4)), 0.5)));
+      updateState(
+        slot,
+        scope('once', () =>
+          scale(
+            scope('twice', () => scale(x, 4)),
+            0.5,
+          ),
+        ),
+      );
     });
     return session.loadProgram(compile(graph, { device: deviceSpec('cuda') }).bytes);
   });
   // Long enough for the three to be queued behind it: a run waits for the device where nothing is.
   void session.writeState('ahead', new Uint8Array(AHEAD));
-  const calls = programs.map((program, i) => session.run(program, { x: { path: file, offset: 4 * N * i, byteLength: 4 * N } }));
-  const messages = (await Promise.allSettled(calls)).flatMap((call) => (call.status === 'rejected' ? [(call.reason as LatheError).message] : []));
+  const calls = programs.map((program, i) =>
+    session.run(program, { x: { path: file, offset: 4 * N * i, byteLength: 4 * N } }),
+  );
+  const messages = (await Promise.allSettled(calls)).flatMap((call) =>
+    call.status === 'rejected' ? [(call.reason as LatheError).message] : [],
+  );
   if (messages.length) return { messages };
-  const last = await Promise.all(slots.map(async ({ name }) => new Float32Array((await session.readState(name)).slice().buffer)[N - 1]));
+  const last = await Promise.all(
+    slots.map(async ({ name }) => new Float32Array((await session.readState(name)).slice().buffer)[N - 1]),
+  );
   return { last };
 }
 
@@ -56,7 +70,13 @@ async function main(): Promise<void> {
   const session = Session.create({ device: 'cuda' });
   const folder = mkdtempSync(path.join(tmpdir(), 'lathe-cuda-child-'));
   try {
-    console.log(JSON.stringify(await (process.argv[2] === 'load' ? threeTensors(session, folder) : threeSteps(session, Number(process.argv[2] ?? 1)))));
+    console.log(
+      JSON.stringify(
+        await (process.argv[2] === 'load'
+          ? threeTensors(session, folder)
+          : threeSteps(session, Number(process.argv[2] ?? 1))),
+      ),
+    );
   } catch (error) {
     console.log(JSON.stringify({ code: (error as LatheError).code, message: (error as LatheError).message }));
   }

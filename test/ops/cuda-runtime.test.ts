@@ -18,11 +18,19 @@ import { Session, type ProgramHandle } from '../../src/runtime/session';
 import { runRecipe, recipeRunner, goldenModel, sftGolden } from '../train/golden';
 
 const cuda = loadNative().cuda();
-const available = loadNative().devices().some((d) => d.device === 'cuda:0');
+const available = loadNative()
+  .devices()
+  .some((d) => d.device === 'cuda:0');
 const shim = cuda.built.includes('shim');
 if (shim) jest.setTimeout(600_000);
-if (!available) process.stdout.write('the CUDA runtime: not tested, there is neither a GPU nor the host shim (npm run test:cuda-host)\n');
-else if (!shim) process.stdout.write('late errors of the CUDA runtime: not tested, they need the host shim (npm run test:cuda-host)\n');
+if (!available)
+  process.stdout.write(
+    'the CUDA runtime: not tested, there is neither a GPU nor the host shim (npm run test:cuda-host)\n',
+  );
+else if (!shim)
+  process.stdout.write(
+    'late errors of the CUDA runtime: not tested, they need the host shim (npm run test:cuda-host)\n',
+  );
 
 const [M, K, N] = [40, 24, 16];
 const weight: StateSlot = { name: 'w', shape: [K, N], dtype: 'f32', role: 'weights' };
@@ -33,14 +41,17 @@ function loadStep(session: Session, factor: number): ProgramHandle {
   const graph = trace(`step ${factor}`, () => {
     const x = input('x', [M, K], 'f32');
     const norm = input('norm', [N], 'f32');
-    const y = scope('block', () => rmsNorm(activation(matmul(x, readState(weight), { compute: 'f32', dtype: 'f32' }), 'silu'), norm, 1e-5));
+    const y = scope('block', () =>
+      rmsNorm(activation(matmul(x, readState(weight), { compute: 'f32', dtype: 'f32' }), 'silu'), norm, 1e-5),
+    );
     updateState(total, add(readState(total), scale(sum(y), factor)));
     output('y', y);
   });
   return session.loadProgram(compile(graph, { device: deviceSpec('cuda') }).bytes);
 }
 
-const numbers = (n: number, seed: number): Float32Array => Float32Array.from({ length: n }, (_, i) => Math.sin(seed * 7.3 + i * 1.7));
+const numbers = (n: number, seed: number): Float32Array =>
+  Float32Array.from({ length: n }, (_, i) => Math.sin(seed * 7.3 + i * 1.7));
 
 (available ? describe : describe.skip)('the CUDA runtime', () => {
   async function outcome(device: string): Promise<number[][]> {
@@ -88,7 +99,9 @@ const numbers = (n: number, seed: number): Float32Array => Float32Array.from({ l
     const data = Float32Array.from({ length: n }, (_, i) => i % 100_003);
     await session.writeState('large', data);
     const back = await session.readState('large');
-    expect(Buffer.compare(Buffer.from(back.buffer, back.byteOffset, back.byteLength), Buffer.from(data.buffer))).toBe(0);
+    expect(Buffer.compare(Buffer.from(back.buffer, back.byteOffset, back.byteLength), Buffer.from(data.buffer))).toBe(
+      0,
+    );
     await session.close();
   });
 
@@ -115,7 +128,11 @@ const numbers = (n: number, seed: number): Float32Array => Float32Array.from({ l
   });
 
   const child = (env: Record<string, string>, ...args: string[]): unknown => {
-    const result = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', path.join(__dirname, 'cuda-child.ts'), ...args], { encoding: 'utf8', env: { ...process.env, ...env } });
+    const result = spawnSync(
+      process.execPath,
+      ['-r', 'ts-node/register/transpile-only', path.join(__dirname, 'cuda-child.ts'), ...args],
+      { encoding: 'utf8', env: { ...process.env, ...env } },
+    );
     expect(result.stderr).toBe('');
     expect(result.status).toBe(0);
     return JSON.parse(result.stdout);
@@ -126,21 +143,42 @@ const numbers = (n: number, seed: number): Float32Array => Float32Array.from({ l
   });
 
   // Only the shim can be told to fail.
-  (shim ? test : test.skip)('an error that shows up when the next tensor is under way names the one that caused it', () => {
-    for (const [launch, program, where] of [[1, 'load a', 'twice'], [4, 'load b', 'once'], [5, 'load c', 'twice']] as const) {
-      const { messages } = child({ LATHE_SHIM_FAIL: String(launch) }, 'load') as { messages: string[] };
-      // Only the last one waits.
-      expect(messages).toHaveLength(1);
-      expect(messages[0]).toMatch(new RegExp(`^program '${program}', .*${where}.*cudaErrorLaunchFailure`));
-    }
-  });
+  (shim ? test : test.skip)(
+    'an error that shows up when the next tensor is under way names the one that caused it',
+    () => {
+      for (const [launch, program, where] of [
+        [1, 'load a', 'twice'],
+        [4, 'load b', 'once'],
+        [5, 'load c', 'twice'],
+      ] as const) {
+        const { messages } = child({ LATHE_SHIM_FAIL: String(launch) }, 'load') as { messages: string[] };
+        // Only the last one waits.
+        expect(messages).toHaveLength(1);
+        expect(messages[0]).toMatch(new RegExp(`^program '${program}', .*${where}.*cudaErrorLaunchFailure`));
+      }
+    },
+  );
 
   (shim ? test : test.skip)('an error that shows up later names the node that caused it', () => {
     expect(child({})).toEqual({ y: expect.any(Array) });
-    expect(child({ LATHE_SHIM_FAIL: '2' })).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/'three steps', .*activation.*second.*cudaErrorLaunchFailure/) });
-    expect(child({ LATHE_SHIM_FAIL: '3' })).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/'three steps', .*activation.*third.*cudaErrorLaunchFailure/) });
-    expect(child({ LATHE_SHIM_FAIL: '8' }, '3')).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/^program 'three steps', run as one recorded graph: .*cudaErrorLaunchFailure.*LATHE_CUDA_GRAPHS=0/) });
-    expect(child({ LATHE_SHIM_FAIL: '8', LATHE_CUDA_GRAPHS: '0' }, '3')).toEqual({ code: 'ERR_DEVICE', message: expect.stringMatching(/'three steps', .*activation.*second.*cudaErrorLaunchFailure/) });
+    expect(child({ LATHE_SHIM_FAIL: '2' })).toEqual({
+      code: 'ERR_DEVICE',
+      message: expect.stringMatching(/'three steps', .*activation.*second.*cudaErrorLaunchFailure/),
+    });
+    expect(child({ LATHE_SHIM_FAIL: '3' })).toEqual({
+      code: 'ERR_DEVICE',
+      message: expect.stringMatching(/'three steps', .*activation.*third.*cudaErrorLaunchFailure/),
+    });
+    expect(child({ LATHE_SHIM_FAIL: '8' }, '3')).toEqual({
+      code: 'ERR_DEVICE',
+      message: expect.stringMatching(
+        /^program 'three steps', run as one recorded graph: .*cudaErrorLaunchFailure.*LATHE_CUDA_GRAPHS=0/,
+      ),
+    });
+    expect(child({ LATHE_SHIM_FAIL: '8', LATHE_CUDA_GRAPHS: '0' }, '3')).toEqual({
+      code: 'ERR_DEVICE',
+      message: expect.stringMatching(/'three steps', .*activation.*second.*cudaErrorLaunchFailure/),
+    });
   });
 });
 

@@ -12,14 +12,18 @@ import { Session } from '../../src/runtime/session';
 import { DEVICE_ROWS, problemsOfRow } from './device-rows';
 
 const cuda = loadNative().cuda();
-const available = loadNative().devices().some((d) => d.device === 'cuda:0');
+const available = loadNative()
+  .devices()
+  .some((d) => d.device === 'cuda:0');
 // The shim records every access of every kernel: a row that a GPU does not notice takes it a minute.
 if (cuda.built.includes('shim')) jest.setTimeout(600_000);
 
 if (!available) {
   process.stdout.write(`CUDA op rows skipped: ${cuda.problem}\n`);
   test('a session on cuda is one clear error', () => {
-    expect(() => Session.create({ device: 'cuda' })).toThrow(expect.objectContaining({ code: 'ERR_DEVICE', message: expect.stringMatching(/CUDA/) }));
+    expect(() => Session.create({ device: 'cuda' })).toThrow(
+      expect.objectContaining({ code: 'ERR_DEVICE', message: expect.stringMatching(/CUDA/) }),
+    );
     expect(() => Session.create({ device: 'cuda:x' })).toThrow(expect.objectContaining({ code: 'ERR_CONFIG' }));
   });
 } else {
@@ -34,11 +38,19 @@ if (!available) {
     rmSync(folder, { recursive: true });
   });
 
-  test('every op has a kernel', () => expect(loadNative().kernels().filter((op) => !cuda.kernels.includes(op))).toEqual([]));
+  test('every op has a kernel', () =>
+    expect(
+      loadNative()
+        .kernels()
+        .filter((op) => !cuda.kernels.includes(op)),
+    ).toEqual([]));
 
   describe.each(Object.keys(TABLES))('%s', (family) => {
-    test.each(DEVICE_ROWS.filter((r) => r.family === family).map((r) => [r.name, r] as const))('%s', async (_name, r) => {
-      expect(await problemsOfRow(r, session, 'cuda', folder)).toEqual([]);
-    });
+    test.each(DEVICE_ROWS.filter((r) => r.family === family).map((r) => [r.name, r] as const))(
+      '%s',
+      async (_name, r) => {
+        expect(await problemsOfRow(r, session, 'cuda', folder)).toEqual([]);
+      },
+    );
   });
 }

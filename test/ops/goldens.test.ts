@@ -35,57 +35,91 @@ async function arrays(file: string): Promise<Map<string, TensorArray>> {
   return out;
 }
 
-async function runOnce(describe: () => void, inputs: Record<string, TensorArray>): Promise<Record<string, TensorArray>> {
+async function runOnce(
+  describe: () => void,
+  inputs: Record<string, TensorArray>,
+): Promise<Record<string, TensorArray>> {
   const program = session.loadProgram(compile(trace('golden', describe), { device }).bytes);
   const results = await session.run(program, inputs);
   session.releaseProgram(program);
   return results;
 }
 
-const largest = (a: TensorArray, b: TensorArray): number => Array.from(a, (v, i) => Math.abs(v - b[i])).reduce((m, v) => Math.max(m, v), 0);
+const largest = (a: TensorArray, b: TensorArray): number =>
+  Array.from(a, (v, i) => Math.abs(v - b[i])).reduce((m, v) => Math.max(m, v), 0);
 const sizeOf = (a: TensorArray): number => largest(a, new Float32Array(a.length));
 
 describe('bitsandbytes', () => {
-  test.each(['nf4', 'fp4'] as const)('%s: codes, scales and dequantised values of every case', async (type: QuantType) => {
-    const all = await arrays('bnb4/cases.safetensors');
-    const names = [...all.keys()].filter((key) => key.endsWith('.input')).map((key) => key.slice(0, -'.input'.length));
-    expect(names.length).toBe(12);
-    for (const name of names) {
-      const x = all.get(`${name}.input`)!;
-      const results = await runOnce(() => {
-        const parts = quantize4bit(input('x', [1, x.length], 'f32'), type);
-        output('packed', parts[0]);
-        output('absmax', parts[1]);
-        output('dequantised', dequantizeParts(parts, quantCode(type, false), 1, x.length, 'f32'));
-      }, { x });
-      expect([name, Array.from(results.packed)]).toEqual([name, Array.from(all.get(`${name}.${type}.packed`)!)]);
-      expect([name, sameBits(results.absmax, all.get(`${name}.${type}.absmax`)!)]).toEqual([name, true]);
-      // Zeros of a zero block may differ in sign: -0 = +0.
-      expect([name, Array.from(results.dequantised, (v) => v + 0)]).toEqual([name, Array.from(all.get(`${name}.${type}.dequantised`)!, (v) => v + 0)]);
-    }
-  });
+  test.each(['nf4', 'fp4'] as const)(
+    '%s: codes, scales and dequantised values of every case',
+    async (type: QuantType) => {
+      const all = await arrays('bnb4/cases.safetensors');
+      const names = [...all.keys()]
+        .filter((key) => key.endsWith('.input'))
+        .map((key) => key.slice(0, -'.input'.length));
+      expect(names.length).toBe(12);
+      for (const name of names) {
+        const x = all.get(`${name}.input`)!;
+        const results = await runOnce(
+          () => {
+            const parts = quantize4bit(input('x', [1, x.length], 'f32'), type);
+            output('packed', parts[0]);
+            output('absmax', parts[1]);
+            output('dequantised', dequantizeParts(parts, quantCode(type, false), 1, x.length, 'f32'));
+          },
+          { x },
+        );
+        expect([name, Array.from(results.packed)]).toEqual([name, Array.from(all.get(`${name}.${type}.packed`)!)]);
+        expect([name, sameBits(results.absmax, all.get(`${name}.${type}.absmax`)!)]).toEqual([name, true]);
+        // Zeros of a zero block may differ in sign: -0 = +0.
+        expect([name, Array.from(results.dequantised, (v) => v + 0)]).toEqual([
+          name,
+          Array.from(all.get(`${name}.${type}.dequantised`)!, (v) => v + 0),
+        ]);
+      }
+    },
+  );
 
   test('double quantisation of scales', async () => {
     const all = await arrays('bnb4/nested.safetensors');
     const absmax = all.get('absmax')!;
-    const results = await runOnce(() => {
-      const [codes, nested, offset] = quantizeAbsmax(input('absmax', [absmax.length], 'f32'));
-      output('codes', codes);
-      output('nested_absmax', nested);
-      output('offset', offset);
-    }, { absmax });
+    const results = await runOnce(
+      () => {
+        const [codes, nested, offset] = quantizeAbsmax(input('absmax', [absmax.length], 'f32'));
+        output('codes', codes);
+        output('nested_absmax', nested);
+        output('offset', offset);
+      },
+      { absmax },
+    );
     expect(Array.from(results.codes)).toEqual(Array.from(all.get('codes')!));
     // The mean is a sum of 1500 floats: torch's fp32 order and our f64 sum round to neighbours, which moves scales as much.
     const ulp = all.get('offset')![0] * 2 ** -23;
-    for (const name of ['nested_absmax', 'offset']) expect([name, largest(results[name], all.get(name)!) <= ulp]).toEqual([name, true]);
+    for (const name of ['nested_absmax', 'offset'])
+      expect([name, largest(results[name], all.get(name)!) <= ulp]).toEqual([name, true]);
     // Scales as matmul sees them: code 15 of NF4 is 1, so a weight of 15s dequantises to its scales.
     const n = 64 * absmax.length;
-    const parts = { packed: new Uint8Array(n / 2).fill(0xff), codes: results.codes, nested: results.nested_absmax, offset: results.offset };
+    const parts = {
+      packed: new Uint8Array(n / 2).fill(0xff),
+      codes: results.codes,
+      nested: results.nested_absmax,
+      offset: results.offset,
+    };
     const { weight } = await runOnce(() => {
-      const tensors = [input('packed', [n / 2], 'u8'), input('codes', [absmax.length], 'u8'), input('nested', [results.nested_absmax.length], 'f32'), input('offset', [1], 'f32')];
+      const tensors = [
+        input('packed', [n / 2], 'u8'),
+        input('codes', [absmax.length], 'u8'),
+        input('nested', [results.nested_absmax.length], 'f32'),
+        input('offset', [1], 'f32'),
+      ];
       output('weight', dequantizeParts(tensors, quantCode('nf4', true), absmax.length, 64, 'f32'));
     }, parts);
-    expect(largest(Float32Array.from(absmax, (_, b) => weight[64 * b]), all.get('dequantised')!)).toBeLessThanOrEqual(2 * ulp);
+    expect(
+      largest(
+        Float32Array.from(absmax, (_, b) => weight[64 * b]),
+        all.get('dequantised')!,
+      ),
+    ).toBeLessThanOrEqual(2 * ulp);
   });
 });
 
@@ -99,11 +133,24 @@ describe('optimizers', () => {
     const start = await arrays('optim/start.safetensors');
     const blocks = Math.ceil(N / 256);
     const slot = (name: string, n: number, dtype: DType): StateSlot => ({ name, shape: [n], dtype, role: 'optimizer' });
-    const slots = kind === 'adamw' ? [slot('p', N, 'f32'), slot('m', N, 'f32'), slot('v', N, 'f32')] : [slot('p', N, 'f32'), slot('state1', N, 'u8'), slot('state2', N, 'u8'), slot('absmax1', blocks, 'f32'), slot('absmax2', blocks, 'f32')];
+    const slots =
+      kind === 'adamw'
+        ? [slot('p', N, 'f32'), slot('m', N, 'f32'), slot('v', N, 'f32')]
+        : [
+            slot('p', N, 'f32'),
+            slot('state1', N, 'u8'),
+            slot('state2', N, 'u8'),
+            slot('absmax1', blocks, 'f32'),
+            slot('absmax2', blocks, 'f32'),
+          ];
     session.defineState(slots);
     await session.writeState('p', start.get('p0')!);
     const graph = trace(kind, () => {
-      const inputs = { lr: input('lr', [1], 'f32'), step: input('step', [1], 'i32'), gradScale: input('scale', [1], 'f32') };
+      const inputs = {
+        lr: input('lr', [1], 'f32'),
+        step: input('step', [1], 'i32'),
+        gradScale: input('scale', [1], 'f32'),
+      };
       const [p, ...state] = slots.map(readState);
       const group = [p, input('g', [N], 'f32'), ...state];
       const [[stepped, ...moments]] = (kind === 'adamw' ? adamw : adamw8bit)(inputs, [group], HYPER);
@@ -112,7 +159,12 @@ describe('optimizers', () => {
     const program = session.loadProgram(compile(graph, { device }).bytes);
     const seen = new Map<string, TensorArray>();
     for (let step = 1; step <= 10; step++) {
-      await session.run(program, { lr: Float32Array.of(LR), step: Int32Array.of(step), scale: Float32Array.of(1), g: start.get(`g.${step}`)! });
+      await session.run(program, {
+        lr: Float32Array.of(LR),
+        step: Int32Array.of(step),
+        scale: Float32Array.of(1),
+        g: start.get(`g.${step}`)!,
+      });
       if (read.includes(`p.${step}`)) seen.set(`p.${step}`, fromBytes('f32', await session.readState('p')));
     }
     for (const s of slots) seen.set(s.name, fromBytes(s.dtype, await session.readState(s.name)));
@@ -126,7 +178,10 @@ describe('optimizers', () => {
     const ours = await trajectory('adamw', [...golden.keys()]);
     for (const [name, want] of golden) {
       // fp32 on both sides in the same order; a step moves p by lr, so 1e-7 of p is an ulp or two.
-      expect([name, largest(ours.get(name)!, want) <= 4e-7 * Math.max(sizeOf(want), name === 'p' ? 1 : 0)]).toEqual([name, true]);
+      expect([name, largest(ours.get(name)!, want) <= 4e-7 * Math.max(sizeOf(want), name === 'p' ? 1 : 0)]).toEqual([
+        name,
+        true,
+      ]);
     }
   });
 
@@ -142,7 +197,11 @@ describe('optimizers', () => {
     for (const name of ['absmax1', 'absmax2', 'p.1', 'p.2', 'p.5', 'p.10']) {
       const want = golden.get(name)!;
       // A code that went the other way moves a moment by up to a 64th of its size, and p by less than lr / 64 per step.
-      const tolerance = name.startsWith('absmax') ? 1e-5 * sizeOf(want) : name === 'p.1' ? 4e-7 * sizeOf(want) : LR / 64;
+      const tolerance = name.startsWith('absmax')
+        ? 1e-5 * sizeOf(want)
+        : name === 'p.1'
+          ? 4e-7 * sizeOf(want)
+          : LR / 64;
       expect([name, largest(ours.get(name)!, want) <= tolerance]).toEqual([name, true]);
     }
   });
@@ -151,10 +210,13 @@ describe('optimizers', () => {
 describe('Philox4x32-10', () => {
   test("Random123's known answers", () => {
     const ones = 0xffffffff;
-    const hex = (words: ArrayLike<number>): string => Array.from(words, (w) => w.toString(16).padStart(8, '0')).join(' ');
+    const hex = (words: ArrayLike<number>): string =>
+      Array.from(words, (w) => w.toString(16).padStart(8, '0')).join(' ');
     expect(hex(philox(0, 0, 0, 0, 0, 0))).toBe('6627e8d5 e169c58d bc57ac4c 9b00dbd8');
     expect(hex(philox(ones, ones, ones, ones, ones, ones))).toBe('408f276d 41c83b0e a20bc7c6 6d5451fd');
-    expect(hex(philox(0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0))).toBe('d16cfe09 94fdcceb 5001e420 24126ea1');
+    expect(hex(philox(0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0))).toBe(
+      'd16cfe09 94fdcceb 5001e420 24126ea1',
+    );
     const words = new Uint32Array(4);
     philox4x32([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0], words);
     expect(hex(words)).toBe('d16cfe09 94fdcceb 5001e420 24126ea1');
@@ -163,7 +225,10 @@ describe('Philox4x32-10', () => {
   test('the dropout kernel keeps what the documented counter says', async () => {
     const [n, p, name] = [4099, 0.25, 'model.layers.0.mlp.down_proj'];
     const rng = Int32Array.of(0x12345678, -2, 9, 4);
-    const { y } = await runOnce(() => output('y', dropout(input('x', [n], 'f32'), input('rng', [4], 'i32'), p, name, 2)), { x: new Float32Array(n).fill(1), rng });
+    const { y } = await runOnce(
+      () => output('y', dropout(input('x', [n], 'f32'), input('rng', [4], 'i32'), p, name, 2)),
+      { x: new Float32Array(n).fill(1), rng },
+    );
     const site = siteHash(name, 2);
     const words = new Uint32Array(4);
     const kept = Array.from({ length: n }, (_, e) => {

@@ -20,7 +20,9 @@ const STEP = 1e-5;
 const TOLERANCE = 2e-7;
 
 test('every differentiable op has a row that checks it', () => {
-  const checked = new Set(Object.values(TABLES).flatMap((rows) => rows.filter((row) => row.grad?.length).map((row) => row.op)));
+  const checked = new Set(
+    Object.values(TABLES).flatMap((rows) => rows.filter((row) => row.grad?.length).map((row) => row.op)),
+  );
   // dequantize_4bit and the ops of ints have none.
   expect([...OPS.values()].filter((def) => def.vjp && !checked.has(def.name)).map((def) => def.name)).toEqual([]);
 });
@@ -31,7 +33,9 @@ function lossGraph(row: OpCase, differentiate: boolean): Graph {
   return trace(row.op, () => {
     const x = c.types.map((t, i) => input(`x${i}`, t.shape, t.dtype));
     const y = apply(c.def, x, c.attributes);
-    const parts = (row.through ?? [0]).map((i): Tensor => sum(mul(cast(y[i], 'f32'), input(`c${i}`, y[i].shape, 'f32'))));
+    const parts = (row.through ?? [0]).map((i): Tensor =>
+      sum(mul(cast(y[i], 'f32'), input(`c${i}`, y[i].shape, 'f32'))),
+    );
     const loss = parts.reduce((a, b) => add(a, b));
     output('loss', loss);
     if (!differentiate) return;
@@ -47,7 +51,11 @@ function leavesOf(row: OpCase): Map<string, NdArray> {
   const c = concrete(row, 'f32');
   const draw = drawFor(`${row.op}/${row.name}/cotangent`);
   const leaves = new Map(drawInputs(row, c).map((x, i): [string, NdArray] => [`x${i}`, x]));
-  for (const i of row.through ?? [0]) leaves.set(`c${i}`, { shape: c.outputs[i].shape, data: Float64Array.from({ length: elementCount(c.outputs[i].shape) }, () => 2 * draw() - 1) });
+  for (const i of row.through ?? [0])
+    leaves.set(`c${i}`, {
+      shape: c.outputs[i].shape,
+      data: Float64Array.from({ length: elementCount(c.outputs[i].shape) }, () => 2 * draw() - 1),
+    });
   return leaves;
 }
 

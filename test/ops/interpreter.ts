@@ -18,7 +18,11 @@ export interface Evaluation {
 }
 
 /** @param leaves values of inputs and state slots by name */
-export function evaluate(graph: Graph, leaves: ReadonlyMap<string, NdArray>, options: { round?: boolean } = {}): Evaluation {
+export function evaluate(
+  graph: Graph,
+  leaves: ReadonlyMap<string, NdArray>,
+  options: { round?: boolean } = {},
+): Evaluation {
   const values = new Map<Tensor, NdArray>();
   const value = (t: Tensor): NdArray => {
     const found = values.get(t);
@@ -29,7 +33,8 @@ export function evaluate(graph: Graph, leaves: ReadonlyMap<string, NdArray>, opt
     const results = node.kind === 'op' ? applyOp(node, node.inputs.map(value)) : [leaf(node, leaves)];
     node.outputs.forEach((t, i) => {
       const result = results[i];
-      if (result.data.length !== t.shape.reduce((a, b) => a * b, 1)) throw new Error(`${node.op?.name ?? node.kind} gave ${result.data.length} values for [${t.shape.join()}]`);
+      if (result.data.length !== t.shape.reduce((a, b) => a * b, 1))
+        throw new Error(`${node.op?.name ?? node.kind} gave ${result.data.length} values for [${t.shape.join()}]`);
       values.set(t, options.round ? { shape: t.shape, data: result.data.map(ROUND[t.dtype]) } : result);
     });
   }

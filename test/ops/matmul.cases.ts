@@ -66,7 +66,10 @@ function matmulRow(name: string, r: Row): OpCase {
       dtype,
     },
     out: [`${dtype}[${m},${n}]`],
-    tolerance: tolerance('a chain of K fused multiply-adds over operands of order 1: partial sums of order sqrt(k), so a random walk of 0.4 K roundings; 10 times that', { rel: 4 * U_F32, abs: (4 + 4 * totalK) * U_F32 * Math.max(1, Math.abs(r.alpha ?? 1)) }),
+    tolerance: tolerance(
+      'a chain of K fused multiply-adds over operands of order 1: partial sums of order sqrt(k), so a random walk of 0.4 K roundings; 10 times that',
+      { rel: 4 * U_F32, abs: (4 + 4 * totalK) * U_F32 * Math.max(1, Math.abs(r.alpha ?? 1)) },
+    ),
     grad: r.grad,
     runs: r.runs,
     reference,
@@ -80,7 +83,12 @@ function reference(x: readonly NdArray[], a: Attributes, outputs: readonly Tenso
   const rounded = (t: NdArray): NdArray => ({ shape: t.shape, data: t.data.map(round) });
   const inputs = terms.flatMap((t) => {
     if (t.quant === 0) return [rounded(x[t.a]), rounded(x[t.b])];
-    const attributes = { type: t.quant <= 2 ? 'nf4' : 'fp4', rows: t.rows, cols: t.cols, nested: t.quant % 2 === 0 ? 1 : 0 };
+    const attributes = {
+      type: t.quant <= 2 ? 'nf4' : 'fp4',
+      rows: t.rows,
+      cols: t.cols,
+      nested: t.quant % 2 === 0 ? 1 : 0,
+    };
     const [dense] = quantOps.dequantize_4bit.reference!(x.slice(t.b, t.b + QUANT_PARTS[t.quant]), attributes, []);
     return [rounded(x[t.a]), rounded(dense)];
   });
@@ -93,8 +101,16 @@ const QUANTS = [1, 2, 3, 4];
 const QUANT_NAMES = ['dense', 'nf4', 'nf4 nested', 'fp4', 'fp4 nested'];
 
 export const cases: readonly OpCase[] = [
-  ...TRANSPOSES.map((t) => matmulRow(`a${t.transA ? "'" : ''} b${t.transB ? "'" : ''}`, { m: 7, n: 5, terms: [{ k: 9, ...t }], grad: [0, 1] })),
-  ...TRANSPOSES.map((t) => matmulRow(`a${t.transA ? "'" : ''} b${t.transB ? "'" : ''}, over tile borders`, { m: 67, n: 131, terms: [{ k: 141, ...t }] })),
+  ...TRANSPOSES.map((t) =>
+    matmulRow(`a${t.transA ? "'" : ''} b${t.transB ? "'" : ''}`, { m: 7, n: 5, terms: [{ k: 9, ...t }], grad: [0, 1] }),
+  ),
+  ...TRANSPOSES.map((t) =>
+    matmulRow(`a${t.transA ? "'" : ''} b${t.transB ? "'" : ''}, over tile borders`, {
+      m: 67,
+      n: 131,
+      terms: [{ k: 141, ...t }],
+    }),
+  ),
   matmulRow('one element', { m: 1, n: 1, terms: [{ k: 1 }] }),
   matmulRow('a row', { m: 1, n: 77, terms: [{ k: 33, transB: true }] }),
   matmulRow('a column', { m: 77, n: 1, terms: [{ k: 33, transB: true }] }),
@@ -105,24 +121,105 @@ export const cases: readonly OpCase[] = [
   matmulRow('bias', { m: 4, n: 6, terms: [{ k: 8, transB: true }], bias: float, grad: [0, 1, 2] }),
   matmulRow('fp32 bias', { m: 4, n: 66, terms: [{ k: 8, transB: true }], bias: f32 }),
   matmulRow('addend', { m: 4, n: 6, terms: [{ k: 8, transB: true }], addend: true, grad: [0, 1, 2] }),
-  matmulRow('alpha, bias and addend', { m: 6, n: 65, terms: [{ k: 8, transB: true }], alpha: -2.5, bias: float, addend: true, grad: [0, 1, 2, 3] }),
-  matmulRow('LoRA term', { m: 9, n: 21, terms: [{ k: 16, transB: true }, { k: 3, transB: true }], addend: true, grad: [0, 1, 2, 3, 4] }),
-  matmulRow('three terms, three layouts', { m: 9, n: 70, terms: [{ k: 11 }, { k: 4, transA: true }, { k: 513, transB: true }], alpha: 0.5 }),
-  matmulRow('eight terms', { m: 3, n: 10, terms: Array.from({ length: 8 }, (_, i) => ({ k: i + 1, transB: i % 2 === 0 })) }),
-  matmulRow('fp32 operands in bf16 arithmetic', { m: 8, n: 70, terms: [{ k: 33, transB: true, a: f32, b: f32 }], compute: 'bf16', dtype: 'f32' }),
-  matmulRow('bf16 operands in fp32 arithmetic', { m: 8, n: 70, terms: [{ k: 33, transB: true, a: bf16, b: bf16 }], compute: 'f32', dtype: 'f32' }),
-  matmulRow('gradient of an fp32 adapter', { m: 70, n: 8, terms: [{ k: 33, transA: true, a: bf16, b: bf16 }], compute: 'bf16', dtype: 'f32', addend: true }),
-  matmulRow('fp32 adapter beside a bf16 weight', { m: 12, n: 40, terms: [{ k: 64, transB: true }, { k: 4, transB: true, b: f32 }] }),
+  matmulRow('alpha, bias and addend', {
+    m: 6,
+    n: 65,
+    terms: [{ k: 8, transB: true }],
+    alpha: -2.5,
+    bias: float,
+    addend: true,
+    grad: [0, 1, 2, 3],
+  }),
+  matmulRow('LoRA term', {
+    m: 9,
+    n: 21,
+    terms: [
+      { k: 16, transB: true },
+      { k: 3, transB: true },
+    ],
+    addend: true,
+    grad: [0, 1, 2, 3, 4],
+  }),
+  matmulRow('three terms, three layouts', {
+    m: 9,
+    n: 70,
+    terms: [{ k: 11 }, { k: 4, transA: true }, { k: 513, transB: true }],
+    alpha: 0.5,
+  }),
+  matmulRow('eight terms', {
+    m: 3,
+    n: 10,
+    terms: Array.from({ length: 8 }, (_, i) => ({ k: i + 1, transB: i % 2 === 0 })),
+  }),
+  matmulRow('fp32 operands in bf16 arithmetic', {
+    m: 8,
+    n: 70,
+    terms: [{ k: 33, transB: true, a: f32, b: f32 }],
+    compute: 'bf16',
+    dtype: 'f32',
+  }),
+  matmulRow('bf16 operands in fp32 arithmetic', {
+    m: 8,
+    n: 70,
+    terms: [{ k: 33, transB: true, a: bf16, b: bf16 }],
+    compute: 'f32',
+    dtype: 'f32',
+  }),
+  matmulRow('gradient of an fp32 adapter', {
+    m: 70,
+    n: 8,
+    terms: [{ k: 33, transA: true, a: bf16, b: bf16 }],
+    compute: 'bf16',
+    dtype: 'f32',
+    addend: true,
+  }),
+  matmulRow('fp32 adapter beside a bf16 weight', {
+    m: 12,
+    n: 40,
+    terms: [
+      { k: 64, transB: true },
+      { k: 4, transB: true, b: f32 },
+    ],
+  }),
   matmulRow('f16 weight', { m: 12, n: 40, terms: [{ k: 64, transB: true, b: f16 }] }),
   ...QUANTS.flatMap((quant) => [
     matmulRow(`${QUANT_NAMES[quant]}, b'`, { m: 7, n: 40, terms: [{ k: 64, transB: true, quant }], grad: [0] }),
     matmulRow(`${QUANT_NAMES[quant]}, b`, { m: 7, n: 64, terms: [{ k: 40, quant }], grad: [0] }),
-    matmulRow(`${QUANT_NAMES[quant]}, blocks cross rows, odd count`, { m: 3, n: 77, terms: [{ k: 29, transB: true, quant }] }),
-    matmulRow(`${QUANT_NAMES[quant]}, over tile borders, with LoRA and residual`, { m: 50, n: 130, terms: [{ k: 320, transB: true, quant }, { k: 8, transB: true }], addend: true, bias: float }),
-    matmulRow(`${QUANT_NAMES[quant]}, a row, several blocks of K, with LoRA and residual`, { m: 1, n: 200, terms: [{ k: 320, transB: true, quant }, { k: 8, transB: true }], addend: true }),
+    matmulRow(`${QUANT_NAMES[quant]}, blocks cross rows, odd count`, {
+      m: 3,
+      n: 77,
+      terms: [{ k: 29, transB: true, quant }],
+    }),
+    matmulRow(`${QUANT_NAMES[quant]}, over tile borders, with LoRA and residual`, {
+      m: 50,
+      n: 130,
+      terms: [
+        { k: 320, transB: true, quant },
+        { k: 8, transB: true },
+      ],
+      addend: true,
+      bias: float,
+    }),
+    matmulRow(`${QUANT_NAMES[quant]}, a row, several blocks of K, with LoRA and residual`, {
+      m: 1,
+      n: 200,
+      terms: [
+        { k: 320, transB: true, quant },
+        { k: 8, transB: true },
+      ],
+      addend: true,
+    }),
     matmulRow(`${QUANT_NAMES[quant]}, six rows`, { m: 6, n: 144, terms: [{ k: 192, transB: true, quant }] }),
   ]),
   matmulRow('nf4 nested, more than one nested block', { m: 2, n: 160, terms: [{ k: 192, transB: true, quant: 2 }] }),
-  matmulRow('two nf4 terms with transposes (a gradient of two projections)', { m: 10, n: 64, terms: [{ k: 96, quant: 2 }, { k: 32, quant: 1 }], addend: true }),
+  matmulRow('two nf4 terms with transposes (a gradient of two projections)', {
+    m: 10,
+    n: 64,
+    terms: [
+      { k: 96, quant: 2 },
+      { k: 32, quant: 1 },
+    ],
+    addend: true,
+  }),
   matmulRow('nf4, a transposed', { m: 33, n: 64, terms: [{ k: 20, transA: true, transB: true, quant: 1 }] }),
 ];

@@ -32,7 +32,8 @@ const PRODUCTS: readonly (readonly [what: string, product: Product])[] = [
 function values(count: number, seed: number): Float32Array {
   const out = new Float32Array(count);
   let state = seed;
-  for (let i = 0; i < count; i++) out[i] = ((state = (Math.imul(state, 1664525) + 1013904223) >>> 0) >>> 8) / 2 ** 23 - 1;
+  for (let i = 0; i < count; i++)
+    out[i] = ((state = (Math.imul(state, 1664525) + 1013904223) >>> 0) >>> 8) / 2 ** 23 - 1;
   return out;
 }
 
@@ -40,7 +41,8 @@ function values(count: number, seed: number): Float32Array {
 function rowsOf(a: Float32Array, { m, k, transA }: Product, rows: readonly number[]): Float32Array {
   const out = new Float32Array(rows.length * k);
   rows.forEach((row, i) => {
-    for (let j = 0; j < k; j++) out[transA ? j * rows.length + i : i * k + j] = transA ? a[j * m + row] : a[row * k + j];
+    for (let j = 0; j < k; j++)
+      out[transA ? j * rows.length + i : i * k + j] = transA ? a[j * m + row] : a[row * k + j];
   });
   return out;
 }
@@ -57,11 +59,21 @@ describe.each([1, 2])('%d threads', (threads) => {
       const b: StateSlot = { name: 'b', shape: p.transB ? [p.n, p.k] : [p.k, p.n], dtype, role: 'weights' };
       session.defineState([b]);
       await session.writeState('b', toArray(dtype, values(p.k * p.n, 2)));
-      const load = (m: number): ProgramHandle => session.loadProgram(compile(trace('product', () => {
-        const a = input('a', p.transA ? [p.k, m] : [m, p.k], dtype);
-        output('c', matmul(a, readState(b), { transA: p.transA, transB: p.transB, compute: dtype, dtype: 'f32' }));
-      }), { device: deviceSpec('cpu', threads) }).bytes);
-      const run = async (program: ProgramHandle, a: TensorArray): Promise<Float32Array> => (await session.run(program, { a })).c as Float32Array;
+      const load = (m: number): ProgramHandle =>
+        session.loadProgram(
+          compile(
+            trace('product', () => {
+              const a = input('a', p.transA ? [p.k, m] : [m, p.k], dtype);
+              output(
+                'c',
+                matmul(a, readState(b), { transA: p.transA, transB: p.transB, compute: dtype, dtype: 'f32' }),
+              );
+            }),
+            { device: deviceSpec('cpu', threads) },
+          ).bytes,
+        );
+      const run = async (program: ProgramHandle, a: TensorArray): Promise<Float32Array> =>
+        (await session.run(program, { a })).c as Float32Array;
 
       const a = values(p.m * p.k, 1);
       const together = await run(load(p.m), toArray(dtype, a));

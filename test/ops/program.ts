@@ -41,12 +41,23 @@ export function baseVariant(c: Concrete): Variant {
 export function variantsOf(c: Concrete): Variant[] {
   const base = baseVariant(c);
   const pairs = c.def.mayAlias?.(c.attributes, c.types.length) ?? [];
-  const list: Variant[] = [{ ...base, name: 'all inputs die', keep: [] }, { ...base, name: 'inputs bound to a file', external: true }];
+  const list: Variant[] = [
+    { ...base, name: 'all inputs die', keep: [] },
+    { ...base, name: 'inputs bound to a file', external: true },
+  ];
   // An optimizer step has as many pairs as parameters; a few say it all.
-  for (const [out, i] of pairs.slice(0, 6)) list.push({ ...base, name: `output ${out} over input ${i}`, keep: base.keep.filter((k) => k !== i) });
+  for (const [out, i] of pairs.slice(0, 6))
+    list.push({ ...base, name: `output ${out} over input ${i}`, keep: base.keep.filter((k) => k !== i) });
   const slots = distinct(pairs).filter(([out, i]) => sameType(c.outputs[out], c.types[i]));
-  if (slots.length) list.push({ ...base, name: 'updates state in place', keep: base.keep.filter((k) => !slots.some(([, i]) => i === k)), slots });
-  for (const absent of subsets(c.def.optionalOutputs ?? [])) list.push({ ...base, name: `without output ${absent.join(' and ')}`, absent });
+  if (slots.length)
+    list.push({
+      ...base,
+      name: 'updates state in place',
+      keep: base.keep.filter((k) => !slots.some(([, i]) => i === k)),
+      slots,
+    });
+  for (const absent of subsets(c.def.optionalOutputs ?? []))
+    list.push({ ...base, name: `without output ${absent.join(' and ')}`, absent });
   return list;
 }
 
@@ -61,10 +72,21 @@ function subsets(all: readonly number[]): number[][] {
   return Array.from({ length: 2 ** all.length - 1 }, (_, mask) => all.filter((_item, i) => ((mask + 1) >> i) & 1));
 }
 
-const slotOf = (c: Concrete, i: number): StateSlot => ({ name: `s${i}`, shape: c.types[i].shape, dtype: c.types[i].dtype, role: 'weights' });
+const slotOf = (c: Concrete, i: number): StateSlot => ({
+  name: `s${i}`,
+  shape: c.types[i].shape,
+  dtype: c.types[i].dtype,
+  role: 'weights',
+});
 
 /** Compiles a variant for a number of threads, or for another device. */
-export function runnable(c: Concrete, x: readonly NdArray[], v: Variant, threads: number, device = deviceSpec('cpu', threads)): Runnable {
+export function runnable(
+  c: Concrete,
+  x: readonly NdArray[],
+  v: Variant,
+  threads: number,
+  device = deviceSpec('cpu', threads),
+): Runnable {
   const states: Runnable['states'][number][] = [];
   const inputs: Record<string, TensorArray> = {};
   const graph = trace(c.def.name, () => {
@@ -91,7 +113,11 @@ export function runnable(c: Concrete, x: readonly NdArray[], v: Variant, threads
 }
 
 /** Runs once; state slots are named like outputs in the result (`s<i>`). */
-export async function runOn(session: Session, r: Runnable, bind: (inputs: Runnable['inputs']) => Record<string, TensorArray | FileRange> = (all) => all): Promise<Results> {
+export async function runOn(
+  session: Session,
+  r: Runnable,
+  bind: (inputs: Runnable['inputs']) => Record<string, TensorArray | FileRange> = (all) => all,
+): Promise<Results> {
   session.defineState(r.states.map((s) => s.spec));
   for (const { spec, data } of r.states) await session.writeState(spec.name, data);
   const program = session.loadProgram(r.bytes, r.key);

@@ -52,10 +52,15 @@ function* mutations(types: readonly TensorType[]): Generator<{ what: string; typ
   if (types.length > 0) yield { what: 'the last input is missing', types: types.slice(0, -1) };
   yield { what: 'an input too many', types: [...types, { shape: [1], dtype: 'f32' }] };
   for (const [i, t] of types.entries()) {
-    for (const dtype of ['f32', 'bf16', 'f16', 'i32', 'u8'] as const) if (dtype !== t.dtype) yield { what: `input ${i} is ${dtype}`, types: swap(i, { ...t, dtype }) };
+    for (const dtype of ['f32', 'bf16', 'f16', 'i32', 'u8'] as const)
+      if (dtype !== t.dtype) yield { what: `input ${i} is ${dtype}`, types: swap(i, { ...t, dtype }) };
     yield { what: `input ${i} has another rank`, types: swap(i, { ...t, shape: [...t.shape, 2] }) };
     yield { what: `input ${i} has another rank by an axis of 1`, types: swap(i, { ...t, shape: [1, ...t.shape] }) };
-    for (let axis = 0; axis < t.shape.length; axis++) yield { what: `input ${i} is longer along ${axis}`, types: swap(i, { ...t, shape: t.shape.map((n, k) => (k === axis ? n + 1 : n)) }) };
+    for (let axis = 0; axis < t.shape.length; axis++)
+      yield {
+        what: `input ${i} is longer along ${axis}`,
+        types: swap(i, { ...t, shape: t.shape.map((n, k) => (k === axis ? n + 1 : n)) }),
+      };
   }
 }
 
@@ -69,7 +74,13 @@ function outcome(def: OpDef, types: readonly TensorType[], attributes: Attribute
   }
   if (def.view) return null;
   try {
-    const graph = trace('wrong', () => apply(def, types.map((t, i) => input(`x${i}`, t.shape, t.dtype)), attributes).forEach((y, i) => output(`y${i}`, y)));
+    const graph = trace('wrong', () =>
+      apply(
+        def,
+        types.map((t, i) => input(`x${i}`, t.shape, t.dtype)),
+        attributes,
+      ).forEach((y, i) => output(`y${i}`, y)),
+    );
     session.releaseProgram(session.loadProgram(compile(graph, { device: deviceSpec('cpu', 1) }).bytes));
     return null;
   } catch (error) {

@@ -16,7 +16,22 @@ import * as rope from './rope.cases';
 import * as sampling from './sampling.cases';
 
 export const TABLES: Readonly<Record<string, readonly OpCase[]>> = Object.fromEntries(
-  Object.entries({ elementwise, reduce, movement, matmul, norm, rope, attention, embedding, loss, quant, random, optim, sampling, collective }).map(([family, { cases }]) => [family, cases]),
+  Object.entries({
+    elementwise,
+    reduce,
+    movement,
+    matmul,
+    norm,
+    rope,
+    attention,
+    embedding,
+    loss,
+    quant,
+    random,
+    optim,
+    sampling,
+    collective,
+  }).map(([family, { cases }]) => [family, cases]),
 );
 
 export const FAMILY_TABLES = Object.entries(TABLES);

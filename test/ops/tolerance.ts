@@ -30,7 +30,10 @@ export function tolerance(why: string, f32: Bound, inBf16?: Tolerance['inBf16'])
   return { bounds: { f32, bf16, f16, i32: {}, u8: {} }, inBf16, why };
 }
 
-export const exact: Tolerance = { bounds: { f32: {}, bf16: {}, f16: {}, i32: {}, u8: {} }, why: 'bits are moved or defined to the bit' };
+export const exact: Tolerance = {
+  bounds: { f32: {}, bf16: {}, f16: {}, i32: {}, u8: {} },
+  why: 'bits are moved or defined to the bit',
+};
 export const oneRounding = tolerance('one fp32 operation and one rounding', { rel: 1.01 * U_F32, abs: 2 ** -149 });
 
 export interface Mismatch {
@@ -45,7 +48,11 @@ const { abs: magnitude, max: larger } = Math;
 const { isFinite, isNaN } = Number;
 
 /** Largest error as a share of what is allowed (> 1 fails), and the worst element. */
-export function compare(got: ArrayLike<number>, want: ArrayLike<number>, bound: Bound): { ratio: number; worst: Mismatch | null } {
+export function compare(
+  got: ArrayLike<number>,
+  want: ArrayLike<number>,
+  bound: Bound,
+): { ratio: number; worst: Mismatch | null } {
   const { abs = 0, rel = 0, ofMax = 0 } = bound;
   let max = 0;
   if (ofMax > 0) for (let i = 0; i < want.length; i++) if (isFinite(want[i])) max = larger(max, magnitude(want[i]));
@@ -56,7 +63,8 @@ export function compare(got: ArrayLike<number>, want: ArrayLike<number>, bound: 
     const allowed = abs + rel * magnitude(want[i]) + ofMax * max;
     const error = errorOf(got[i], want[i]);
     const r = error === 0 ? 0 : allowed > 0 ? error / allowed : Infinity;
-    if (r > ratio || isNaN(r)) [ratio, worst] = [isNaN(r) ? Infinity : r, { index: i, got: got[i], want: want[i], allowed }];
+    if (r > ratio || isNaN(r))
+      [ratio, worst] = [isNaN(r) ? Infinity : r, { index: i, got: got[i], want: want[i], allowed }];
   }
   return { ratio, worst };
 }

@@ -10,7 +10,16 @@ import { deserialize, serialize } from 'node:v8';
 import type { NdArray } from '../../src/graph/op-def';
 import { loadNative } from '../../src/runtime/binding';
 import { Session } from '../../src/runtime/session';
-import { concrete, drawInputs, referenceOf, runsOf, toNumbers, type Concrete, type FloatRun, type OpCase } from './case';
+import {
+  concrete,
+  drawInputs,
+  referenceOf,
+  runsOf,
+  toNumbers,
+  type Concrete,
+  type FloatRun,
+  type OpCase,
+} from './case';
 import { baseVariant, runnable, runOn, sameBits, type Results } from './program';
 import { FAMILY_TABLES } from './tables';
 import { compare } from './tolerance';
@@ -43,7 +52,11 @@ async function runAll(threads: number): Promise<Results[]> {
 test('1, 2 and 3 threads give the same bits', async () => {
   const [one, two, three] = [await runAll(1), await runAll(2), await runAll(3)];
   const different = items.flatMap(({ name }, i) =>
-    [two, three].flatMap((other, k) => Object.keys(one[i]).filter((key) => !sameBits(one[i][key], other[i][key])).map((key) => `${name}: ${key} with ${k + 2} threads`)),
+    [two, three].flatMap((other, k) =>
+      Object.keys(one[i])
+        .filter((key) => !sameBits(one[i][key], other[i][key]))
+        .map((key) => `${name}: ${key} with ${k + 2} threads`),
+    ),
   );
   expect(different).toEqual([]);
 });
@@ -58,11 +71,18 @@ describe('instruction sets', () => {
   ];
   const folder = mkdtempSync(path.join(tmpdir(), 'lathe-isa-'));
   const bundle = path.join(folder, 'bundle');
-  const features = new Set(loadNative().isa().features.map((f) => f.replaceAll('_', '')));
+  const features = new Set(
+    loadNative()
+      .isa()
+      .features.map((f) => f.replaceAll('_', '')),
+  );
   const references = new Map<Item, NdArray[]>();
 
   beforeAll(() => {
-    writeFileSync(bundle, serialize({ threads: 2, programs: items.map(({ c, x }) => runnable(c, x, baseVariant(c), 2)) }));
+    writeFileSync(
+      bundle,
+      serialize({ threads: 2, programs: items.map(({ c, x }) => runnable(c, x, baseVariant(c), 2)) }),
+    );
     for (const item of items) references.set(item, referenceOf(item.row, item.c, item.x));
   });
   afterAll(() => rmSync(folder, { recursive: true }));
@@ -74,7 +94,10 @@ describe('instruction sets', () => {
       return;
     }
     const results = path.join(folder, isa);
-    const child = spawnSync(process.execPath, [path.join(__dirname, 'run-bundle.js'), addonPath(), bundle, results], { env: { ...process.env, LATHE_ISA: isa }, encoding: 'utf8' });
+    const child = spawnSync(process.execPath, [path.join(__dirname, 'run-bundle.js'), addonPath(), bundle, results], {
+      env: { ...process.env, LATHE_ISA: isa },
+      encoding: 'utf8',
+    });
     expect([child.status, child.signal, child.stderr]).toEqual([0, null, '']);
     const all = deserialize(readFileSync(results)) as Results[];
     const problems = items.flatMap((item, i) => problemsOf(item, all[i]));
@@ -86,12 +109,18 @@ describe('instruction sets', () => {
     return item.c.outputs.flatMap((type, i) => {
       const bound = (item.run === 'bf16' && item.row.tolerance.inBf16?.[i]) || item.row.tolerance.bounds[type.dtype]!;
       const { ratio, worst } = compare(toNumbers(type.dtype, results[`y${i}`]), references.get(item)![i].data, bound);
-      return ratio > 1 ? [`${item.name}: output ${i}[${worst!.index}] is ${worst!.got}, expected ${worst!.want} within ${worst!.allowed}`] : [];
+      return ratio > 1
+        ? [
+            `${item.name}: output ${i}[${worst!.index}] is ${worst!.got}, expected ${worst!.want} within ${worst!.allowed}`,
+          ]
+        : [];
     });
   }
 });
 
 /** The addon of this checkout, or the one that LATHE_ADDON_PATH names for this process too. */
 function addonPath(): string {
-  return path.resolve(process.env.LATHE_ADDON_PATH ?? path.join(__dirname, '..', '..', 'build', 'Release', 'lathe.node'));
+  return path.resolve(
+    process.env.LATHE_ADDON_PATH ?? path.join(__dirname, '..', '..', 'build', 'Release', 'lathe.node'),
+  );
 }

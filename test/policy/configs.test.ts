@@ -17,17 +17,21 @@ afterAll(() => process.chdir(before));
 
 test('there are configurations', () => expect(configs.length).toBeGreaterThan(2));
 
-test.each(configs)('%s', async (file) => {
-  const raw = parse(readFileSync(path.join(ROOT, file), 'utf8')) as Record<string, unknown>;
-  const config = loadConfig(path.join(ROOT, file));
-  expect(config.outputDir).toBeTruthy();
-  const model = raw.model_name_or_path as string;
-  if (!KNOWN_MODELS.includes(model) && !existsSync(path.join(ROOT, model))) {
-    process.stdout.write(`${file}: not planned, ${model} is not here\n`);
-    return;
-  }
-  await expectPlan(config, 'cpu');
-}, 120_000);
+test.each(configs)(
+  '%s',
+  async (file) => {
+    const raw = parse(readFileSync(path.join(ROOT, file), 'utf8')) as Record<string, unknown>;
+    const config = loadConfig(path.join(ROOT, file));
+    expect(config.outputDir).toBeTruthy();
+    const model = raw.model_name_or_path as string;
+    if (!KNOWN_MODELS.includes(model) && !existsSync(path.join(ROOT, model))) {
+      process.stdout.write(`${file}: not planned, ${model} is not here\n`);
+      return;
+    }
+    await expectPlan(config, 'cpu');
+  },
+  120_000,
+);
 
 test('a plan needs no GPU to be there', async () => {
   const config = loadConfig(path.join(ROOT, 'configs/quickstart.yaml'));

@@ -10,9 +10,14 @@ const families = Object.keys(FAMILIES);
 const stems = (pattern: RegExp): string[] => files.flatMap((file) => pattern.exec(file)?.[1] ?? []).sort();
 
 /** Files of src/ops and native/cpu that are no families, with their reason. */
-const HELPERS = { ops: ['cuda-scratch', 'expect', 'index', 'quant-tables'], cpu: ['backend', 'ggml_blocks', 'pool'], cuda: ['backend', 'gemm'] };
+const HELPERS = {
+  ops: ['cuda-scratch', 'expect', 'index', 'quant-tables'],
+  cpu: ['backend', 'ggml_blocks', 'pool'],
+  cuda: ['backend', 'gemm'],
+};
 
-const registered = (file: string, backend: string): string[] => [...withoutComments(readText(file)).matchAll(new RegExp(`^LATHE_${backend}_KERNEL\\((\\w+)`, 'gm'))].map((m) => m[1]);
+const registered = (file: string, backend: string): string[] =>
+  [...withoutComments(readText(file)).matchAll(new RegExp(`^LATHE_${backend}_KERNEL\\((\\w+)`, 'gm'))].map((m) => m[1]);
 
 test('a family has the same name in src/ops, native/cpu and test/ops', () => {
   const sorted = [...families].sort();
@@ -23,12 +28,15 @@ test('a family has the same name in src/ops, native/cpu and test/ops', () => {
 });
 
 test('an op is defined under its own name, in one family', () => {
-  for (const [family, ops] of Object.entries(FAMILIES)) for (const [name, def] of Object.entries(ops)) expect([family, name]).toEqual([family, def.name]);
+  for (const [family, ops] of Object.entries(FAMILIES))
+    for (const [name, def] of Object.entries(ops)) expect([family, name]).toEqual([family, def.name]);
   expect(OPS.size).toBe(Object.values(FAMILIES).reduce((n, ops) => n + Object.keys(ops).length, 0));
 });
 
 test.each(families)('%s: every op has a kernel in the mirrored file, and the other way round', (family) => {
-  const ops = Object.values(FAMILIES[family]).filter((def) => !def.view).map((def) => def.name);
+  const ops = Object.values(FAMILIES[family])
+    .filter((def) => !def.view)
+    .map((def) => def.name);
   expect(registered(`native/cpu/${family}.cpp`, 'CPU').sort()).toEqual(ops.sort());
 });
 
@@ -38,8 +46,13 @@ test('the addon that runs has exactly these kernels', () => {
 });
 
 test('kernels are registered in family files only, CUDA ones in the mirrored file', () => {
-  for (const [backend, extension] of [['cpu', 'cpp'], ['cuda', 'cu']] as const) {
-    for (const file of files.filter((f) => f.startsWith(`native/${backend}/`) && !f.startsWith('native/cuda-on-host'))) {
+  for (const [backend, extension] of [
+    ['cpu', 'cpp'],
+    ['cuda', 'cu'],
+  ] as const) {
+    for (const file of files.filter(
+      (f) => f.startsWith(`native/${backend}/`) && !f.startsWith('native/cuda-on-host'),
+    )) {
       const names = registered(file, backend.toUpperCase());
       if (names.length === 0) continue;
       const family = new RegExp(`^native/${backend}/(\\w+)\\.${extension}$`).exec(file)?.[1] ?? '';
@@ -51,12 +64,23 @@ test('kernels are registered in family files only, CUDA ones in the mirrored fil
 test('element types have the same codes and sizes in TypeScript and C++', () => {
   const text = withoutComments(readText('native/include/lathe/types.h'));
   const list = /enum class DType[^{]*\{([^}]*)\}/.exec(text)![1];
-  const codes = Object.fromEntries(list.split(',').map((item) => item.split('=').map((s) => s.trim())).map(([name, code]) => [name.toLowerCase(), Number(code)]));
+  const codes = Object.fromEntries(
+    list
+      .split(',')
+      .map((item) => item.split('=').map((s) => s.trim()))
+      .map(([name, code]) => [name.toLowerCase(), Number(code)]),
+  );
   expect(codes).toEqual(Object.fromEntries(Object.entries(DTYPES).map(([name, { code }]) => [name, code])));
   expect(text).toContain(`kDTypeCount = ${Object.keys(DTYPES).length}`);
   // dtype_bytes: four bytes for f32 and i32, one for u8, two for the rest.
   expect(text).toMatch(/d == DType::F32 \|\| d == DType::I32 \? 4 : d == DType::U8 \? 1 : 2/);
-  expect(Object.entries(DTYPES).map(([name, { bytes }]) => [name, bytes])).toEqual([['f32', 4], ['bf16', 2], ['f16', 2], ['i32', 4], ['u8', 1]]);
+  expect(Object.entries(DTYPES).map(([name, { bytes }]) => [name, bytes])).toEqual([
+    ['f32', 4],
+    ['bf16', 2],
+    ['f16', 2],
+    ['i32', 4],
+    ['u8', 1],
+  ]);
 });
 
 test('the architecture page lists every op', () => {

@@ -31,10 +31,36 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   io: GRAPH,
   generation: [...RUNNING, 'models', 'tokenizers', ...DESCRIPTIONS],
   pretrained: ['generation', 'models', 'peft', 'quantization', 'io', 'tokenizers', ...RUNNING, ...DESCRIPTIONS],
-  train: ['pretrained', 'generation', 'models', 'peft', 'quantization', 'optim', 'autodiff', 'data', 'tokenizers', 'io', ...RUNNING, ...DESCRIPTIONS],
+  train: [
+    'pretrained',
+    'generation',
+    'models',
+    'peft',
+    'quantization',
+    'optim',
+    'autodiff',
+    'data',
+    'tokenizers',
+    'io',
+    ...RUNNING,
+    ...DESCRIPTIONS,
+  ],
   eval: ['train', 'pretrained', 'generation', 'data', 'tokenizers', ...RUNNING, ...GRAPH],
   pipelines: ['pretrained', 'generation', 'tokenizers', 'data', 'io'],
-  cli: ['train', 'eval', 'pipelines', 'pretrained', 'generation', 'peft', 'quantization', 'data', 'tokenizers', 'io', ...RUNNING, ...GRAPH],
+  cli: [
+    'train',
+    'eval',
+    'pipelines',
+    'pretrained',
+    'generation',
+    'peft',
+    'quantization',
+    'data',
+    'tokenizers',
+    'io',
+    ...RUNNING,
+    ...GRAPH,
+  ],
 };
 
 const sources = projectFiles().filter((file) => /^src\/.*\.ts$/.test(file));
@@ -80,24 +106,43 @@ test('imports stay inside of src', () => {
 });
 
 test('data, tokenizers and io know graph/dtype at most', () => {
-  const wrong = edges.filter((e) => ['data', 'tokenizers', 'io'].includes(folderOf(e.file)) && e.to.startsWith('src/graph/') && e.to !== 'src/graph/dtype');
+  const wrong = edges.filter(
+    (e) =>
+      ['data', 'tokenizers', 'io'].includes(folderOf(e.file)) &&
+      e.to.startsWith('src/graph/') &&
+      e.to !== 'src/graph/dtype',
+  );
   expect(wrong.map((e) => `${e.file} -> ${e.to}`)).toEqual([]);
 });
 
 test('runtime knows programs as types only', () => {
-  const wrong = edges.filter((e) => folderOf(e.file) === 'runtime' && e.to.startsWith('src/compile/') && !(e.typeOnly && e.to === 'src/compile/program'));
+  const wrong = edges.filter(
+    (e) =>
+      folderOf(e.file) === 'runtime' &&
+      e.to.startsWith('src/compile/') &&
+      !(e.typeOnly && e.to === 'src/compile/program'),
+  );
   expect(wrong.map((e) => `${e.file} -> ${e.to}`)).toEqual([]);
 });
 
 test('the addon is found by one file, and its types do not leave runtime', () => {
   const wrong = edges.filter((e) => e.to === 'src/runtime/native' && folderOf(e.file) !== 'runtime');
   expect(wrong.map((e) => `${e.file} -> ${e.to}`)).toEqual([]);
-  const loaders = sources.filter((file) => /\.node\b|from 'bindings'/.test(withoutComments(readText(file))) && importsOf(file).some(({ from }) => from === 'bindings' || from.endsWith('.node')));
+  const loaders = sources.filter(
+    (file) =>
+      /\.node\b|from 'bindings'/.test(withoutComments(readText(file))) &&
+      importsOf(file).some(({ from }) => from === 'bindings' || from.endsWith('.node')),
+  );
   expect(loaders).toEqual(['src/runtime/binding.ts']);
 });
 
 test('src has no import cycle between folders', () => {
-  const graph = new Map(Object.keys(MAY_IMPORT).map((folder) => [folder, new Set(edges.filter((e) => folderOf(e.file) === folder && !e.typeOnly).map((e) => folderOf(e.to)))]));
+  const graph = new Map(
+    Object.keys(MAY_IMPORT).map((folder) => [
+      folder,
+      new Set(edges.filter((e) => folderOf(e.file) === folder && !e.typeOnly).map((e) => folderOf(e.to))),
+    ]),
+  );
   const cycles: string[] = [];
   const visit = (folder: string, trail: readonly string[]): void => {
     if (trail.includes(folder)) return void cycles.push([...trail.slice(trail.indexOf(folder)), folder].join(' -> '));
@@ -108,7 +153,10 @@ test('src has no import cycle between folders', () => {
 });
 
 test('index.ts only re-exports', () => {
-  const rest = withoutComments(readText('src/index.ts')).replace(/export\s+(?:type\s+)?\{[^}]*\}\s+from\s+'[^']+';/g, '');
+  const rest = withoutComments(readText('src/index.ts')).replace(
+    /export\s+(?:type\s+)?\{[^}]*\}\s+from\s+'[^']+';/g,
+    '',
+  );
   expect(rest.trim()).toBe('');
 });
 
@@ -129,7 +177,12 @@ describe('native', () => {
   /** Quoted includes as files of the project; the search path is native/include, native, and the file's own folder. */
   function includesOf(file: string): { name: string; target: string | undefined }[] {
     return [...withoutComments(readText(file)).matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)].map(([, name]) => {
-      const candidates = [path.posix.join(path.posix.dirname(file), name), `native/include/${name}`, `native/${name}`, `native/${layerOf(file)}/${name}`].map((p) => path.posix.normalize(p));
+      const candidates = [
+        path.posix.join(path.posix.dirname(file), name),
+        `native/include/${name}`,
+        `native/${name}`,
+        `native/${layerOf(file)}/${name}`,
+      ].map((p) => path.posix.normalize(p));
       return { name, target: candidates.find((p) => exists.has(p)) };
     });
   }
@@ -138,7 +191,12 @@ describe('native', () => {
     expect(native.length).toBeGreaterThan(50);
     const wrong = native.flatMap((file) =>
       includesOf(file)
-        .filter(({ target }) => target !== undefined && layerOf(target) !== layerOf(file) && !MAY_INCLUDE[layerOf(file)]?.includes(layerOf(target)))
+        .filter(
+          ({ target }) =>
+            target !== undefined &&
+            layerOf(target) !== layerOf(file) &&
+            !MAY_INCLUDE[layerOf(file)]?.includes(layerOf(target)),
+        )
         .map(({ name }) => `${file} includes ${name}`),
     );
     expect(wrong).toEqual([]);
@@ -147,11 +205,15 @@ describe('native', () => {
   test('only the addon knows Node, only cuda knows CUDA', () => {
     const uses = (pattern: RegExp): string[] => native.filter((file) => pattern.test(withoutComments(readText(file))));
     expect(uses(/#\s*include\s*[<"](napi|node_api|node)\.h/).filter((file) => layerOf(file) !== 'addon')).toEqual([]);
-    expect(uses(/#\s*include\s*[<"](cuda|cublas|cudnn|nvrtc)\w*\.h/).filter((file) => layerOf(file) !== 'cuda')).toEqual([]);
+    expect(
+      uses(/#\s*include\s*[<"](cuda|cublas|cudnn|nvrtc)\w*\.h/).filter((file) => layerOf(file) !== 'cuda'),
+    ).toEqual([]);
   });
 
   test('nothing native ends the process', () => {
-    const calls = native.filter((file) => /(?<![\w.:>])(?:std::)?(?:abort|exit|_Exit|quick_exit|terminate)\s*\(/.test(withoutComments(readText(file))));
+    const calls = native.filter((file) =>
+      /(?<![\w.:>])(?:std::)?(?:abort|exit|_Exit|quick_exit|terminate)\s*\(/.test(withoutComments(readText(file))),
+    );
     expect(calls).toEqual([]);
   });
 });

@@ -13,7 +13,10 @@ const GOLDEN = path.join(ROOT, 'test', 'golden', 'public-api.txt');
 function exportedNames(): string[] {
   const names: string[] = [];
   for (const m of withoutComments(readText('src/index.ts')).matchAll(/export\s+(type\s+)?\{([^}]*)\}/g)) {
-    for (const item of m[2].split(',').map((s) => s.trim()).filter(Boolean)) {
+    for (const item of m[2]
+      .split(',')
+      .map((s) => s.trim())
+      .filter(Boolean)) {
       const typeOnly = m[1] !== undefined || item.startsWith('type ');
       const name = item.replace(/^type\s+/, '').replace(/^.*\sas\s+/, '');
       names.push(typeOnly ? `type ${name}` : name);

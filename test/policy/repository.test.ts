@@ -8,21 +8,33 @@ const files = projectFiles();
 const typescript = files.filter((file) => /^(src|test|benchmarks|examples|scripts)\/.*\.ts$/.test(file));
 
 test('no default exports in src', () => {
-  expect(typescript.filter((file) => file.startsWith('src/') && /^export\s+default\b|\bas\s+default\b|^export\s*=/m.test(withoutComments(readText(file))))).toEqual([]);
+  expect(
+    typescript.filter(
+      (file) =>
+        file.startsWith('src/') &&
+        /^export\s+default\b|\bas\s+default\b|^export\s*=/m.test(withoutComments(readText(file))),
+    ),
+  ).toEqual([]);
 });
 
 test('no file is called utils or helpers', () => {
-  expect(files.filter((file) => /(^|\/)(utils?|helpers?|common-utils|misc)\.\w+$/i.test(file) && !file.startsWith('data/'))).toEqual([]);
+  expect(
+    files.filter((file) => /(^|\/)(utils?|helpers?|common-utils|misc)\.\w+$/i.test(file) && !file.startsWith('data/')),
+  ).toEqual([]);
 });
 
 test('TypeScript files are kebab-case, C++ files snake_case', () => {
-  expect(typescript.filter((file) => !/^[a-z0-9]+(-[a-z0-9]+)*(\.(test|cases|d))?\.ts$/.test(path.posix.basename(file)))).toEqual([]);
+  expect(
+    typescript.filter((file) => !/^[a-z0-9]+(-[a-z0-9]+)*(\.(test|cases|d))?\.ts$/.test(path.posix.basename(file))),
+  ).toEqual([]);
   const native = files.filter((file) => /^native\/.*\.(cpp|h|inc|cu|cuh)$/.test(file));
   expect(native.filter((file) => !/^[a-z0-9]+(_[a-z0-9]+)*\.\w+$/.test(path.posix.basename(file)))).toEqual([]);
 });
 
 test('every source file opens with a comment that says what it is', () => {
-  const sources = files.filter((file) => /^(src|native|test|scripts)\/.*\.(ts|cpp|h|cu|cuh|py)$/.test(file) && !file.endsWith('.inc'));
+  const sources = files.filter(
+    (file) => /^(src|native|test|scripts)\/.*\.(ts|cpp|h|cu|cuh|py)$/.test(file) && !file.endsWith('.inc'),
+  );
   expect(sources.filter((file) => !/^(#!.*\n)?(\/\*|\/\/|"""|#)/.test(readText(file).trimStart()))).toEqual([]);
 });
 
@@ -34,7 +46,9 @@ test('no npm script is the hook of another by accident', () => {
 });
 
 test('no file is larger than 12 MB', () => {
-  const large = files.map((file) => ({ file, bytes: statSync(path.join(ROOT, file)).size })).filter(({ bytes }) => bytes > 12e6);
+  const large = files
+    .map((file) => ({ file, bytes: statSync(path.join(ROOT, file)).size }))
+    .filter(({ bytes }) => bytes > 12e6);
   expect(large).toEqual([]);
 });
 
@@ -51,21 +65,29 @@ test('CMakeLists.txt names no kernel file: they are found by folder', () => {
 
 test('package.json ships what it runs', () => {
   const manifest = JSON.parse(readText('package.json')) as { files: string[]; scripts: Record<string, string> };
-  const missing = ['native', 'CMakeLists.txt', 'binding.gyp', 'scripts/build-addon.js', 'dist'].filter((name) => !manifest.files.includes(name));
+  const missing = ['native', 'CMakeLists.txt', 'binding.gyp', 'scripts/build-addon.js', 'dist'].filter(
+    (name) => !manifest.files.includes(name),
+  );
   expect(missing).toEqual([]);
-  for (const script of Object.values(manifest.scripts)) for (const m of script.matchAll(/(?:scripts|src|benchmarks)\/[\w./-]+\.(?:ts|js)/g)) expect([m[0], existsSync(path.join(ROOT, m[0]))]).toEqual([m[0], true]);
+  for (const script of Object.values(manifest.scripts))
+    for (const m of script.matchAll(/(?:scripts|src|benchmarks)\/[\w./-]+\.(?:ts|js)/g))
+      expect([m[0], existsSync(path.join(ROOT, m[0]))]).toEqual([m[0], true]);
 });
 
 describe('objects of instruction-set variants', () => {
   // A weak symbol of a file compiled for a wider instruction set may be the one the linker keeps for everybody, and then an
   // older CPU dies of an illegal instruction. So such files define nothing inline, and instantiate nothing of std.
   const folder = path.join(ROOT, 'build', 'CMakeFiles', 'lathe_core.dir', 'native', 'cpu');
-  const objects = existsSync(folder) ? (readdirSync(folder, { recursive: true }) as string[]).filter((name) => /_(avx\w*)\.cpp\.o$/.test(name)) : [];
+  const objects = existsSync(folder)
+    ? (readdirSync(folder, { recursive: true }) as string[]).filter((name) => /_(avx\w*)\.cpp\.o$/.test(name))
+    : [];
   const hasNm = spawnSync('nm', ['--version']).status === 0;
 
   test('define no weak symbols', () => {
     if (objects.length === 0 || !hasNm) {
-      process.stdout.write(`objects of instruction-set variants: not checked, ${hasNm ? 'there is no build folder' : 'nm is not installed'}\n`);
+      process.stdout.write(
+        `objects of instruction-set variants: not checked, ${hasNm ? 'there is no build folder' : 'nm is not installed'}\n`,
+      );
       return;
     }
     const weak = objects.flatMap((name) =>

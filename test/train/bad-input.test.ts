@@ -25,7 +25,10 @@ let serial = 0;
 const fresh = (): string => join(base, `case-${serial++}`);
 
 /** Sets a run up from a configuration file and trains it; resolves to the error and what the output folder holds. */
-async function failedRun(extra: string, paths: { model?: string; data?: string; format?: string } = {}): Promise<{ error: LatheError; left: string[] }> {
+async function failedRun(
+  extra: string,
+  paths: { model?: string; data?: string; format?: string } = {},
+): Promise<{ error: LatheError; left: string[] }> {
   const out = fresh();
   const file = writeConfig(`${out}.yaml`, { model, data, out, ...paths }, extra);
   const error = await failure(async () => {
@@ -42,16 +45,24 @@ async function failedRun(extra: string, paths: { model?: string; data?: string; 
 test('an output folder that is a file', async () => {
   const out = fresh();
   writeFileSync(out, 'kept');
-  const parts = await setupSft(loadConfig(writeConfig(`${out}.yaml`, { model, data, out }, '')), { warn: () => undefined });
+  const parts = await setupSft(loadConfig(writeConfig(`${out}.yaml`, { model, data, out }, '')), {
+    warn: () => undefined,
+  });
   const error = await failure(() => parts.trainer.train());
   await parts.model.close();
-  expect(error).toMatchObject({ code: 'ERR_CHECKPOINT', at: out, message: expect.stringContaining('a file stands where a folder should') });
+  expect(error).toMatchObject({
+    code: 'ERR_CHECKPOINT',
+    at: out,
+    message: expect.stringContaining('a file stands where a folder should'),
+  });
   expect(readFileSync(out, 'utf8')).toBe('kept');
 });
 
 test('the run that the others break is sound', async () => {
   const out = fresh();
-  const { trainer, model: m } = await setupSft(loadConfig(writeConfig(`${out}.yaml`, { model, data, out }, 'eval_strategy: steps\n')));
+  const { trainer, model: m } = await setupSft(
+    loadConfig(writeConfig(`${out}.yaml`, { model, data, out }, 'eval_strategy: steps\n')),
+  );
   const metrics = await trainer.train();
   await m.close();
   expect(metrics.train_loss).toBeGreaterThan(0);
@@ -171,7 +182,9 @@ describe('model', () => {
   test('an adapter of another base', async () => {
     const other = await writeModel(fresh(), { ...TINY_CONFIG, hidden_size: 64 });
     const made = fresh();
-    const { trainer, model: m } = await setupSft(loadConfig(writeConfig(`${made}.yaml`, { model: other, data, out: made }), ['max_steps=1']));
+    const { trainer, model: m } = await setupSft(
+      loadConfig(writeConfig(`${made}.yaml`, { model: other, data, out: made }), ['max_steps=1']),
+    );
     await trainer.train();
     await trainer.saveModel();
     await m.close();
@@ -215,13 +228,55 @@ describe('rows', () => {
   });
 
   test.each<[string, object[], object[] | null, string, RegExp]>([
-    ['fewer rows than a micro-batch, and the last one is dropped', ALPACA_ROWS.slice(0, 1), null, 'dataloader_drop_last: true\n', /^training data: expected at least one whole micro-batch of 2 .*received 1 rows: set dataloader_drop_last: false/],
-    ['all tokens masked, which the doctor was told to allow', [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], null, 'doctor_allow: [no_trained_tokens]\n', /^training data: expected at least one token that is not masked, received 1 rows without any/],
-    ['an evaluation set with all tokens masked', [{ input_ids: [5, 6, 0], labels: [5, 6, 0] }], [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], 'eval_strategy: steps\n', /^evaluation data: no token of the row is trained/],
-    ['the same, allowed', [{ input_ids: [5, 6, 0], labels: [5, 6, 0] }], [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], 'eval_strategy: steps\ndoctor_allow: [no_trained_tokens]\n', /^evaluation data: expected at least one token that is not masked/],
-    ['a completion of which nothing is left, in every row', [{ prompt: 'long '.repeat(40), completion: 'x' }], null, 'max_length: 16\n', /expected rows to train on, received none \(1 read\).*raise max_length/],
-    ['a stream of which the filter leaves nothing', ALPACA_ROWS, null, 'dataset_streaming: true\nmax_length: 64\nrow_filter: {input: nothing}\n', /expected rows to train on, received none/],
-    ['a stream with all tokens masked', [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], null, 'dataset_streaming: true\nmax_length: 64\ndoctor_allow: [no_trained_tokens]\n', /^step 1 has no token to train on: all labels of its rows are masked \(at dataset row 0\)/],
+    [
+      'fewer rows than a micro-batch, and the last one is dropped',
+      ALPACA_ROWS.slice(0, 1),
+      null,
+      'dataloader_drop_last: true\n',
+      /^training data: expected at least one whole micro-batch of 2 .*received 1 rows: set dataloader_drop_last: false/,
+    ],
+    [
+      'all tokens masked, which the doctor was told to allow',
+      [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }],
+      null,
+      'doctor_allow: [no_trained_tokens]\n',
+      /^training data: expected at least one token that is not masked, received 1 rows without any/,
+    ],
+    [
+      'an evaluation set with all tokens masked',
+      [{ input_ids: [5, 6, 0], labels: [5, 6, 0] }],
+      [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }],
+      'eval_strategy: steps\n',
+      /^evaluation data: no token of the row is trained/,
+    ],
+    [
+      'the same, allowed',
+      [{ input_ids: [5, 6, 0], labels: [5, 6, 0] }],
+      [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }],
+      'eval_strategy: steps\ndoctor_allow: [no_trained_tokens]\n',
+      /^evaluation data: expected at least one token that is not masked/,
+    ],
+    [
+      'a completion of which nothing is left, in every row',
+      [{ prompt: 'long '.repeat(40), completion: 'x' }],
+      null,
+      'max_length: 16\n',
+      /expected rows to train on, received none \(1 read\).*raise max_length/,
+    ],
+    [
+      'a stream of which the filter leaves nothing',
+      ALPACA_ROWS,
+      null,
+      'dataset_streaming: true\nmax_length: 64\nrow_filter: {input: nothing}\n',
+      /expected rows to train on, received none/,
+    ],
+    [
+      'a stream with all tokens masked',
+      [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }],
+      null,
+      'dataset_streaming: true\nmax_length: 64\ndoctor_allow: [no_trained_tokens]\n',
+      /^step 1 has no token to train on: all labels of its rows are masked \(at dataset row 0\)/,
+    ],
   ])('%s: an error that says so, before anything is trained', async (_what, train, test, extra, message) => {
     const format = 'input_ids' in train[0] ? 'tokens' : 'prompt' in train[0] ? 'prompt_completion' : 'alpaca';
     const { error, left } = await failedRun(extra, { data: writeRows(fresh(), train, test), format });
@@ -235,7 +290,10 @@ describe('rows', () => {
     const rows = writeRows(fresh(), [{ input_ids: [5, 6, 7], labels: [-100, -100, -100] }], null);
     const file = writeConfig(`${fresh()}.yaml`, { model, data: rows, out: fresh(), format: 'tokens' });
     const error = await failure(() => evaluateRun(loadConfig(file), () => undefined));
-    expect(error).toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/^evaluation data: expected at least one token that is not masked/) as string });
+    expect(error).toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(/^evaluation data: expected at least one token that is not masked/) as string,
+    });
   });
 
   test('a line that is no JSON: its file and line', async () => {

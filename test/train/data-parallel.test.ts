@@ -20,7 +20,10 @@ const base = temporaryFolder('ranks');
 const CHILD = ['-r', 'ts-node/register/transpile-only', join(__dirname, 'ranks-child.ts')];
 const mpirun = spawnSync('mpirun', ['--version'], { encoding: 'utf8' });
 const hasMpi = mpirun.status === 0 && /Open MPI|Open RTE/.test(mpirun.stdout);
-if (!hasMpi) process.stdout.write('runs over several ranks skipped: mpirun of Open MPI was not found (apt-get install openmpi-bin)\n');
+if (!hasMpi)
+  process.stdout.write(
+    'runs over several ranks skipped: mpirun of Open MPI was not found (apt-get install openmpi-bin)\n',
+  );
 const overRanks = hasMpi ? describe : describe.skip;
 
 interface Outcome {
@@ -34,10 +37,25 @@ interface Outcome {
 function run(name: string, ranks: number, o: Omit<RanksRun, 'outputDir'>): Outcome {
   const outputDir = join(base, name);
   const args = [...CHILD, JSON.stringify({ ...o, outputDir })];
-  const mpi = ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', '-np', String(ranks), process.execPath, ...args];
-  const { status, stdout, stderr } = spawnSync(ranks === 1 ? process.execPath : 'mpirun', ranks === 1 ? args : mpi, { encoding: 'utf8' });
+  const mpi = [
+    '--allow-run-as-root',
+    '--oversubscribe',
+    '--bind-to',
+    'none',
+    '-np',
+    String(ranks),
+    process.execPath,
+    ...args,
+  ];
+  const { status, stdout, stderr } = spawnSync(ranks === 1 ? process.execPath : 'mpirun', ranks === 1 ? args : mpi, {
+    encoding: 'utf8',
+  });
   const files = Array.from({ length: ranks }, (_, r) => join(outputDir, `rank-${r}.json`)).filter((f) => existsSync(f));
-  return { status, output: stdout + stderr, results: files.map((f) => JSON.parse(readFileSync(f, 'utf8')) as RankResult) };
+  return {
+    status,
+    output: stdout + stderr,
+    results: files.map((f) => JSON.parse(readFileSync(f, 'utf8')) as RankResult),
+  };
 }
 
 function finished(name: string, ranks: number, o: Omit<RanksRun, 'outputDir'>): RankResult[] {
@@ -49,7 +67,8 @@ function finished(name: string, ranks: number, o: Omit<RanksRun, 'outputDir'>): 
 
 const largest = (values: readonly number[]): number => values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
 /** Largest difference in units of the largest value. */
-const distance = (a: readonly number[], b: readonly number[]): number => largest(a.map((v, i) => v - b[i])) / largest(a);
+const distance = (a: readonly number[], b: readonly number[]): number =>
+  largest(a.map((v, i) => v - b[i])) / largest(a);
 
 function expectSameTraining(a: RankResult, b: RankResult): void {
   expect(a.losses.length).toBe(b.losses.length);
@@ -62,10 +81,18 @@ function expectSameTraining(a: RankResult, b: RankResult): void {
 
 describe('what a launcher says', () => {
   test.each([
-    ['Open MPI', { OMPI_COMM_WORLD_SIZE: '4', OMPI_COMM_WORLD_RANK: '3', OMPI_COMM_WORLD_LOCAL_SIZE: '2' }, { rank: 3, size: 4, localSize: 2 }],
+    [
+      'Open MPI',
+      { OMPI_COMM_WORLD_SIZE: '4', OMPI_COMM_WORLD_RANK: '3', OMPI_COMM_WORLD_LOCAL_SIZE: '2' },
+      { rank: 3, size: 4, localSize: 2 },
+    ],
     ['MPICH', { PMI_SIZE: '2', PMI_RANK: '0' }, { rank: 0, size: 2, localSize: null }],
     ['srun', { SLURM_STEP_NUM_TASKS: '8', SLURM_PROCID: '5' }, { rank: 5, size: 8, localSize: null }],
-    ['srun on several machines', { SLURM_STEP_NUM_TASKS: '9', SLURM_PROCID: '5', SLURM_STEP_TASKS_PER_NODE: '2(x3),3' }, { rank: 5, size: 9, localSize: 3 }],
+    [
+      'srun on several machines',
+      { SLURM_STEP_NUM_TASKS: '9', SLURM_PROCID: '5', SLURM_STEP_TASKS_PER_NODE: '2(x3),3' },
+      { rank: 5, size: 9, localSize: 3 },
+    ],
   ])('%s', (_name, env, want) => expect(launchedBy(env)).toMatchObject(want));
 
   test('nobody, and a batch script, which is one process however many tasks its job has', () => {
@@ -74,7 +101,9 @@ describe('what a launcher says', () => {
   });
 
   test('numbers that make no sense', () => {
-    expect(() => launchedBy({ PMI_SIZE: '2', PMI_RANK: '2' })).toThrow(expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringContaining('PMI_RANK=2') as string }));
+    expect(() => launchedBy({ PMI_SIZE: '2', PMI_RANK: '2' })).toThrow(
+      expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringContaining('PMI_RANK=2') as string }),
+    );
   });
 });
 
@@ -90,14 +119,26 @@ test('ranks on one machine share its memory', () => {
 test('parameters are dealt to ranks by size, every one once', () => {
   expect(partition([5, 1, 1, 3], 2)).toEqual([0, 1, 1, 1]);
   expect(partition([1], 3)).toEqual([0]);
-  const owners = partition(Array.from({ length: 100 }, (_, i) => 1 + (i % 7)), 4);
+  const owners = partition(
+    Array.from({ length: 100 }, (_, i) => 1 + (i % 7)),
+    4,
+  );
   const held = [0, 1, 2, 3].map((r) => owners.reduce((n, owner, i) => n + (owner === r ? 1 + (i % 7) : 0), 0));
   expect(Math.max(...held) - Math.min(...held)).toBeLessThanOrEqual(7);
 });
 
 test('without MPI one line says what to install', () => {
-  const env = { ...process.env, OMPI_COMM_WORLD_SIZE: '2', OMPI_COMM_WORLD_RANK: '0', LATHE_MPI_LIBRARY: join(base, 'no-such-libmpi.so') };
-  const { status, stderr } = spawnSync(process.execPath, [...CHILD, JSON.stringify({ outputDir: join(base, 'none'), accumulation: 1, steps: 1 })], { encoding: 'utf8', env });
+  const env = {
+    ...process.env,
+    OMPI_COMM_WORLD_SIZE: '2',
+    OMPI_COMM_WORLD_RANK: '0',
+    LATHE_MPI_LIBRARY: join(base, 'no-such-libmpi.so'),
+  };
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    [...CHILD, JSON.stringify({ outputDir: join(base, 'none'), accumulation: 1, steps: 1 })],
+    { encoding: 'utf8', env },
+  );
   expect(status).toBe(1);
   expect(stderr).toMatch(/^no MPI library can be opened .*apt-get install openmpi-bin.*\n$/);
 });
@@ -126,18 +167,21 @@ overRanks('over ranks', () => {
     expect(new Set([...three, ...sharded].map((r) => r.crc)).size).toBe(1);
   });
 
-  test.each(['adamw_torch', 'adamw_8bit'] as const)('a sharded optimizer gives the same bits from half the state: %s', (optim) => {
-    const o = { accumulation: 1, steps: 7, optim, saveSteps: 5 };
-    const whole = optim === 'adamw_torch' ? two : finished('whole', 2, o);
-    const sharded = finished(`sharded ${optim}`, 2, { ...o, zero: 1 });
-    for (const r of [0, 1]) {
-      expect(sharded[r].crc).toBe(whole[r].crc);
-      expect(sharded[r].losses).toEqual(whole[r].losses);
-      expect(sharded[r].optimizerBytes).toBeLessThan(0.55 * whole[r].optimizerBytes);
-    }
-    const optimizer = (name: string): Buffer => readFileSync(join(base, name, 'checkpoint-5/optimizer.safetensors'));
-    expect(optimizer(`sharded ${optim}`).equals(optimizer(optim === 'adamw_torch' ? 'two' : 'whole'))).toBe(true);
-  });
+  test.each(['adamw_torch', 'adamw_8bit'] as const)(
+    'a sharded optimizer gives the same bits from half the state: %s',
+    (optim) => {
+      const o = { accumulation: 1, steps: 7, optim, saveSteps: 5 };
+      const whole = optim === 'adamw_torch' ? two : finished('whole', 2, o);
+      const sharded = finished(`sharded ${optim}`, 2, { ...o, zero: 1 });
+      for (const r of [0, 1]) {
+        expect(sharded[r].crc).toBe(whole[r].crc);
+        expect(sharded[r].losses).toEqual(whole[r].losses);
+        expect(sharded[r].optimizerBytes).toBeLessThan(0.55 * whole[r].optimizerBytes);
+      }
+      const optimizer = (name: string): Buffer => readFileSync(join(base, name, 'checkpoint-5/optimizer.safetensors'));
+      expect(optimizer(`sharded ${optim}`).equals(optimizer(optim === 'adamw_torch' ? 'two' : 'whole'))).toBe(true);
+    },
+  );
 
   test('a checkpoint of one rank goes on with two, and one of two that stopped together with one', () => {
     finished('grow', 1, { accumulation: 2, steps: 7, saveSteps: 4, stop: { rank: 0, step: 4 } });
@@ -147,8 +191,17 @@ overRanks('over ranks', () => {
     expect(distance(grown.losses, one.losses.slice(4))).toBeLessThan(1e-6);
 
     // Rank 1 is told to stop after step 4; both agree on it in step 5, and save.
-    const stopped = finished('shrink', 2, { accumulation: 1, steps: 7, saveSteps: 100, zero: 1, stop: { rank: 1, step: 4 } });
-    expect(stopped.map((r) => [r.interrupted, r.losses.length])).toEqual([[true, 5], [true, 5]]);
+    const stopped = finished('shrink', 2, {
+      accumulation: 1,
+      steps: 7,
+      saveSteps: 100,
+      zero: 1,
+      stop: { rank: 1, step: 4 },
+    });
+    expect(stopped.map((r) => [r.interrupted, r.losses.length])).toEqual([
+      [true, 5],
+      [true, 5],
+    ]);
     const [shrunk] = finished('shrink', 1, { accumulation: 2, steps: 7, resume: true });
     expect(shrunk.losses).toHaveLength(2);
     expect(distance(shrunk.parameters, one.parameters)).toBeLessThan(1e-6);
@@ -168,8 +221,18 @@ overRanks('over ranks', () => {
 
   test('ranks that were given different runs refuse to start', () => {
     const outputDir = join(base, 'different');
-    const child = (steps: number): string[] => ['-np', '1', process.execPath, ...CHILD, JSON.stringify({ outputDir, accumulation: 1, steps })];
-    const { status, stderr } = spawnSync('mpirun', ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', ...child(3), ':', ...child(4)], { encoding: 'utf8' });
+    const child = (steps: number): string[] => [
+      '-np',
+      '1',
+      process.execPath,
+      ...CHILD,
+      JSON.stringify({ outputDir, accumulation: 1, steps }),
+    ];
+    const { status, stderr } = spawnSync(
+      'mpirun',
+      ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', ...child(3), ':', ...child(4)],
+      { encoding: 'utf8' },
+    );
     expect(status).not.toBe(0);
     expect(stderr).toContain('the ranks disagree: max_steps is 3 on rank 0 and 4 on rank 1');
   });

@@ -28,7 +28,16 @@ test('losses and gradient norms follow the reference within 1e-3', async () => {
 
 test('perplexity is that of the plain likelihood, whatever the loss', async () => {
   const evaluated = async (lossType: 'nll' | 'dft'): Promise<Record<string, number>> => {
-    const args = configFromObject({ outputDir: join(base, lossType), lossType, threads: 1, bf16: false, gradientCheckpointing: false, reportTo: 'none', perDeviceTrainBatchSize: 2, perDeviceEvalBatchSize: 2 });
+    const args = configFromObject({
+      outputDir: join(base, lossType),
+      lossType,
+      threads: 1,
+      bf16: false,
+      gradientCheckpointing: false,
+      reportTo: 'none',
+      perDeviceTrainBatchSize: 2,
+      perDeviceEvalBatchSize: 2,
+    });
     const model = await goldenModel('f32', 1);
     const loader = createLoader(goldenExamples().slice(0, 6), { batchSize: 2, samplingStrategy: 'sequential' });
     try {

@@ -36,7 +36,16 @@ const worst = (late: readonly number[]): number => Math.max(...late);
 function makeTrainer(): { trainer: Trainer; close: () => Promise<void> } {
   const vocab = 2048;
   const model = AutoModelForCausalLM.fromConfig(
-    { model_type: 'llama', hidden_size: 256, intermediate_size: 640, num_hidden_layers: 4, num_attention_heads: 4, vocab_size: vocab, max_position_embeddings: 512, dtype: 'float32' },
+    {
+      model_type: 'llama',
+      hidden_size: 256,
+      intermediate_size: 640,
+      num_hidden_layers: 4,
+      num_attention_heads: 4,
+      vocab_size: vocab,
+      max_position_embeddings: 512,
+      dtype: 'float32',
+    },
     { threads: 2 },
   );
   model.trainAll();
@@ -45,7 +54,15 @@ function makeTrainer(): { trainer: Trainer; close: () => Promise<void> } {
     return { inputIds, labels: inputIds, row };
   });
   const args = configFromObject({
-    outputDir: join(base, 'run'), maxSteps: 6, bf16: false, gradientCheckpointing: false, saveStrategy: 'no', threads: 2, loggingSteps: 2, evalStrategy: 'steps', evalSteps: 3,
+    outputDir: join(base, 'run'),
+    maxSteps: 6,
+    bf16: false,
+    gradientCheckpointing: false,
+    saveStrategy: 'no',
+    threads: 2,
+    loggingSteps: 2,
+    evalStrategy: 'steps',
+    evalSteps: 3,
   });
   const trainer = new Trainer({
     model,
@@ -61,7 +78,7 @@ async function attempt(): Promise<{ within: boolean; line: string }> {
   const { trainer, close } = makeTrainer();
   const run = trainer.run();
   // Weights are loaded and programs compiled before the run begins.
-  for (let begun = false; !begun; ) begun = (await run.next()).value?.type === 'begin';
+  for (let begun = false; !begun;) begun = (await run.next()).value?.type === 'begin';
   const baseline = await lateness(() => sleep(1500));
   let stepMs = 0;
   const late = await lateness(async () => {

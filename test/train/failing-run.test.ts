@@ -23,11 +23,22 @@ describe('while it trains', () => {
 
   test('a step with every token masked: its rows are named, and what was trained before it is saved', async () => {
     const out = fresh();
-    const train = goldenExamples().slice(0, 3).map((e, i) => (i === 2 ? { ...e, labels: e.labels.slice().fill(-100) } : e));
-    const { trainer, model: m } = await tinyTrainer(out, { train, test: null, args: { ...saving, saveSteps: 100, perDeviceTrainBatchSize: 1, gradientAccumulationSteps: 1 }, loader: { batchSize: 1, gradientAccumulationSteps: 1, samplingStrategy: 'sequential' } });
+    const train = goldenExamples()
+      .slice(0, 3)
+      .map((e, i) => (i === 2 ? { ...e, labels: e.labels.slice().fill(-100) } : e));
+    const { trainer, model: m } = await tinyTrainer(out, {
+      train,
+      test: null,
+      args: { ...saving, saveSteps: 100, perDeviceTrainBatchSize: 1, gradientAccumulationSteps: 1 },
+      loader: { batchSize: 1, gradientAccumulationSteps: 1, samplingStrategy: 'sequential' },
+    });
     const error = await failure(() => trainer.train());
     await m.close();
-    expect(error).toMatchObject({ code: 'ERR_DATA', at: `dataset row ${train[2].row}`, message: expect.stringMatching(/^step 3 has no token to train on.*filter these rows out/) as string });
+    expect(error).toMatchObject({
+      code: 'ERR_DATA',
+      at: `dataset row ${train[2].row}`,
+      message: expect.stringMatching(/^step 3 has no token to train on.*filter these rows out/) as string,
+    });
     expect(readdirSync(out)).toEqual(['checkpoint-2']);
   });
 
@@ -35,14 +46,28 @@ describe('while it trains', () => {
     const { trainer, model: m } = await tinyTrainer(fresh(), { test: null });
     const { options } = trainer as unknown as { options: TrainerOptions };
     const nothing = { epoch: 0, stepInEpoch: 0, endsEpoch: true, microBatches: [], numLabels: 0 };
-    const trainLoader = { stepsPerEpoch: 1, shapes: options.trainLoader.shapes, gradientAccumulationSteps: 2, next: () => nothing, state: () => ({ epoch: 0, stepInEpoch: 0 }), seek: () => undefined };
+    const trainLoader = {
+      stepsPerEpoch: 1,
+      shapes: options.trainLoader.shapes,
+      gradientAccumulationSteps: 2,
+      next: () => nothing,
+      state: () => ({ epoch: 0, stepInEpoch: 0 }),
+      seek: () => undefined,
+    };
     const steps: TrainEvent[] = [];
     const error = await failure(async () => {
       for await (const event of new Trainer({ ...options, trainLoader }).run()) steps.push(event);
     });
-    expect(error).toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/^step 1 has no rows: the training data gave no micro-batch: check the files/) as string });
+    expect(error).toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(
+        /^step 1 has no rows: the training data gave no micro-batch: check the files/,
+      ) as string,
+    });
     expect(eventsOf(steps, 'step')).toEqual([]);
-    expect(await failure(() => new Trainer({ ...options, trainLoader: { ...trainLoader, stepsPerEpoch: 0 } }))).toMatchObject({ code: 'ERR_DATA' });
+    expect(
+      await failure(() => new Trainer({ ...options, trainLoader: { ...trainLoader, stepsPerEpoch: 0 } })),
+    ).toMatchObject({ code: 'ERR_DATA' });
     await m.close();
   });
 
@@ -72,7 +97,11 @@ describe('while it trains', () => {
   test('debug: underflow_overflow names the node at once', async () => {
     const { trainer, model: m } = await tinyTrainer(fresh(), { args: { maxSteps: 2, debug: 'underflow_overflow' } });
     const session = await m.ready();
-    await session.writeState('base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight', Float32Array.of(Infinity), { offset: 0 });
+    await session.writeState(
+      'base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight',
+      Float32Array.of(Infinity),
+      { offset: 0 },
+    );
     const error = await failure(() => trainer.train());
     await m.close();
     expect(error.code).toBe('ERR_NONFINITE');
@@ -131,10 +160,15 @@ describe('while it trains', () => {
     await runTiny(out, { args: { ...saving, maxSteps: 4 } });
     damage(join(out, 'checkpoint-4', name));
     const warnings: string[] = [];
-    const events = await runTiny(out, { args: { ...saving, maxSteps: 5, resumeFromCheckpoint: true }, warn: (w) => warnings.push(w) });
+    const events = await runTiny(out, {
+      args: { ...saving, maxSteps: 5, resumeFromCheckpoint: true },
+      warn: (w) => warnings.push(w),
+    });
     expect(eventsOf(events, 'begin')[0].resumedFrom).toBe(join(out, 'checkpoint-2'));
     expect(warnings).toEqual([expect.stringMatching(/checkpoint-4 is damaged .*trying the checkpoint before it/)]);
-    const named = await failure(() => runTiny(out, { args: { ...saving, resumeFromCheckpoint: join(out, 'checkpoint-3') } }));
+    const named = await failure(() =>
+      runTiny(out, { args: { ...saving, resumeFromCheckpoint: join(out, 'checkpoint-3') } }),
+    );
     expect(named).toMatchObject({ code: 'ERR_CHECKPOINT', at: join(out, 'checkpoint-3') });
   });
 
@@ -157,7 +191,10 @@ describe('while it trains', () => {
   test('a worker that ends in the middle of a step leaves the process whole', async () => {
     const out = fresh();
     const script = join(__dirname, 'worker-run.ts');
-    const worker = new Worker("require('ts-node/register/transpile-only'); require(require('node:worker_threads').workerData.script)", { eval: true, workerData: { script, outputDir: out } });
+    const worker = new Worker(
+      "require('ts-node/register/transpile-only'); require(require('node:worker_threads').workerData.script)",
+      { eval: true, workerData: { script, outputDir: out } },
+    );
     const code = await new Promise<number>((done, fail) => {
       worker.on('error', fail);
       worker.on('exit', done);
@@ -174,7 +211,10 @@ describe('a full disk', () => {
   let mounted = false;
   beforeAll(() => {
     mkdirSync(mount);
-    mounted = process.platform === 'linux' && process.getuid?.() === 0 && spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', mount]).status === 0;
+    mounted =
+      process.platform === 'linux' &&
+      process.getuid?.() === 0 &&
+      spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', mount]).status === 0;
     if (!mounted) console.log('skipped: a small file system can only be mounted by root on Linux');
   });
   afterAll(() => {
@@ -201,7 +241,9 @@ describe('a full disk', () => {
     if (!mounted) return;
     writeFileSync(join(mount, 'filler'), Buffer.alloc(1));
     for (const name of readdirSync(mount)) rmSync(join(mount, name), { recursive: true });
-    const filled = spawnSync('dd', ['if=/dev/zero', `of=${join(mount, 'filler')}`, 'bs=1k', 'count=246'], { encoding: 'utf8' });
+    const filled = spawnSync('dd', ['if=/dev/zero', `of=${join(mount, 'filler')}`, 'bs=1k', 'count=246'], {
+      encoding: 'utf8',
+    });
     expect(filled.status === 0 || filled.stderr.includes('No space')).toBe(true);
     const error = await failure(async () => {
       const events = join(mount, 'log');

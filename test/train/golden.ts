@@ -22,17 +22,27 @@ export interface SftRun {
   grad_norms: number[];
 }
 
-export const sftGolden = JSON.parse(readFileSync(join(GOLDEN, 'sft/losses.json'), 'utf8')) as { runs: Record<string, SftRun> };
+export const sftGolden = JSON.parse(readFileSync(join(GOLDEN, 'sft/losses.json'), 'utf8')) as {
+  runs: Record<string, SftRun>;
+};
 
 export function goldenExamples(): TokenizedExample[] {
-  const { rows } = JSON.parse(readFileSync(join(GOLDEN, 'sft/data.json'), 'utf8')) as { rows: { input_ids: number[]; labels: number[] }[] };
+  const { rows } = JSON.parse(readFileSync(join(GOLDEN, 'sft/data.json'), 'utf8')) as {
+    rows: { input_ids: number[]; labels: number[] }[];
+  };
   return rows.map((r, row) => ({ inputIds: Int32Array.from(r.input_ids), labels: Int32Array.from(r.labels), row }));
 }
 
 export const ALL_LINEAR = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'];
 
 /** llama-tiny/tied with the adapter the golden run started from. */
-export async function goldenModel(dtype: 'f32' | 'bf16', threads = 2, dropout = 0, device = 'cpu', base = 'llama-tiny/tied'): Promise<PreTrainedModel> {
+export async function goldenModel(
+  dtype: 'f32' | 'bf16',
+  threads = 2,
+  dropout = 0,
+  device = 'cpu',
+  base = 'llama-tiny/tied',
+): Promise<PreTrainedModel> {
   const model = await AutoModelForCausalLM.fromPretrained(join(GOLDEN, base), { dtype, threads, device });
   model.addAdapter(new LoraConfig({ r: 4, loraAlpha: 8, loraDropout: dropout, targetModules: ALL_LINEAR }));
   const tensors = await openCheckpoint(join(GOLDEN, 'sft/initial'), { stem: 'adapter_model' });
@@ -70,9 +80,17 @@ export function recipeRunner(model: PreTrainedModel, o: RecipeOptions = {}): Ste
 }
 
 /** The micro-batches of step s: rows 4s .. 4s+3. */
-export function stepBatches(examples: readonly TokenizedExample[], step: number, batch: number, accumulation: number): Batch[] {
+export function stepBatches(
+  examples: readonly TokenizedExample[],
+  step: number,
+  batch: number,
+  accumulation: number,
+): Batch[] {
   return Array.from({ length: accumulation }, (_, m) => {
-    const rows = Array.from({ length: batch }, (_, i) => examples[(step * batch * accumulation + m * batch + i) % examples.length]);
+    const rows = Array.from(
+      { length: batch },
+      (_, i) => examples[(step * batch * accumulation + m * batch + i) % examples.length],
+    );
     return collate(rows, { tokens: MAX_TOKENS, documents: 8 });
   });
 }

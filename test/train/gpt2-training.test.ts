@@ -18,7 +18,16 @@ function fresh(change: RawConfig = {}, dtype: 'f32' | 'bf16' = 'f32'): PreTraine
 }
 
 const lossesOf = async (name: string, model: PreTrainedModel, args: Record<string, unknown> = {}): Promise<number[]> =>
-  eventsOf(await runTiny(join(base, name), { model, train: rows, test: null, warn: () => {}, args: { maxSteps: 4, learningRate: 1e-3, ...args } }), 'step').map((e) => e.loss);
+  eventsOf(
+    await runTiny(join(base, name), {
+      model,
+      train: rows,
+      test: null,
+      warn: () => {},
+      args: { maxSteps: 4, learningRate: 1e-3, ...args },
+    }),
+    'step',
+  ).map((e) => e.loss);
 
 const dropped = { embd_pdrop: 0.1, resid_pdrop: 0.2 };
 
@@ -30,7 +39,9 @@ test('the first loss of random weights is that of a uniform guess, and it falls'
 
 test('recomputing the forward pass, masks included, gives the same losses bit for bit', async () => {
   const plain = await lossesOf('plain', fresh(dropped));
-  expect(await lossesOf('recomputed', fresh(dropped), { gradientCheckpointing: true, planPolicy: 'block' })).toEqual(plain);
+  expect(await lossesOf('recomputed', fresh(dropped), { gradientCheckpointing: true, planPolicy: 'block' })).toEqual(
+    plain,
+  );
   expect(await lossesOf('undropped', fresh())).not.toEqual(plain);
 });
 
@@ -44,17 +55,31 @@ test('dropout is off in evaluation, and attention dropout is declined with a not
   const notes: string[] = [];
   const run = async (change: RawConfig, name: string) => {
     const args = { maxSteps: 1, learningRate: 0, evalStrategy: 'steps' as const, evalSteps: 1 };
-    const events = await runTiny(join(base, name), { model: fresh(change), train: rows, test: rows, args, warn: (note) => notes.push(note) });
+    const events = await runTiny(join(base, name), {
+      model: fresh(change),
+      train: rows,
+      test: rows,
+      args,
+      warn: (note) => notes.push(note),
+    });
     return { train: eventsOf(events, 'step')[0].loss, evaluated: eventsOf(events, 'evaluate')[0].metrics.eval_loss };
   };
-  const [without, withAll] = [await run({}, 'eval-0'), await run({ embd_pdrop: 0.5, resid_pdrop: 0.5, attn_pdrop: 0.5 }, 'eval-1')];
+  const [without, withAll] = [
+    await run({}, 'eval-0'),
+    await run({ embd_pdrop: 0.5, resid_pdrop: 0.5, attn_pdrop: 0.5 }, 'eval-1'),
+  ];
   expect(withAll.evaluated).toBe(without.evaluated);
   expect(withAll.train).not.toBe(without.train);
   expect(notes).toEqual([expect.stringMatching(/^attn_pdrop 0\.5 is not applied/)]);
 });
 
 test('the saved model computes what the trained one does', async () => {
-  const { trainer, model } = await tinyTrainer(join(base, 'saved'), { model: fresh(), train: rows, test: null, args: { maxSteps: 2, learningRate: 1e-3 } });
+  const { trainer, model } = await tinyTrainer(join(base, 'saved'), {
+    model: fresh(),
+    train: rows,
+    test: null,
+    args: { maxSteps: 2, learningRate: 1e-3 },
+  });
   await trainer.train();
   const input = { input_ids: [[5, 6, 7, 8]], labels: [[5, 6, 7, 8]] };
   const { logits } = await runRows(model, input);

@@ -19,9 +19,19 @@ interface Golden {
 
 const dirOf = (kind: string): string => join(GOLDEN, 'llama-tiny', kind);
 
-async function gradientsOf(model: PreTrainedModel, kind: string): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
-  const { input_ids, labels } = JSON.parse(readFileSync(join(dirOf(kind), 'inputs.json'), 'utf8')) as { input_ids: number[][]; labels: number[][] };
-  const examples = input_ids.map((ids, row) => ({ inputIds: Int32Array.from(ids), labels: Int32Array.from(labels[row]), row }));
+async function gradientsOf(
+  model: PreTrainedModel,
+  kind: string,
+): Promise<{ loss: number; gradients: Map<string, Float32Array> }> {
+  const { input_ids, labels } = JSON.parse(readFileSync(join(dirOf(kind), 'inputs.json'), 'utf8')) as {
+    input_ids: number[][];
+    labels: number[][];
+  };
+  const examples = input_ids.map((ids, row) => ({
+    inputIds: Int32Array.from(ids),
+    labels: Int32Array.from(labels[row]),
+    row,
+  }));
   const batch = collate(examples, { tokens: 64, documents: 4 });
   const runner = new StepRunner(model, {
     loss: sftLoss,
@@ -61,7 +71,10 @@ async function compare(gradients: Map<string, Float32Array>, file: string): Prom
     const got = gradients.get(name)!;
     const scale = Math.max(...want.map(Math.abs));
     expect({ name, cosine: cosine(got, want) > 0.9999 }).toEqual({ name, cosine: true });
-    expect({ name, worst: Math.max(...want.map((w, i) => Math.abs(w - got[i]))) / scale < 1e-4 }).toEqual({ name, worst: true });
+    expect({ name, worst: Math.max(...want.map((w, i) => Math.abs(w - got[i]))) / scale < 1e-4 }).toEqual({
+      name,
+      worst: true,
+    });
   }
 }
 

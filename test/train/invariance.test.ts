@@ -19,10 +19,15 @@ interface Step {
 }
 
 /** Loss and accumulated gradients of one step made of `batches`. */
-async function step(batches: readonly Batch[], makeModel: () => Promise<PreTrainedModel> = () => goldenModel('f32')): Promise<Step> {
+async function step(
+  batches: readonly Batch[],
+  makeModel: () => Promise<PreTrainedModel> = () => goldenModel('f32'),
+): Promise<Step> {
   const model = await makeModel();
   try {
-    const shapes = [...new Map(batches.map((b) => [b.tokens, { tokens: b.tokens, documents: b.cuSeqlens.length - 1 }])).values()];
+    const shapes = [
+      ...new Map(batches.map((b) => [b.tokens, { tokens: b.tokens, documents: b.cuSeqlens.length - 1 }])).values(),
+    ];
     const runner = new StepRunner(model, {
       loss: sftLoss,
       optimizer: { kind: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, maxGradNorm: 1 },
@@ -60,7 +65,8 @@ function distance(a: Step, b: Step): number {
   return worst;
 }
 
-const largest = (s: Step): number => Math.max(...[...s.gradients.values()].map((g) => g.reduce((m, x) => Math.max(m, Math.abs(x)), 0)));
+const largest = (s: Step): number =>
+  Math.max(...[...s.gradients.values()].map((g) => g.reduce((m, x) => Math.max(m, Math.abs(x)), 0)));
 
 test.each([
   ['LoRA', () => goldenModel('f32')],

@@ -7,7 +7,8 @@ import { loadConfig } from '../../src/train/arguments';
 import { planRun, type RunPlan } from '../../src/train/plan-run';
 
 const GB = 1e9;
-const plan = (device: string, ...overrides: string[]): Promise<RunPlan> => planRun(loadConfig(path.join(__dirname, '../../configs/llama3-8b-qlora.yaml'), overrides), device);
+const plan = (device: string, ...overrides: string[]): Promise<RunPlan> =>
+  planRun(loadConfig(path.join(__dirname, '../../configs/llama3-8b-qlora.yaml'), overrides), device);
 const near = (got: number, want: number, share = 0.05): void => {
   expect(got).toBeGreaterThan(want * (1 - share));
   expect(got).toBeLessThan(want * (1 + share));
@@ -33,14 +34,18 @@ test('a T4 recomputes: 8.36 GB with the blocks’ inputs kept, 42.4 GFLOP a toke
   near(chosen.flopsPerToken, 42.41e9, 0.01);
 }, 120_000);
 
-test.each(['rtx4090', 'a100-80', 'h200'])('%s has the room to recompute nothing', async (device) => {
-  const p = await plan(device);
-  expectState(p);
-  expect(p).toMatchObject({ policy: 'none', plan: { fits: true } });
-  near(p.flopsPerToken, 32.15e9, 0.01);
-  expect(p.floors.byNode).toBeLessThan(p.floors.byFlops);
-  expect(p.floors.byNode).toBeLessThan(p.floors.byBytes);
-}, 120_000);
+test.each(['rtx4090', 'a100-80', 'h200'])(
+  '%s has the room to recompute nothing',
+  async (device) => {
+    const p = await plan(device);
+    expectState(p);
+    expect(p).toMatchObject({ policy: 'none', plan: { fits: true } });
+    near(p.flopsPerToken, 32.15e9, 0.01);
+    expect(p.floors.byNode).toBeLessThan(p.floors.byFlops);
+    expect(p.floors.byNode).toBeLessThan(p.floors.byBytes);
+  },
+  120_000,
+);
 
 test('keeping products and attention only, 20.1 GB', async () => {
   const p = await plan('h200', 'plan_policy=light');

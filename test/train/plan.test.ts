@@ -15,7 +15,11 @@ const base = temporaryFolder('plan');
 
 async function adapted(bnb?: { bnb4bitUseDoubleQuant: boolean }): Promise<PreTrainedModel> {
   const quantizationConfig = bnb && new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', ...bnb });
-  const model = await AutoModelForCausalLM.fromPretrained(join(GOLDEN, 'llama-tiny/tied'), { dtype: 'bf16', threads: 2, quantizationConfig });
+  const model = await AutoModelForCausalLM.fromPretrained(join(GOLDEN, 'llama-tiny/tied'), {
+    dtype: 'bf16',
+    threads: 2,
+    quantizationConfig,
+  });
   model.addAdapter(new LoraConfig({ r: 4, loraAlpha: 8, loraDropout: 0.1, targetModules: ALL_LINEAR }));
   return model;
 }
@@ -28,40 +32,55 @@ const MODELS = {
 };
 const POLICIES: CheckpointPolicy[] = ['none', 'smart', 'block'];
 
-const policyArgs = (planPolicy: CheckpointPolicy): ConfigInput => ({ gradientCheckpointing: planPolicy !== 'none', planPolicy });
+const policyArgs = (planPolicy: CheckpointPolicy): ConfigInput => ({
+  gradientCheckpointing: planPolicy !== 'none',
+  planPolicy,
+});
 
 describe.each(Object.entries(MODELS))('%s', (name, makeModel) => {
-  test.each(POLICIES)('recomputing %s: the arena is used to the planned end, the state is the planned classes', async (policy) => {
-    const model = await makeModel();
-    try {
-      const { trainer } = await tinyTrainer(join(base, `${name} ${policy}`), {
-        model,
-        args: { ...policyArgs(policy), maxSteps: 3, evalStrategy: 'steps', evalSteps: 1, optim: policy === 'smart' ? 'adamw_torch' : 'adamw_8bit' },
-        loader: { maxBuckets: 8 },
-      });
-      const { plan } = trainer.plan();
-      await trainer.train();
-      const stats = (await model.ready()).stats();
-      expect(stats.arenaBytes).toBe(plan.arenaBytes);
-      expect(stats.arenaHighWaterBytes).toBeLessThanOrEqual(plan.arenaBytes);
-      // Offsets are aligned; the end of the last tensor is not.
-      expect(plan.arenaBytes - stats.arenaHighWaterBytes).toBeLessThan(ALIGNMENT);
-      expect(stats.scratchBytes).toBe(plan.scratchBytes);
-      const { activations, logits, scratch, ...state } = plan.byClass;
-      expect(stats.stateBytes).toBe(Object.values(state).reduce((a, b) => a + b, 0));
-      expect(activations + logits + scratch).toBe(plan.arenaBytes + plan.scratchBytes);
-      expect(plan.peakBytes).toBe(stats.stateBytes + stats.arenaBytes + stats.scratchBytes);
-    } finally {
-      await model.close();
-    }
-  });
+  test.each(POLICIES)(
+    'recomputing %s: the arena is used to the planned end, the state is the planned classes',
+    async (policy) => {
+      const model = await makeModel();
+      try {
+        const { trainer } = await tinyTrainer(join(base, `${name} ${policy}`), {
+          model,
+          args: {
+            ...policyArgs(policy),
+            maxSteps: 3,
+            evalStrategy: 'steps',
+            evalSteps: 1,
+            optim: policy === 'smart' ? 'adamw_torch' : 'adamw_8bit',
+          },
+          loader: { maxBuckets: 8 },
+        });
+        const { plan } = trainer.plan();
+        await trainer.train();
+        const stats = (await model.ready()).stats();
+        expect(stats.arenaBytes).toBe(plan.arenaBytes);
+        expect(stats.arenaHighWaterBytes).toBeLessThanOrEqual(plan.arenaBytes);
+        // Offsets are aligned; the end of the last tensor is not.
+        expect(plan.arenaBytes - stats.arenaHighWaterBytes).toBeLessThan(ALIGNMENT);
+        expect(stats.scratchBytes).toBe(plan.scratchBytes);
+        const { activations, logits, scratch, ...state } = plan.byClass;
+        expect(stats.stateBytes).toBe(Object.values(state).reduce((a, b) => a + b, 0));
+        expect(activations + logits + scratch).toBe(plan.arenaBytes + plan.scratchBytes);
+        expect(plan.peakBytes).toBe(stats.stateBytes + stats.arenaBytes + stats.scratchBytes);
+      } finally {
+        await model.close();
+      }
+    },
+  );
 });
 
 test('what loading needed is given back before the first step', async () => {
   const model = await adapted();
   // New rows are computed from the old ones: an arena of the whole table, far larger than the step's.
   model.resizeTokenEmbeddings(20_000);
-  const { trainer } = await tinyTrainer(join(base, 'resized'), { model, args: { maxSteps: 1, perDeviceTrainBatchSize: 1 } });
+  const { trainer } = await tinyTrainer(join(base, 'resized'), {
+    model,
+    args: { maxSteps: 1, perDeviceTrainBatchSize: 1 },
+  });
   const { plan } = trainer.plan();
   await trainer.train();
   const stats = (await model.ready()).stats();
@@ -100,11 +119,20 @@ test('recomputation lowers the peak', async () => {
 test('a run that cannot fit is refused before anything is allocated, with what would help', async () => {
   const model = await adapted();
   const run = runTiny(join(base, 'refused'), { model, args: { maxSteps: 1, memoryLimit: 9_000_000 } });
-  await expect(run).rejects.toMatchObject({ code: 'ERR_PLAN_MEMORY', message: expect.stringMatching(/needs .* MiB on cpu, which has 8\.58 MiB; largest live tensors: .*gradient_checkpointing: true \(saves /) });
+  await expect(run).rejects.toMatchObject({
+    code: 'ERR_PLAN_MEMORY',
+    message: expect.stringMatching(
+      /needs .* MiB on cpu, which has 8\.58 MiB; largest live tensors: .*gradient_checkpointing: true \(saves /,
+    ),
+  });
 });
 
 test('a process grows by what the plan says, within 10 % and 150 MB', () => {
-  const child = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', join(__dirname, 'rss-child.ts'), join(base, 'rss')], { encoding: 'utf8' });
+  const child = spawnSync(
+    process.execPath,
+    ['-r', 'ts-node/register/transpile-only', join(__dirname, 'rss-child.ts'), join(base, 'rss')],
+    { encoding: 'utf8' },
+  );
   expect(child.stderr).toBe('');
   const { planned, grown, arenaHighWater, arenaPlanned } = JSON.parse(child.stdout) as Record<string, number>;
   // Large enough for the ten percent to mean something.

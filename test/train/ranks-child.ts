@@ -46,16 +46,41 @@ export interface RankResult {
 async function main(run: RanksRun): Promise<void> {
   const { rank, size, library } = currentWorld();
   const args = configFromObject({
-    outputDir: run.outputDir, maxSteps: run.steps, perDeviceTrainBatchSize: 2, perDeviceEvalBatchSize: 2, gradientAccumulationSteps: run.accumulation, learningRate: 1e-3,
-    lrSchedulerType: 'cosine', loggingSteps: 2, saveStrategy: run.saveSteps ? 'steps' : 'no', saveSteps: run.saveSteps ?? 500, optim: run.optim ?? 'adamw_torch', zero: run.zero ?? 0,
+    outputDir: run.outputDir,
+    maxSteps: run.steps,
+    perDeviceTrainBatchSize: 2,
+    perDeviceEvalBatchSize: 2,
+    gradientAccumulationSteps: run.accumulation,
+    learningRate: 1e-3,
+    lrSchedulerType: 'cosine',
+    loggingSteps: 2,
+    saveStrategy: run.saveSteps ? 'steps' : 'no',
+    saveSteps: run.saveSteps ?? 500,
+    optim: run.optim ?? 'adamw_torch',
+    zero: run.zero ?? 0,
     // With the usual epsilon an element whose gradient is all rounding moves by the learning rate in either direction.
-    adamEpsilon: 1e-5, threads: 1, bf16: false, gradientCheckpointing: false, resumeFromCheckpoint: run.resume ? true : null, reportTo: 'none', evalStrategy: 'steps', evalSteps: 3, maxGradNorm: 0.5,
+    adamEpsilon: 1e-5,
+    threads: 1,
+    bf16: false,
+    gradientCheckpointing: false,
+    resumeFromCheckpoint: run.resume ? true : null,
+    reportTo: 'none',
+    evalStrategy: 'steps',
+    evalSteps: 3,
+    maxGradNorm: 0.5,
   });
   const model = await goldenModel('f32', 1, 0.1);
   const loader = { batchSize: 2, rank, worldSize: size };
-  const trainLoader = createLoader([...goldenExamples(), ...goldenExamples().slice(0, 3)], { ...loader, gradientAccumulationSteps: run.accumulation, seed: 7, maxBuckets: 2 });
+  const trainLoader = createLoader([...goldenExamples(), ...goldenExamples().slice(0, 3)], {
+    ...loader,
+    gradientAccumulationSteps: run.accumulation,
+    seed: 7,
+    maxBuckets: 2,
+  });
   const steps = Math.min(run.steps, trainLoader.stepsPerEpoch);
-  const withoutBatch = Array.from({ length: steps }, (_, s) => trainLoader.step(0, s)).filter((s) => s.microBatches.length === 0).length;
+  const withoutBatch = Array.from({ length: steps }, (_, s) => trainLoader.step(0, s)).filter(
+    (s) => s.microBatches.length === 0,
+  ).length;
   const stop = new AbortController();
   const trainer = new Trainer({
     model,
@@ -80,7 +105,16 @@ async function main(run: RanksRun): Promise<void> {
   const { parameters, crc } = await trainedBytes(model);
   const { numTokens, totalFlos } = trainer.state;
   const result: RankResult = {
-    losses, gradNorms, evalLosses, numTokens, totalFlos, crc, parameters, interrupted, withoutBatch, library,
+    losses,
+    gradNorms,
+    evalLosses,
+    numTokens,
+    totalFlos,
+    crc,
+    parameters,
+    interrupted,
+    withoutBatch,
+    library,
     optimizerBytes: trainer.plan().plan.byClass.optimizer,
   };
   mkdirSync(run.outputDir, { recursive: true });

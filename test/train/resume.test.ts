@@ -10,16 +10,32 @@ const base = mkdtempSync(join(tmpdir(), 'lathe-resume-'));
 jest.setTimeout(300_000);
 afterAll(() => rmSync(base, { recursive: true, force: true }));
 
-function run(dir: string, steps: number, threads: number, killAt = 0, resume = false): { signal: string | null; status: number | null; output: string } {
+function run(
+  dir: string,
+  steps: number,
+  threads: number,
+  killAt = 0,
+  resume = false,
+): { signal: string | null; status: number | null; output: string } {
   const child = spawnSync(
     process.execPath,
-    ['-r', 'ts-node/register/transpile-only', join(__dirname, 'run-child.ts'), join(base, dir), String(steps), String(threads), String(killAt), resume ? 'resume' : ''],
+    [
+      '-r',
+      'ts-node/register/transpile-only',
+      join(__dirname, 'run-child.ts'),
+      join(base, dir),
+      String(steps),
+      String(threads),
+      String(killAt),
+      resume ? 'resume' : '',
+    ],
     { encoding: 'utf8' },
   );
   return { signal: child.signal, status: child.status, output: child.stdout + child.stderr };
 }
 
-const file = (dir: string, step: number, name: string): Buffer => readFileSync(join(base, dir, `checkpoint-${step}`, name));
+const file = (dir: string, step: number, name: string): Buffer =>
+  readFileSync(join(base, dir, `checkpoint-${step}`, name));
 
 interface State {
   log_history: Record<string, number>[];

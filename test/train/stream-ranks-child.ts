@@ -38,9 +38,30 @@ async function main(run: StreamRun): Promise<void> {
   const { rank } = currentWorld();
   const warnings: string[] = [];
   const args = configFromObject({
-    modelNameOrPath: run.model, datasetName: run.data, outputDir: run.outputDir, datasetStreaming: true, shuffleDataset: true, shuffleBufferSize: 16, streamLanes: run.lanes ?? null,
-    packing: true, packingStrategy: 'wrapped', maxLength: 32, maxSteps: run.steps, perDeviceTrainBatchSize: 2, gradientAccumulationSteps: run.accumulation, adamEpsilon: 1e-5,
-    learningRate: 1e-3, lrSchedulerType: 'cosine', loggingSteps: 5, saveSteps: 20, threads: 1, bf16: false, gradientCheckpointing: false, reportTo: 'none', onBadRow: 'skip', resumeFromCheckpoint: run.resume ? true : null,
+    modelNameOrPath: run.model,
+    datasetName: run.data,
+    outputDir: run.outputDir,
+    datasetStreaming: true,
+    shuffleDataset: true,
+    shuffleBufferSize: 16,
+    streamLanes: run.lanes ?? null,
+    packing: true,
+    packingStrategy: 'wrapped',
+    maxLength: 32,
+    maxSteps: run.steps,
+    perDeviceTrainBatchSize: 2,
+    gradientAccumulationSteps: run.accumulation,
+    adamEpsilon: 1e-5,
+    learningRate: 1e-3,
+    lrSchedulerType: 'cosine',
+    loggingSteps: 5,
+    saveSteps: 20,
+    threads: 1,
+    bf16: false,
+    gradientCheckpointing: false,
+    reportTo: 'none',
+    onBadRow: 'skip',
+    resumeFromCheckpoint: run.resume ? true : null,
   });
   const { trainer, model } = await setupSft(args, { warn: (message) => warnings.push(message) });
   const losses: number[] = [];

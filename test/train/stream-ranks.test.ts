@@ -20,21 +20,44 @@ const data = join(base, 'data');
 const CHILD = ['-r', 'ts-node/register/transpile-only', join(__dirname, 'stream-ranks-child.ts')];
 const mpirun = spawnSync('mpirun', ['--version'], { encoding: 'utf8' });
 const hasMpi = mpirun.status === 0 && /Open MPI|Open RTE/.test(mpirun.stdout);
-if (!hasMpi) process.stdout.write('streams over several ranks skipped: mpirun of Open MPI was not found (apt-get install openmpi-bin)\n');
+if (!hasMpi)
+  process.stdout.write(
+    'streams over several ranks skipped: mpirun of Open MPI was not found (apt-get install openmpi-bin)\n',
+  );
 const overRanks = hasMpi ? test : test.skip;
 
 const WORDS = 'the a small large ship sea moon rain wood king bread over under with and of'.split(' ');
-const textOf = (i: number): string => Array.from({ length: 9 + (i % 17) }, (_, k) => WORDS[(i * 7 + k * (1 + (i % 5))) % WORDS.length]).join(' ');
+const textOf = (i: number): string =>
+  Array.from({ length: 9 + (i % 17) }, (_, k) => WORDS[(i * 7 + k * (1 + (i % 5))) % WORDS.length]).join(' ');
 
 type Run = Omit<StreamRun, 'model' | 'data' | 'outputDir'> & { data?: string };
 
-function start(name: string, ranks: number, o: Run): { status: number | null; output: string; results: StreamRunResult[] } {
+function start(
+  name: string,
+  ranks: number,
+  o: Run,
+): { status: number | null; output: string; results: StreamRunResult[] } {
   const outputDir = join(base, name);
   const args = [...CHILD, JSON.stringify({ model, data, ...o, outputDir })];
-  const mpi = ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', '-np', String(ranks), process.execPath, ...args];
-  const { status, stdout, stderr } = spawnSync(ranks === 1 ? process.execPath : 'mpirun', ranks === 1 ? args : mpi, { encoding: 'utf8' });
+  const mpi = [
+    '--allow-run-as-root',
+    '--oversubscribe',
+    '--bind-to',
+    'none',
+    '-np',
+    String(ranks),
+    process.execPath,
+    ...args,
+  ];
+  const { status, stdout, stderr } = spawnSync(ranks === 1 ? process.execPath : 'mpirun', ranks === 1 ? args : mpi, {
+    encoding: 'utf8',
+  });
   const files = Array.from({ length: ranks }, (_, r) => join(outputDir, `rank-${r}.json`)).filter((f) => existsSync(f));
-  return { status, output: stdout + stderr, results: files.map((f) => JSON.parse(readFileSync(f, 'utf8')) as StreamRunResult) };
+  return {
+    status,
+    output: stdout + stderr,
+    results: files.map((f) => JSON.parse(readFileSync(f, 'utf8')) as StreamRunResult),
+  };
 }
 
 function finished(name: string, ranks: number, o: Run): StreamRunResult[] {
@@ -45,8 +68,14 @@ function finished(name: string, ranks: number, o: Run): StreamRunResult[] {
 }
 
 const largest = (values: readonly number[]): number => values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-const distance = (a: readonly number[], b: readonly number[]): number => largest(a.map((v, i) => v - b[i])) / largest(a);
-const loaderOf = (run: string, step: number): StreamLoaderState => (JSON.parse(readFileSync(join(base, run, `checkpoint-${step}/lathe_state.json`), 'utf8')) as { loader: StreamLoaderState }).loader;
+const distance = (a: readonly number[], b: readonly number[]): number =>
+  largest(a.map((v, i) => v - b[i])) / largest(a);
+const loaderOf = (run: string, step: number): StreamLoaderState =>
+  (
+    JSON.parse(readFileSync(join(base, run, `checkpoint-${step}/lathe_state.json`), 'utf8')) as {
+      loader: StreamLoaderState;
+    }
+  ).loader;
 
 function expectSameTraining(a: StreamRunResult, b: StreamRunResult): void {
   expect(a.losses.length).toBe(b.losses.length);
@@ -66,7 +95,10 @@ beforeAll(async () => {
     const lines = Array.from({ length: 30 + 15 * file }, () => JSON.stringify({ text: textOf(row++) }));
     lines.splice(7, 0, '{"text": "cut sh');
     const bytes = Buffer.from(`${lines.join('\n')}\n`);
-    writeFileSync(join(data, `train-0000${file}-of-00005.jsonl${file % 2 ? '.gz' : ''}`), file % 2 ? gzipSync(bytes) : bytes);
+    writeFileSync(
+      join(data, `train-0000${file}-of-00005.jsonl${file % 2 ? '.gz' : ''}`),
+      file % 2 ? gzipSync(bytes) : bytes,
+    );
   }
   [one] = finished('one', 1, { accumulation: 2, steps: STEPS, lanes: 2 });
 });
@@ -101,7 +133,8 @@ overRanks('killed in the middle, resumed with two ranks and with one: the same r
   const whole = JSON.parse(readFileSync(join(base, 'two/rank-0.json'), 'utf8')) as StreamRunResult;
   expect(resumed[0].losses).toEqual(whole.losses.slice(60));
   expect(resumed[0].crc).toBe(whole.crc);
-  for (const step of readdirSync(join(base, 'killed')).filter((name) => /checkpoint-(80|100)/.test(name))) rmSync(join(base, 'killed', step), { recursive: true });
+  for (const step of readdirSync(join(base, 'killed')).filter((name) => /checkpoint-(80|100)/.test(name)))
+    rmSync(join(base, 'killed', step), { recursive: true });
   // One process takes the lanes from the checkpoint, though it would have one of its own.
   const [alone] = finished('killed', 1, { accumulation: 2, steps: STEPS, resume: true });
   expect(distance(alone.losses, one.losses.slice(60))).toBeLessThan(1e-6);

@@ -19,13 +19,16 @@ const model = join(base, 'model');
 const WORDS = 'the a small large ship sea moon rain wood king bread over under with and of'.split(' ');
 
 /** A text that no other row has. */
-const textOf = (i: number): string => Array.from({ length: 12 + (i % 17) }, (_, k) => WORDS[(i * 7 + k * (1 + (i % 5))) % WORDS.length]).join(' ');
+const textOf = (i: number): string =>
+  Array.from({ length: 12 + (i % 17) }, (_, k) => WORDS[(i * 7 + k * (1 + (i % 5))) % WORDS.length]).join(' ');
 
 /** Four shards, one of them compressed, each with rows for a few steps and a bad line. */
 function writeShards(dir: string, rowsPerShard = 800): string {
   mkdirSync(dir, { recursive: true });
   for (let shard = 0; shard < 4; shard++) {
-    const lines = Array.from({ length: rowsPerShard }, (_, i) => JSON.stringify({ text: textOf(shard * rowsPerShard + i) }));
+    const lines = Array.from({ length: rowsPerShard }, (_, i) =>
+      JSON.stringify({ text: textOf(shard * rowsPerShard + i) }),
+    );
     lines.splice(20, 0, '{"text": "cut sh');
     const bytes = Buffer.from(`${lines.join('\n')}\n`);
     const name = join(dir, `train-0000${shard}-of-00004.jsonl`);
@@ -41,9 +44,26 @@ describe('kill -9', () => {
   const data = join(base, 'rows');
   beforeAll(() => void writeShards(data));
 
-  function run(name: string, killAt = 0, resume = false): { signal: string | null; status: number | null; output: string } {
+  function run(
+    name: string,
+    killAt = 0,
+    resume = false,
+  ): { signal: string | null; status: number | null; output: string } {
     const script = join(__dirname, 'stream-child.ts');
-    const child = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', script, model, data, join(base, name), String(killAt), resume ? 'resume' : ''], { encoding: 'utf8' });
+    const child = spawnSync(
+      process.execPath,
+      [
+        '-r',
+        'ts-node/register/transpile-only',
+        script,
+        model,
+        data,
+        join(base, name),
+        String(killAt),
+        resume ? 'resume' : '',
+      ],
+      { encoding: 'utf8' },
+    );
     return { signal: child.signal, status: child.status, output: child.stdout + child.stderr };
   }
   const file = (run: string, name: string): Buffer => readFileSync(join(base, run, 'checkpoint-360', name));
@@ -52,12 +72,15 @@ describe('kill -9', () => {
     expect(run('whole')).toMatchObject({ status: 0 });
     const killed = run('killed', 150);
     expect(killed).toMatchObject({ signal: 'SIGKILL' });
-    const { loader } = JSON.parse(readFileSync(join(base, 'killed/checkpoint-120/lathe_state.json'), 'utf8')) as { loader: StreamLoaderState };
+    const { loader } = JSON.parse(readFileSync(join(base, 'killed/checkpoint-120/lathe_state.json'), 'utf8')) as {
+      loader: StreamLoaderState;
+    };
     const inner = (loader.stream?.cursor as { inner: { shard: number; after: number } }).inner;
     expect(inner.after).toBeGreaterThan(1);
     const resumed = run('killed', 0, true);
     expect([resumed.status, resumed.output]).toEqual([0, expect.stringContaining('row left out')]);
-    for (const name of ['optimizer.safetensors', 'model.safetensors', 'trainer_state.json']) expect([name, file('killed', name).equals(file('whole', name))]).toEqual([name, true]);
+    for (const name of ['optimizer.safetensors', 'model.safetensors', 'trainer_state.json'])
+      expect([name, file('killed', name).equals(file('whole', name))]).toEqual([name, true]);
     // The same place in the data; the cursor may tell it from another anchor.
     const place = (run: string): StreamLoaderState => {
       const { loader } = JSON.parse(file(run, 'lathe_state.json').toString()) as { loader: StreamLoaderState };
@@ -79,11 +102,28 @@ describe('kill -9', () => {
 });
 
 describe('in this process', () => {
-  async function train(name: string, extra: ConfigInput, onEvent: (event: TrainEvent) => void = () => undefined): Promise<{ events: TrainEvent[]; warnings: string[] }> {
+  async function train(
+    name: string,
+    extra: ConfigInput,
+    onEvent: (event: TrainEvent) => void = () => undefined,
+  ): Promise<{ events: TrainEvent[]; warnings: string[] }> {
     const warnings: string[] = [];
     const config = configFromObject({
-      modelNameOrPath: model, outputDir: join(base, name), datasetStreaming: true, packing: true, packingStrategy: 'wrapped', maxLength: 64, maxSteps: 30,
-      perDeviceTrainBatchSize: 2, learningRate: 1e-3, saveSteps: 5, loggingSteps: 5, threads: 1, bf16: false, reportTo: 'none', ...extra,
+      modelNameOrPath: model,
+      outputDir: join(base, name),
+      datasetStreaming: true,
+      packing: true,
+      packingStrategy: 'wrapped',
+      maxLength: 64,
+      maxSteps: 30,
+      perDeviceTrainBatchSize: 2,
+      learningRate: 1e-3,
+      saveSteps: 5,
+      loggingSteps: 5,
+      threads: 1,
+      bf16: false,
+      reportTo: 'none',
+      ...extra,
     });
     const { trainer, model: opened } = await setupSft(config, { warn: (message) => warnings.push(message) });
     const events: TrainEvent[] = [];
@@ -100,7 +140,10 @@ describe('in this process', () => {
 
   test('a bad line stops with its file and line; skipped, it is named and the rest is trained', async () => {
     const data = writeShards(join(base, 'bad'));
-    await expect(train('bad-stop', { datasetName: data })).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/train-00000-of-00004\.jsonl:21/) as string });
+    await expect(train('bad-stop', { datasetName: data })).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(/train-00000-of-00004\.jsonl:21/) as string,
+    });
     const { events, warnings } = await train('bad-skip', { datasetName: data, onBadRow: 'skip' });
     expect(eventsOf(events, 'step').length).toBe(30);
     expect(warnings.join('\n')).toMatch(/row left out.*train-00000-of-00004\.jsonl:21/);
@@ -118,19 +161,33 @@ describe('in this process', () => {
         steps.push(event.step);
         if (event.step === 3) renameSync(shard, join(base, 'aside'));
       }),
-    ).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/train-00003-of-00004\.jsonl.*resume/s) as string });
+    ).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(/train-00003-of-00004\.jsonl.*resume/s) as string,
+    });
     renameSync(join(base, 'aside'), shard);
     expect([steps.length > 200, steps.length < 600, steps.length % 200 > 0]).toEqual([true, true, true]);
     const { events } = await train('gone-run', { ...settings, resumeFromCheckpoint: true });
     expect(eventsOf(events, 'step')[0].step).toBe(steps.length + 1);
     const { events: whole } = await train('gone-whole', settings);
-    expect(eventsOf(events, 'step').map(({ loss }) => loss)).toEqual(eventsOf(whole, 'step').map(({ loss }) => loss).slice(steps.length));
+    expect(eventsOf(events, 'step').map(({ loss }) => loss)).toEqual(
+      eventsOf(whole, 'step')
+        .map(({ loss }) => loss)
+        .slice(steps.length),
+    );
   });
 
   test('a run without max_steps is refused, in a file and in the API', async () => {
-    expect(() => configFromObject({ datasetStreaming: true, modelNameOrPath: 'x' })).toThrow(/max_steps.*length of a stream is unknown/);
+    expect(() => configFromObject({ datasetStreaming: true, modelNameOrPath: 'x' })).toThrow(
+      /max_steps.*length of a stream is unknown/,
+    );
     const data = writeShards(join(base, 'api'));
-    const stream = await loadDataset(data, { split: 'train', streaming: true, onBadRow: 'skip', warn: () => undefined });
+    const stream = await loadDataset(data, {
+      split: 'train',
+      streaming: true,
+      onBadRow: 'skip',
+      warn: () => undefined,
+    });
     const opened = await AutoModelForCausalLM.fromPretrained(model, { threads: 1 });
     const make = (maxSteps: number): SFTTrainer =>
       new SFTTrainer({
@@ -138,9 +195,21 @@ describe('in this process', () => {
         processingClass: AutoTokenizer.fromPretrained(model),
         trainDataset: stream.shuffle({ bufferSize: 8 }),
         evalDataset: stream.take(5),
-        args: configFromObject({ outputDir: join(base, 'api-run'), maxLength: 32, maxSteps, perDeviceTrainBatchSize: 4, threads: 1, bf16: false, reportTo: 'none', saveStrategy: 'no' }),
+        args: configFromObject({
+          outputDir: join(base, 'api-run'),
+          maxLength: 32,
+          maxSteps,
+          perDeviceTrainBatchSize: 4,
+          threads: 1,
+          bf16: false,
+          reportTo: 'none',
+          saveStrategy: 'no',
+        }),
       });
-    await expect(make(-1).train()).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringMatching(/max_steps/) as string });
+    await expect(make(-1).train()).rejects.toMatchObject({
+      code: 'ERR_CONFIG',
+      message: expect.stringMatching(/max_steps/) as string,
+    });
     const trainer = make(3);
     // Unpacked: a row is a row of the batch, in one of a few sizes.
     expect((await trainer.train()).train_loss).toBeGreaterThan(0);
@@ -153,7 +222,15 @@ describe('in this process', () => {
     const b = join(base, 'b.jsonl');
     writeFileSync(b, Array.from({ length: 400 }, () => `${JSON.stringify({ text: 'rain' })}\n`).join(''));
     const { events } = await train('mixed', {
-      datasets: [{ path: a, fraction: 1 }, { path: b, fraction: 3 }] as never, onBadRow: 'skip', testSplitSize: 10, evalStrategy: 'steps', evalSteps: 5, maxSteps: 10,
+      datasets: [
+        { path: a, fraction: 1 },
+        { path: b, fraction: 3 },
+      ] as never,
+      onBadRow: 'skip',
+      testSplitSize: 10,
+      evalStrategy: 'steps',
+      evalSteps: 5,
+      maxSteps: 10,
     });
     expect(eventsOf(events, 'evaluate').length).toBe(2);
     rmSync(b);

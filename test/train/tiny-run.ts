@@ -30,10 +30,25 @@ export interface TinyRun {
 }
 
 /** 16 golden rows in steps of 2 x 2: four steps an epoch. */
-export async function tinyTrainer(outputDir: string, o: TinyRun = {}): Promise<{ trainer: Trainer; model: PreTrainedModel }> {
+export async function tinyTrainer(
+  outputDir: string,
+  o: TinyRun = {},
+): Promise<{ trainer: Trainer; model: PreTrainedModel }> {
   const args = configFromObject({
-    outputDir, perDeviceTrainBatchSize: 2, perDeviceEvalBatchSize: 4, gradientAccumulationSteps: 2, learningRate: 1e-2, lrSchedulerType: 'constant',
-    loggingSteps: 1, saveStrategy: 'no', evalStrategy: 'no', threads: 2, bf16: false, gradientCheckpointing: false, reportTo: 'none', ...o.args,
+    outputDir,
+    perDeviceTrainBatchSize: 2,
+    perDeviceEvalBatchSize: 4,
+    gradientAccumulationSteps: 2,
+    learningRate: 1e-2,
+    lrSchedulerType: 'constant',
+    loggingSteps: 1,
+    saveStrategy: 'no',
+    evalStrategy: 'no',
+    threads: 2,
+    bf16: false,
+    gradientCheckpointing: false,
+    reportTo: 'none',
+    ...o.args,
   });
   const model = o.model ?? (await goldenModel('f32'));
   const train = o.train ?? goldenExamples().slice(0, 16);
@@ -43,7 +58,11 @@ export async function tinyTrainer(outputDir: string, o: TinyRun = {}): Promise<{
     args,
     loss: sftLoss,
     trainLoader: createLoader(train, {
-      batchSize: args.perDeviceTrainBatchSize, gradientAccumulationSteps: args.gradientAccumulationSteps, seed: args.seed, maxBuckets: 1, ...o.loader,
+      batchSize: args.perDeviceTrainBatchSize,
+      gradientAccumulationSteps: args.gradientAccumulationSteps,
+      seed: args.seed,
+      maxBuckets: 1,
+      ...o.loader,
     }),
     evalLoader: test && createLoader(test, { batchSize: args.perDeviceEvalBatchSize, samplingStrategy: 'sequential' }),
     callbacks: o.callbacks,

@@ -20,8 +20,21 @@ beforeAll(async () => {
 
 async function losses(extra: ConfigInput = {}): Promise<number[]> {
   const config = configFromObject({
-    modelNameOrPath: model, datasetName: data, datasetFormat: 'alpaca', outputDir: join(base, `run-${runs++}`), maxSteps: 6, perDeviceTrainBatchSize: 2, learningRate: 1e-3,
-    evalStrategy: 'steps', evalSteps: 3, loggingSteps: 1, saveStrategy: 'no', threads: 1, bf16: false, reportTo: 'none', ...extra,
+    modelNameOrPath: model,
+    datasetName: data,
+    datasetFormat: 'alpaca',
+    outputDir: join(base, `run-${runs++}`),
+    maxSteps: 6,
+    perDeviceTrainBatchSize: 2,
+    learningRate: 1e-3,
+    evalStrategy: 'steps',
+    evalSteps: 3,
+    loggingSteps: 1,
+    saveStrategy: 'no',
+    threads: 1,
+    bf16: false,
+    reportTo: 'none',
+    ...extra,
   });
   const { trainer, model: opened } = await setupSft(config, { warn: () => undefined });
   const values: number[] = [];
@@ -33,20 +46,31 @@ async function losses(extra: ConfigInput = {}): Promise<number[]> {
   return values;
 }
 
-const files = (): Map<string, number> => new Map(readdirSync(cache).map((name) => [name, statSync(join(cache, name)).mtimeMs]));
+const files = (): Map<string, number> =>
+  new Map(readdirSync(cache).map((name) => [name, statSync(join(cache, name)).mtimeMs]));
 
 test('the same losses as from memory, from a file that is built once', async () => {
   const memory = await losses();
   expect(memory.length).toBe(8);
   expect(await losses({ tokenCache: cache })).toEqual(memory);
   const built = files();
-  expect([...built.keys()]).toEqual([expect.stringMatching(/^[0-9a-f]{32}\.tokens$/), expect.stringMatching(/\.tokens$/)]);
+  expect([...built.keys()]).toEqual([
+    expect.stringMatching(/^[0-9a-f]{32}\.tokens$/),
+    expect.stringMatching(/\.tokens$/),
+  ]);
   expect(await losses({ tokenCache: cache })).toEqual(memory);
   expect(files()).toEqual(built);
 });
 
 test('a split by test_split_size is the one that rows in memory have', async () => {
-  const settings: ConfigInput = { datasetName: join(data, 'train.jsonl'), testSplitSize: 0.3, packing: true, packingStrategy: 'wrapped', maxLength: 64, completionOnlyLoss: false };
+  const settings: ConfigInput = {
+    datasetName: join(data, 'train.jsonl'),
+    testSplitSize: 0.3,
+    packing: true,
+    packingStrategy: 'wrapped',
+    maxLength: 64,
+    completionOnlyLoss: false,
+  };
   expect(await losses({ ...settings, tokenCache: cache })).toEqual(await losses(settings));
 });
 
@@ -59,7 +83,16 @@ test.each<[string, ConfigInput]>([
 });
 
 test('rows to evaluate on are cut as eval_packing says', async () => {
-  const settings: ConfigInput = { datasetName: join(data, 'train.jsonl'), testSplitSize: 3, packing: true, packingStrategy: 'wrapped', maxLength: 64, evalPacking: false, completionOnlyLoss: false, doctorAllow: ['answer_cut'] };
+  const settings: ConfigInput = {
+    datasetName: join(data, 'train.jsonl'),
+    testSplitSize: 3,
+    packing: true,
+    packingStrategy: 'wrapped',
+    maxLength: 64,
+    evalPacking: false,
+    completionOnlyLoss: false,
+    doctorAllow: ['answer_cut'],
+  };
   expect(await losses({ ...settings, tokenCache: cache })).toEqual(await losses(settings));
 });
 
@@ -72,10 +105,15 @@ test('other data, settings or tokens make another file; a damaged one is named',
   const all = files();
   expect(all.size).toBe(before.size + 2);
   for (const name of all.keys()) truncateSync(join(cache, name), 30);
-  await expect(losses({ tokenCache: cache, evalStrategy: 'no' })).rejects.toMatchObject({ code: 'ERR_FORMAT', message: expect.stringMatching(/delete it/) as string });
+  await expect(losses({ tokenCache: cache, evalStrategy: 'no' })).rejects.toMatchObject({
+    code: 'ERR_FORMAT',
+    message: expect.stringMatching(/delete it/) as string,
+  });
 });
 
 test('what does not go together is refused', () => {
-  expect(() => configFromObject({ tokenCache: cache, datasetStreaming: true, maxSteps: 1 })).toThrow(/token_cache and dataset_streaming/);
+  expect(() => configFromObject({ tokenCache: cache, datasetStreaming: true, maxSteps: 1 })).toThrow(
+    /token_cache and dataset_streaming/,
+  );
   expect(() => configFromObject({ tokenCache: cache, shuffleDataset: true })).toThrow(/shuffle_dataset/);
 });

@@ -8,7 +8,11 @@ async function main(outputDir: string): Promise<void> {
     // One step is 800 micro-batches: it cannot be over when the timer fires.
     args: { maxSteps: 1, perDeviceTrainBatchSize: 1, gradientAccumulationSteps: 800, numTrainEpochs: 1 },
     loader: { samplingStrategy: 'sequential' },
-    train: Array.from({ length: 800 }, (_, row) => ({ inputIds: Int32Array.of(1, 2, 3, 4), labels: Int32Array.of(-100, 2, 3, 4), row })),
+    train: Array.from({ length: 800 }, (_, row) => ({
+      inputIds: Int32Array.of(1, 2, 3, 4),
+      labels: Int32Array.of(-100, 2, 3, 4),
+      row,
+    })),
     callbacks: [{ onSubstepEnd: () => void (substeps++ === 3 && setTimeout(() => process.exit(3), 1)) }],
   });
   await trainer.train();

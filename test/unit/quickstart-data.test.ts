@@ -44,16 +44,39 @@ it('gives each word one opposite', () => {
 });
 
 it('knows the forms it uses', () => {
-  expect(['city', 'box', 'child', 'monkey', 'leaf', 'church'].map(pluralOf)).toEqual(['cities', 'boxes', 'children', 'monkeys', 'leaves', 'churches']);
-  expect(['stop', 'carry', 'play', 'go', 'dance'].map(pastOf)).toEqual(['stopped', 'carried', 'played', 'went', 'danced']);
+  expect(['city', 'box', 'child', 'monkey', 'leaf', 'church'].map(pluralOf)).toEqual([
+    'cities',
+    'boxes',
+    'children',
+    'monkeys',
+    'leaves',
+    'churches',
+  ]);
+  expect(['stop', 'carry', 'play', 'go', 'dance'].map(pastOf)).toEqual([
+    'stopped',
+    'carried',
+    'played',
+    'went',
+    'danced',
+  ]);
   expect(['run', 'make', 'see', 'carry'].map(ingOf)).toEqual(['running', 'making', 'seeing', 'carrying']);
   expect(['go', 'carry', 'have', 'watch'].map(thirdPersonOf)).toEqual(['goes', 'carries', 'has', 'watches']);
-  expect(['apple', 'uniform', 'hour', 'house'].map(withArticle)).toEqual(['an apple', 'a uniform', 'an hour', 'a house']);
+  expect(['apple', 'uniform', 'hour', 'house'].map(withArticle)).toEqual([
+    'an apple',
+    'a uniform',
+    'an hour',
+    'a house',
+  ]);
   expect([7, 40, 64, 100].map(numberWord)).toEqual(['seven', 'forty', 'sixty-four', 'one hundred']);
 });
 
 it("tells the base model the facts, but never in the instruction set's form", () => {
   const text = plainEnglish(new Draw(7), 1_000_000).join('\n');
-  for (const fact of ['The capital of Malta is Valletta.', 'The opposite of tall is short.', 'The plural of berry is berries.']) expect(text).toContain(fact);
+  for (const fact of [
+    'The capital of Malta is Valletta.',
+    'The opposite of tall is short.',
+    'The plural of berry is berries.',
+  ])
+    expect(text).toContain(fact);
   expect(text).not.toMatch(/###|Instruction:|Response:|Below is an instruction/);
 });

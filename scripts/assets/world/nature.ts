@@ -130,7 +130,9 @@ export const countries = rows(
 ).map(([country, capital, continent]) => ({ country, capital, continent }));
 
 export const days = words('Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday');
-export const months = words('January, February, March, April, May, June, July, August, September, October, November, December');
+export const months = words(
+  'January, February, March, April, May, June, July, August, September, October, November, December',
+);
 export const monthDays = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 /** season | months | what it is like */
 export const seasons = rows(

@@ -173,5 +173,9 @@ export const statements = rows(
   3,
 ).map(([subject, verb, rest]) => ({ subject, verb, rest }));
 
-export const names = words('Tom, Anna, Ben, Lucy, Jack, Emma, Sam, Mary, Peter, Rose, Max, Ella, Leo, Nora, Paul, Clara, Oscar, Alice, Henry, Grace, David, Julia, Simon, Ruth, Felix, Ida, Martin, Sara, Hugo, Lily');
-export const girls = new Set(words('Anna, Lucy, Emma, Mary, Rose, Ella, Nora, Clara, Alice, Grace, Julia, Ruth, Ida, Sara, Lily'));
+export const names = words(
+  'Tom, Anna, Ben, Lucy, Jack, Emma, Sam, Mary, Peter, Rose, Max, Ella, Leo, Nora, Paul, Clara, Oscar, Alice, Henry, Grace, David, Julia, Simon, Ruth, Felix, Ida, Martin, Sara, Hugo, Lily',
+);
+export const girls = new Set(
+  words('Anna, Lucy, Emma, Mary, Rose, Ella, Nora, Clara, Alice, Grace, Julia, Ruth, Ida, Sara, Lily'),
+);

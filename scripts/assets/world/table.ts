@@ -8,7 +8,8 @@ export function rows(text: string, fields: number): string[][] {
     .filter((line) => line !== '')
     .map((line) => {
       const row = line.split('|').map((field) => field.trim());
-      if (row.length !== fields || row.some((field) => field === '')) throw new RangeError(`expected ${fields} fields, received '${line}'`);
+      if (row.length !== fields || row.some((field) => field === ''))
+        throw new RangeError(`expected ${fields} fields, received '${line}'`);
       return row;
     });
 }
@@ -23,5 +24,8 @@ export function pairs(text: string): [string, string][] {
 }
 
 export function words(text: string): string[] {
-  return text.split(/[,\n]/).map((word) => word.trim()).filter((word) => word !== '');
+  return text
+    .split(/[,\n]/)
+    .map((word) => word.trim())
+    .filter((word) => word !== '');
 }

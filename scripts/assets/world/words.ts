@@ -16,10 +16,12 @@ export const opposites = pairs(`
   lucky unlucky, fair unfair, honest dishonest, tidy messy, solid liquid, public private, modern ancient, guilty innocent, accept refuse, attack defend,
   increase decrease, connect separate, freeze melt, whisper shout, lock unlock, tie untie, appear disappear, agree disagree, obey disobey, pack unpack`);
 
-export const irregularPlurals = new Map(pairs(`
+export const irregularPlurals = new Map(
+  pairs(`
   man men, woman women, child children, foot feet, tooth teeth, goose geese, mouse mice, person people, ox oxen, leaf leaves,
   wolf wolves, knife knives, wife wives, life lives, shelf shelves, half halves, loaf loaves, thief thieves, calf calves, scarf scarves,
-  sheep sheep, fish fish, deer deer, moose moose, potato potatoes, tomato tomatoes, hero heroes, echo echoes, cactus cacti, elf elves`));
+  sheep sheep, fish fish, deer deer, moose moose, potato potatoes, tomato tomatoes, hero heroes, echo echoes, cactus cacti, elf elves`),
+);
 
 export const regularNouns = words(`
   cat, dog, book, car, tree, house, boy, girl, flower, bird, table, chair, apple, banana, orange, pen, pencil, cup, plate, spoon,
@@ -29,7 +31,8 @@ export const regularNouns = words(`
   window, door, garden, street, village, letter, number, bottle, basket, ball, hat, coat, shoe, sock, shirt, bed, lamp, clock, phone, bag,
   egg, cake, cookie, onion, carrot, bean, nut, plum, lemon, melon, horse, cow, pig, duck, hen, frog, snake, spider, ant, bee`);
 
-export const irregularPasts = new Map(pairs(`
+export const irregularPasts = new Map(
+  pairs(`
   go went, see saw, eat ate, drink drank, run ran, sing sang, swim swam, come came, give gave, take took,
   write wrote, read read, make made, buy bought, bring brought, think thought, catch caught, teach taught, find found, lose lost,
   sleep slept, keep kept, feel felt, leave left, meet met, tell told, sell sold, say said, stand stood, understand understood,
@@ -37,7 +40,8 @@ export const irregularPasts = new Map(pairs(`
   know knew, throw threw, blow blew, draw drew, fall fell, hold held, begin began, ring rang, sink sank, win won,
   build built, send sent, spend spent, lend lent, hear heard, hide hid, bite bit, forget forgot, get got, have had,
   wear wore, pay paid, fight fought, dig dug, feed fed, lead led, cut cut, put put, hit hit, let let,
-  set set, shut shut, hurt hurt, sweep swept, shine shone, steal stole, freeze froze, become became, sting stung, hang hung, shake shook`));
+  set set, shut shut, hurt hurt, sweep swept, shine shone, steal stole, freeze froze, become became, sting stung, hang hung, shake shook`),
+);
 
 export const regularVerbs = words(`
   walk, talk, play, jump, look, help, work, cook, clean, wash, paint, call, ask, open, close, start, finish, watch, listen, laugh,

@@ -39,7 +39,8 @@ interface Global {
 }
 
 export type PickleDict = Map<PickleValue, PickleValue>;
-export type PickleValue = null | boolean | number | bigint | string | PickleValue[] | PickleDict | PickledStorage | PickledTensor | Global;
+export type PickleValue =
+  null | boolean | number | bigint | string | PickleValue[] | PickleDict | PickledStorage | PickledTensor | Global;
 
 const REBUILD_TENSOR = 'torch._utils._rebuild_tensor_v2';
 const REBUILD_PARAMETER = 'torch._utils._rebuild_parameter';
@@ -52,9 +53,36 @@ const MAX_RANK = 64;
 
 /** Opcodes that Python knows and this machine does not, for the message. */
 const REFUSED: Readonly<Record<number, string>> = {
-  0x30: 'POP', 0x31: 'POP_MARK', 0x32: 'DUP', 0x46: 'FLOAT', 0x49: 'INT', 0x4c: 'LONG', 0x50: 'PERSID', 0x53: 'STRING', 0x54: 'BINSTRING', 0x55: 'SHORT_BINSTRING', 0x56: 'UNICODE',
-  0x42: 'BINBYTES', 0x43: 'SHORT_BINBYTES', 0x69: 'INST', 0x6f: 'OBJ', 0x67: 'GET', 0x70: 'PUT', 0x81: 'NEWOBJ', 0x82: 'EXT1', 0x83: 'EXT2', 0x84: 'EXT4', 0x8b: 'LONG4', 0x8e: 'BINBYTES8',
-  0x8f: 'EMPTY_SET', 0x90: 'ADDITEMS', 0x91: 'FROZENSET', 0x92: 'NEWOBJ_EX', 0x96: 'BYTEARRAY8', 0x97: 'NEXT_BUFFER', 0x98: 'READONLY_BUFFER',
+  0x30: 'POP',
+  0x31: 'POP_MARK',
+  0x32: 'DUP',
+  0x46: 'FLOAT',
+  0x49: 'INT',
+  0x4c: 'LONG',
+  0x50: 'PERSID',
+  0x53: 'STRING',
+  0x54: 'BINSTRING',
+  0x55: 'SHORT_BINSTRING',
+  0x56: 'UNICODE',
+  0x42: 'BINBYTES',
+  0x43: 'SHORT_BINBYTES',
+  0x69: 'INST',
+  0x6f: 'OBJ',
+  0x67: 'GET',
+  0x70: 'PUT',
+  0x81: 'NEWOBJ',
+  0x82: 'EXT1',
+  0x83: 'EXT2',
+  0x84: 'EXT4',
+  0x8b: 'LONG4',
+  0x8e: 'BINBYTES8',
+  0x8f: 'EMPTY_SET',
+  0x90: 'ADDITEMS',
+  0x91: 'FROZENSET',
+  0x92: 'NEWOBJ_EX',
+  0x96: 'BYTEARRAY8',
+  0x97: 'NEXT_BUFFER',
+  0x98: 'READONLY_BUFFER',
 };
 
 /** Runs a pickle; returns its one value. @throws LatheError ERR_FORMAT (damaged), ERR_UNSUPPORTED (asks for more than tensors) */
@@ -230,7 +258,8 @@ class PickleMachine {
         return this.push(this.popMany(op - 0x84));
       case 0x7d: // EMPTY_DICT
         return this.push(new Map());
-      case 0x64: { // DICT
+      case 0x64: {
+        // DICT
         const items = this.popMark();
         this.push(new Map());
         return this.setItems(items);
@@ -249,15 +278,18 @@ class PickleMachine {
         return this.push(this.memoGet(this.view.getUint8(this.take(1))));
       case 0x6a: // LONG_BINGET
         return this.push(this.memoGet(this.view.getUint32(this.take(4), true)));
-      case 0x63: { // GLOBAL
+      case 0x63: {
+        // GLOBAL
         const module = this.line();
         return this.push(this.global(`${module}.${this.line()}`));
       }
-      case 0x93: { // STACK_GLOBAL
+      case 0x93: {
+        // STACK_GLOBAL
         const [module, name] = this.popMany(2);
         return this.push(this.global(`${String(module)}.${String(name)}`));
       }
-      case 0x52: { // REDUCE
+      case 0x52: {
+        // REDUCE
         const [callee, args] = this.popMany(2);
         return this.push(this.call(callee, args));
       }
@@ -282,7 +314,13 @@ class PickleMachine {
 
   private global(name: string): Global {
     const storage = STORAGE.exec(name);
-    if (name === REBUILD_TENSOR || name === REBUILD_PARAMETER || name === ORDERED_DICT || (storage && STORAGES.has(storage[1]))) return { kind: 'global', name };
+    if (
+      name === REBUILD_TENSOR ||
+      name === REBUILD_PARAMETER ||
+      name === ORDERED_DICT ||
+      (storage && STORAGES.has(storage[1]))
+    )
+      return { kind: 'global', name };
     throw this.refused(`'${name}'`);
   }
 
@@ -309,37 +347,65 @@ class PickleMachine {
   }
 
   private tensor([storage, offset, shape, strides]: readonly PickleValue[]): PickledTensor {
-    const counts = (value: PickleValue): value is number[] => Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && (n as number) >= 0);
-    if (!isKind(storage, 'storage') || !counts([offset]) || !counts(shape) || !counts(strides) || shape.length !== strides.length || shape.length > MAX_RANK) throw this.bad('a tensor is not made of a storage, an offset, a shape and strides');
+    const counts = (value: PickleValue): value is number[] =>
+      Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && (n as number) >= 0);
+    if (
+      !isKind(storage, 'storage') ||
+      !counts([offset]) ||
+      !counts(shape) ||
+      !counts(strides) ||
+      shape.length !== strides.length ||
+      shape.length > MAX_RANK
+    )
+      throw this.bad('a tensor is not made of a storage, an offset, a shape and strides');
     return { kind: 'tensor', storage, offset: offset as number, shape, strides };
   }
 
   /** State of an object: module versions on a state dict (`_metadata`), which say nothing that is needed. */
   private build(state: PickleValue): void {
-    if (!(this.top() instanceof Map) || !(state instanceof Map)) throw this.refused('setting the state of an object that is no dictionary');
+    if (!(this.top() instanceof Map) || !(state instanceof Map))
+      throw this.refused('setting the state of an object that is no dictionary');
   }
 
   private persistent(id: PickleValue): PickledStorage {
     const [tag, type, key, , elements] = Array.isArray(id) ? id : [];
     const name = isKind(type, 'global') ? STORAGE.exec(type.name) : null;
-    if (tag !== 'storage' || !name || typeof key !== 'string' || !Number.isSafeInteger(elements) || (elements as number) < 0) throw this.bad('a storage is not made of a type, a key and a size');
+    if (
+      tag !== 'storage' ||
+      !name ||
+      typeof key !== 'string' ||
+      !Number.isSafeInteger(elements) ||
+      (elements as number) < 0
+    )
+      throw this.bad('a storage is not made of a type, a key and a size');
     return { kind: 'storage', type: name[1], key, elements: elements as number };
   }
 
   // --- errors --------------------------------------------------------------------------------------------------
 
   private bad(what: string): LatheError {
-    return new LatheError('ERR_FORMAT', `the pickle is damaged: ${what}`, { at: this.at, remedy: 'download or save the file again' });
+    return new LatheError('ERR_FORMAT', `the pickle is damaged: ${what}`, {
+      at: this.at,
+      remedy: 'download or save the file again',
+    });
   }
 
   private refused(what: string): LatheError {
-    return new LatheError('ERR_UNSUPPORTED', `the pickle asks for ${what}, which is refused: this reader builds tensors and nothing else`, {
-      at: this.at,
-      remedy: 'save the plain state_dict() of the model, best as safetensors; if you did not make this file, do not load it anywhere else either',
-    });
+    return new LatheError(
+      'ERR_UNSUPPORTED',
+      `the pickle asks for ${what}, which is refused: this reader builds tensors and nothing else`,
+      {
+        at: this.at,
+        remedy:
+          'save the plain state_dict() of the model, best as safetensors; if you did not make this file, do not load it anywhere else either',
+      },
+    );
   }
 }
 
-function isKind<K extends 'global' | 'storage' | 'tensor'>(value: PickleValue | undefined, kind: K): value is Extract<PickleValue, { kind: K }> {
+function isKind<K extends 'global' | 'storage' | 'tensor'>(
+  value: PickleValue | undefined,
+  kind: K,
+): value is Extract<PickleValue, { kind: K }> {
   return typeof value === 'object' && value !== null && (value as { kind?: unknown }).kind === kind;
 }

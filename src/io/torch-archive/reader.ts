@@ -18,7 +18,16 @@ import { readPickle, type PickledTensor, type PickleValue } from './pickle';
 import { damaged, dataOffset, readZipDirectory, type ZipDirectory } from './zip';
 
 const DTYPES: Readonly<Record<string, StorageType>> = {
-  Float: 'F32', Half: 'F16', BFloat16: 'BF16', Double: 'F64', Long: 'I64', Int: 'I32', Short: 'I16', Char: 'I8', Byte: 'U8', Bool: 'BOOL',
+  Float: 'F32',
+  Half: 'F16',
+  BFloat16: 'BF16',
+  Double: 'F64',
+  Long: 'I64',
+  Int: 'I32',
+  Short: 'I16',
+  Char: 'I8',
+  Byte: 'U8',
+  Bool: 'BOOL',
 };
 
 export interface TorchArchive {
@@ -58,14 +67,27 @@ async function checkKind(file: FileHandle, path: string): Promise<void> {
   const { bytesRead } = await file.read(head, 0, 32, 0);
   const text = head.toString('latin1', 0, bytesRead);
   if (text.startsWith('PK')) return;
-  if (text.startsWith('version https://git-lfs')) throw new LatheError('ERR_FORMAT', 'expected a checkpoint, received a Git LFS pointer', { at: path, remedy: 'run `git lfs pull`, or download the file from the hub' });
-  if (head[0] === 0x80 || text.includes('\0storages')) {
-    throw new LatheError('ERR_UNSUPPORTED', 'expected the zip archive that torch.save writes since PyTorch 1.6, received a bare pickle of the older format', {
+  if (text.startsWith('version https://git-lfs'))
+    throw new LatheError('ERR_FORMAT', 'expected a checkpoint, received a Git LFS pointer', {
       at: path,
-      remedy: 'with PyTorch, load it (torch.load(path, weights_only=True)) and save it again, best as safetensors',
+      remedy: 'run `git lfs pull`, or download the file from the hub',
     });
+  if (head[0] === 0x80 || text.includes('\0storages')) {
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      'expected the zip archive that torch.save writes since PyTorch 1.6, received a bare pickle of the older format',
+      {
+        at: path,
+        remedy: 'with PyTorch, load it (torch.load(path, weights_only=True)) and save it again, best as safetensors',
+      },
+    );
   }
-  throw damaged(path, bytesRead === 0 ? 'expected a PyTorch checkpoint, received an empty file' : 'expected a PyTorch checkpoint (a zip archive), received something else');
+  throw damaged(
+    path,
+    bytesRead === 0
+      ? 'expected a PyTorch checkpoint, received an empty file'
+      : 'expected a PyTorch checkpoint (a zip archive), received something else',
+  );
 }
 
 /** The folder inside of the archive, with its slash; torch names it after the file. */
@@ -77,21 +99,38 @@ function prefixOf(directory: ZipDirectory): string {
 
 async function checkByteOrder(file: FileHandle, directory: ZipDirectory, prefix: string): Promise<void> {
   if (!directory.entries.has(`${prefix}byteorder`)) return;
-  const order = Buffer.from(await entryBytes(file, directory, `${prefix}byteorder`)).toString('latin1').trim();
-  if (order !== 'little') throw new LatheError('ERR_UNSUPPORTED', `expected little-endian numbers, received byte order '${order.slice(0, 20)}'`, { at: directory.path, remedy: 'save the checkpoint on a little-endian machine' });
+  const order = Buffer.from(await entryBytes(file, directory, `${prefix}byteorder`))
+    .toString('latin1')
+    .trim();
+  if (order !== 'little')
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `expected little-endian numbers, received byte order '${order.slice(0, 20)}'`,
+      { at: directory.path, remedy: 'save the checkpoint on a little-endian machine' },
+    );
 }
 
 /** A small entry, checked against its checksum. */
 async function entryBytes(file: FileHandle, directory: ZipDirectory, name: string): Promise<Uint8Array> {
   const entry = directory.entries.get(name)!;
-  if (entry.byteLength > MAX_PICKLE_BYTES) throw damaged(directory.path, `expected '${name}' of at most ${MAX_PICKLE_BYTES} bytes, received ${entry.byteLength}`);
+  if (entry.byteLength > MAX_PICKLE_BYTES)
+    throw damaged(
+      directory.path,
+      `expected '${name}' of at most ${MAX_PICKLE_BYTES} bytes, received ${entry.byteLength}`,
+    );
   const bytes = new Uint8Array(entry.byteLength);
   await readFully(file, bytes, await dataOffset(file, directory, entry), directory.path);
-  if (crc32(bytes) !== entry.crc32) throw damaged(directory.path, `'${name}' does not have the checksum that the archive says`);
+  if (crc32(bytes) !== entry.crc32)
+    throw damaged(directory.path, `'${name}' does not have the checksum that the archive says`);
   return bytes;
 }
 
-async function sourcesOf(file: FileHandle, directory: ZipDirectory, prefix: string, value: PickleValue): Promise<Map<string, TensorSource>> {
+async function sourcesOf(
+  file: FileHandle,
+  directory: ZipDirectory,
+  prefix: string,
+  value: PickleValue,
+): Promise<Map<string, TensorSource>> {
   if (!(value instanceof Map)) throw notStateDict(directory.path, `received ${describe(value)}`);
   const tensors = new Map<string, TensorSource>();
   const offsets = new Map<string, number>();
@@ -113,7 +152,10 @@ function isTensor(value: PickleValue): value is PickledTensor {
 }
 
 function notStateDict(path: string, what: string): LatheError {
-  return new LatheError('ERR_FORMAT', `expected a dictionary of tensors by name, ${what}`, { at: path, remedy: "save the model's state_dict() itself, without anything around it" });
+  return new LatheError('ERR_FORMAT', `expected a dictionary of tensors by name, ${what}`, {
+    at: path,
+    remedy: "save the model's state_dict() itself, without anything around it",
+  });
 }
 
 function describe(value: PickleValue): string {
@@ -123,25 +165,45 @@ function describe(value: PickleValue): string {
   return typeof value === 'object' ? `a ${value.kind}` : `a ${typeof value}`;
 }
 
-async function storageOffset(file: FileHandle, directory: ZipDirectory, prefix: string, { storage }: PickledTensor): Promise<number> {
+async function storageOffset(
+  file: FileHandle,
+  directory: ZipDirectory,
+  prefix: string,
+  { storage }: PickledTensor,
+): Promise<number> {
   const name = `${prefix}data/${storage.key}`;
   const entry = directory.entries.get(name);
   if (!entry) throw damaged(directory.path, `expected the entry '${name}', found none`);
   const bytes = storageBytes(DTYPES[storage.type], [storage.elements]);
-  if (bytes !== entry.byteLength) throw damaged(directory.path, `expected ${storage.elements} elements of ${storage.type} in '${name}', received ${entry.byteLength} bytes`);
+  if (bytes !== entry.byteLength)
+    throw damaged(
+      directory.path,
+      `expected ${storage.elements} elements of ${storage.type} in '${name}', received ${entry.byteLength} bytes`,
+    );
   return dataOffset(file, directory, entry);
 }
 
-function sourceOf(name: string, { storage, offset, shape, strides }: PickledTensor, start: number, path: string): TensorSource {
+function sourceOf(
+  name: string,
+  { storage, offset, shape, strides }: PickledTensor,
+  start: number,
+  path: string,
+): TensorSource {
   const dtype = DTYPES[storage.type];
   const at = `${path} tensor '${name}'`;
   const count = elementCount(shape);
   const byteLength = storageBytes(dtype, shape);
-  if (count === undefined || byteLength === undefined) throw damaged(at, `expected a size below 2^53, received ${formatShape(shape)}`);
+  if (count === undefined || byteLength === undefined)
+    throw damaged(at, `expected a size below 2^53, received ${formatShape(shape)}`);
   if (count > 0 && !isRowMajor(shape, strides)) {
-    throw new LatheError('ERR_UNSUPPORTED', `the tensor is a view with strides ${formatShape(strides)} of shape ${formatShape(shape)}`, { at, remedy: 'save it as tensor.contiguous(), or the model as safetensors' });
+    throw new LatheError(
+      'ERR_UNSUPPORTED',
+      `the tensor is a view with strides ${formatShape(strides)} of shape ${formatShape(shape)}`,
+      { at, remedy: 'save it as tensor.contiguous(), or the model as safetensors' },
+    );
   }
-  if (offset + count > storage.elements) throw damaged(at, `expected elements ${offset} to ${offset + count} of a storage of ${storage.elements}`);
+  if (offset + count > storage.elements)
+    throw damaged(at, `expected elements ${offset} to ${offset + count} of a storage of ${storage.elements}`);
   return { name, dtype, shape, path, offset: start + offset * storageBytes(dtype, [1])!, byteLength };
 }
 

@@ -164,7 +164,13 @@ function applyAdapters(context: Context): void {
 
 function applyReporting(context: Context): void {
   const { values, notes } = context;
-  if (values.output_dir?.trim() === '') refuse(context, ['output_dir'], 'output_dir: expected the path of a folder, received empty text', 'name a folder, or leave it out');
+  if (values.output_dir?.trim() === '')
+    refuse(
+      context,
+      ['output_dir'],
+      'output_dir: expected the path of a folder, received empty text',
+      'name a folder, or leave it out',
+    );
   values.output_dir ??= 'trainer_output';
   values.logging_dir ??= `${values.output_dir.replace(/[/\\]+$/, '')}/runs`;
   values.report_to = reporters(values.report_to, notes);
@@ -299,11 +305,22 @@ function applyData(context: Context): void {
     );
   }
   if (values.token_cache !== null && values.shuffle_dataset) {
-    refuse(context, ['shuffle_dataset', 'token_cache'], 'shuffle_dataset: expected false with token_cache, received true', 'remove it: rows are visited in a new random order in each epoch anyway');
+    refuse(
+      context,
+      ['shuffle_dataset', 'token_cache'],
+      'shuffle_dataset: expected false with token_cache, received true',
+      'remove it: rows are visited in a new random order in each epoch anyway',
+    );
   }
   if (values.datasets.length > 0 && values.streaming) values.dataset_streaming = true;
   if (values.dataset_streaming) applyStreaming(context);
-  else if (values.stream_lanes !== null) refuse(context, ['stream_lanes', 'dataset_streaming'], 'stream_lanes: expected dataset_streaming: true, received false', 'remove it: lanes are parts of a stream');
+  else if (values.stream_lanes !== null)
+    refuse(
+      context,
+      ['stream_lanes', 'dataset_streaming'],
+      'stream_lanes: expected dataset_streaming: true, received false',
+      'remove it: lanes are parts of a stream',
+    );
   for (const name of Object.keys(values.dataset_kwargs ?? {})) {
     if (!DATASET_ARGUMENTS.includes(name)) {
       throw new LatheError('ERR_UNSUPPORTED', `dataset_kwargs.${name} is not supported`, {
@@ -320,17 +337,40 @@ function applyData(context: Context): void {
 function applyStreaming(context: Context): void {
   const { values, notes } = context;
   if (values.max_length === null) {
-    refuse(context, ['max_length', 'dataset_streaming'], 'max_length: expected a number with dataset_streaming: true (batches have one shape before any row is read), received null', 'set max_length');
+    refuse(
+      context,
+      ['max_length', 'dataset_streaming'],
+      'max_length: expected a number with dataset_streaming: true (batches have one shape before any row is read), received null',
+      'set max_length',
+    );
   }
   if (values.max_steps <= 0) {
-    refuse(context, ['max_steps', 'dataset_streaming'], `max_steps: expected a positive number with dataset_streaming: true, since the length of a stream is unknown, received ${values.max_steps}`, 'set max_steps');
+    refuse(
+      context,
+      ['max_steps', 'dataset_streaming'],
+      `max_steps: expected a positive number with dataset_streaming: true, since the length of a stream is unknown, received ${values.max_steps}`,
+      'set max_steps',
+    );
   }
   if (values.test_split_size !== null && values.test_split_size < 1) {
-    refuse(context, ['test_split_size'], `test_split_size: expected a number of rows with dataset_streaming: true, received ${values.test_split_size}`, 'give a number of rows: the first ones of the stream become the test split');
+    refuse(
+      context,
+      ['test_split_size'],
+      `test_split_size: expected a number of rows with dataset_streaming: true, received ${values.test_split_size}`,
+      'give a number of rows: the first ones of the stream become the test split',
+    );
   }
-  if (values.token_cache !== null) refuse(context, ['token_cache'], 'expected one of token_cache and dataset_streaming, received both', 'a stream is tokenised as it is read: remove token_cache');
+  if (values.token_cache !== null)
+    refuse(
+      context,
+      ['token_cache'],
+      'expected one of token_cache and dataset_streaming, received both',
+      'a stream is tokenised as it is read: remove token_cache',
+    );
   if (values.train_sampling_strategy === 'group_by_length') {
-    notes.push('train_sampling_strategy group_by_length has no effect on a stream: the rows of a window come in random order');
+    notes.push(
+      'train_sampling_strategy group_by_length has no effect on a stream: the rows of a window come in random order',
+    );
   }
 }
 

@@ -2,7 +2,19 @@
 
 import type { z } from 'zod';
 import { ignored, supported } from './key';
-import { choice, dictionary, either, flag, integer, nullable, number, structured, text, textList, zod } from './value-types';
+import {
+  choice,
+  dictionary,
+  either,
+  flag,
+  integer,
+  nullable,
+  number,
+  structured,
+  text,
+  textList,
+  zod,
+} from './value-types';
 
 /** One member of `datasets`, as in TRL's DatasetConfig. */
 function mixtureMember() {

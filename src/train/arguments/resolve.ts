@@ -74,7 +74,11 @@ function collect(entries: readonly Entry[], notes: string[]): Map<KeyName, Given
       // On a command line the last one counts; in a file or an object nobody can tell which is meant.
       const twice = origin !== 'flag' && !renamed ? current.get(name) : undefined;
       if (twice) {
-        throw new LatheError('ERR_CONFIG', `expected ${name} once, received it under two spellings (the other one at ${twice.at})`, { at: entry.keyAt ?? entry.at, remedy: 'keep one of the two' });
+        throw new LatheError(
+          'ERR_CONFIG',
+          `expected ${name} once, received it under two spellings (the other one at ${twice.at})`,
+          { at: entry.keyAt ?? entry.at, remedy: 'keep one of the two' },
+        );
       }
       (renamed ? retired : current).set(name, { value, at: entry.at });
     }
@@ -82,7 +86,8 @@ function collect(entries: readonly Entry[], notes: string[]): Map<KeyName, Given
     for (const [name, entry] of retired) {
       const rival = current.get(name);
       if (!rival || isDeepStrictEqual(rival.value, KEYS[name].default)) given.set(name, entry);
-      else if (!isDeepStrictEqual(rival.value, entry.value)) notes.push(`the value at ${entry.at} is left aside: ${name} is given as well (${rival.at})`);
+      else if (!isDeepStrictEqual(rival.value, entry.value))
+        notes.push(`the value at ${entry.at} is left aside: ${name} is given as well (${rival.at})`);
     }
   }
   return given;
@@ -133,14 +138,10 @@ function validate(name: KeyName, entry: Entry, notes: string[]): unknown {
   const inside = path.length > 0 ? `${name}.${path.join('.')}: ${issue.message}` : undefined;
   const choices = /^one of (.*?)(, or null)?$/.exec(type.expected)?.[1].split(', ');
   const guess = choices && typeof value === 'string' ? nearest(value, choices) : undefined;
-  throw new LatheError(
-    'ERR_CONFIG',
-    inside ?? `${name}: expected ${type.expected}, received ${received(entry)}`,
-    {
-      at: path.length > 0 ? (entry.atPath?.(path) ?? entry.at) : entry.at,
-      remedy: guess ? `did you mean ${guess}?` : `write ${type.expected}`,
-    },
-  );
+  throw new LatheError('ERR_CONFIG', inside ?? `${name}: expected ${type.expected}, received ${received(entry)}`, {
+    at: path.length > 0 ? (entry.atPath?.(path) ?? entry.at) : entry.at,
+    remedy: guess ? `did you mean ${guess}?` : `write ${type.expected}`,
+  });
 }
 
 /** On the command line everything is text, so a number is not called one. */

@@ -75,11 +75,21 @@ function withRange(schema: z.ZodNumber, range: Range): z.ZodNumber {
 }
 
 export function number(range: Range = {}): ValueType<number> {
-  return typeOf(() => withRange(zod().number(), range), { expected: `a number${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber });
+  return typeOf(() => withRange(zod().number(), range), {
+    expected: `a number${rangeText(range)}`,
+    isList: false,
+    isFlag: false,
+    coerce: coerceNumber,
+  });
 }
 
 export function integer(range: Range = {}): ValueType<number> {
-  return typeOf(() => withRange(zod().int(), range), { expected: `an integer${rangeText(range)}`, isList: false, isFlag: false, coerce: coerceNumber });
+  return typeOf(() => withRange(zod().int(), range), {
+    expected: `an integer${rangeText(range)}`,
+    isList: false,
+    isFlag: false,
+    coerce: coerceNumber,
+  });
 }
 
 export function flag(): ValueType<boolean> {

@@ -18,6 +18,9 @@ export const dftLoss: Loss = (model, batch) => {
     });
     // Masked rows have nll 0: weight 1 times 0.
     const probability = stopGradient(activation(scale(nll, -1), 'exp'));
-    return { lossSum: sum(mul(nll, probability)), metricSums: { nll: sum(nll), mean_token_accuracy: sum(correct), entropy: sum(entropy) } };
+    return {
+      lossSum: sum(mul(nll, probability)),
+      metricSums: { nll: sum(nll), mean_token_accuracy: sum(correct), entropy: sum(entropy) },
+    };
   });
 };

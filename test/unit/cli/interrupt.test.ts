@@ -37,7 +37,9 @@ function train(config: string, ...overrides: string[]): Running {
       waiting.forEach((check) => check());
     });
   }
-  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((done) => child.on('close', (code, signal) => done({ code, signal })));
+  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((done) =>
+    child.on('close', (code, signal) => done({ code, signal })),
+  );
   const printed = (pattern: RegExp): Promise<void> =>
     new Promise((done, fail) => {
       const check = (): void => {
@@ -54,14 +56,20 @@ function train(config: string, ...overrides: string[]): Running {
 
 test('Ctrl-C finishes the step, saves and stops; the run goes on from there', async () => {
   const out = join(base, 'once');
-  const config = writeConfig(join(base, 'once.yaml'), { model, data, out }, 'logging_first_step: true\nlr_scheduler_type: constant\n');
+  const config = writeConfig(
+    join(base, 'once.yaml'),
+    { model, data, out },
+    'logging_first_step: true\nlr_scheduler_type: constant\n',
+  );
   const run = train(config, 'max_steps=100000');
   await run.printed(/^step 1\//m);
   run.child.kill('SIGINT');
   expect(await run.ended).toEqual({ code: 0, signal: null });
   expect(run.text()).toContain('stopping after this step and saving a checkpoint; press Ctrl-C again to stop now');
   const [{ step }] = listCheckpoints(out);
-  expect(run.text()).toContain(`stopped at step ${step}; continue with: lathe train ${config} max_steps=100000 resume_from_checkpoint=true`);
+  expect(run.text()).toContain(
+    `stopped at step ${step}; continue with: lathe train ${config} max_steps=100000 resume_from_checkpoint=true`,
+  );
   expect(readdirSync(out).filter((name) => name.startsWith('.'))).toEqual([]);
 
   const resumed = train(config, `max_steps=${step + 2}`, 'resume_from_checkpoint=true');
@@ -72,7 +80,11 @@ test('Ctrl-C finishes the step, saves and stops; the run goes on from there', as
 
 test('SIGTERM, as schedulers send it, saves too; a second one asks for nothing more, and the exit code says that the run is not finished', async () => {
   const out = join(base, 'terminated');
-  const config = writeConfig(join(base, 'terminated.yaml'), { model, data, out }, 'logging_first_step: true\nlr_scheduler_type: constant\n');
+  const config = writeConfig(
+    join(base, 'terminated.yaml'),
+    { model, data, out },
+    'logging_first_step: true\nlr_scheduler_type: constant\n',
+  );
   const run = train(config, 'max_steps=100000');
   await run.printed(/^step 1\//m);
   run.child.kill('SIGTERM');
@@ -90,7 +102,10 @@ test('a second Ctrl-C stops now', async () => {
   // One step of 20,000 micro-batches: the first Ctrl-C would wait for all of them.
   const config = writeConfig(join(base, 'twice.yaml'), { model, data, out }, 'gradient_accumulation_steps: 20000\n');
   const many = join(base, 'many');
-  writeRows(many, Array.from({ length: 40_000 }, (_, i) => ({ instruction: `Say ${i % 10}.`, input: '', output: 'So.' })));
+  writeRows(
+    many,
+    Array.from({ length: 40_000 }, (_, i) => ({ instruction: `Say ${i % 10}.`, input: '', output: 'So.' })),
+  );
   const run = train(config, `dataset_name=${many}`);
   await run.printed(/recomputation/);
   await new Promise((done) => setTimeout(done, 1000));
@@ -108,6 +123,8 @@ test('bad input is one line on standard error and exit code 1', () => {
   const config = writeConfig(join(base, 'bad.yaml'), { model, data, out: join(base, 'bad') });
   const child = spawnSync(process.execPath, [...MAIN, 'train', config, 'lora_ranc=4'], { encoding: 'utf8' });
   expect(child).toMatchObject({ status: 1, stdout: '' });
-  expect(child.stderr).toMatch(/^error\[ERR_CONFIG\]: expected a configuration key, received unknown "lora_ranc" \(at lora_ranc\): did you mean \w+\?\n$/);
+  expect(child.stderr).toMatch(
+    /^error\[ERR_CONFIG\]: expected a configuration key, received unknown "lora_ranc" \(at lora_ranc\): did you mean \w+\?\n$/,
+  );
   expect(existsSync(join(base, 'bad'))).toBe(false);
 });

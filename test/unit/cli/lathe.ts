@@ -19,7 +19,9 @@ export async function lathe(...args: string[]): Promise<Result> {
     return () => spy.mockRestore();
   };
   const restore = [take(process.stdout, 'out'), take(process.stderr, 'err')];
-  const log = jest.spyOn(console, 'log').mockImplementation((line: unknown) => void (result.out += `${String(line)}\n`));
+  const log = jest
+    .spyOn(console, 'log')
+    .mockImplementation((line: unknown) => void (result.out += `${String(line)}\n`));
   try {
     const lines = program();
     const all = (c: Command): Command[] => [c, ...c.commands.flatMap(all)];

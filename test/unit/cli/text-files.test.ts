@@ -35,18 +35,29 @@ write('code/empty.py', '');
 symlinkSync(join(root, 'code'), join(root, 'code', 'loop'));
 
 describe('which files', () => {
-  const names = async (patterns: string[]) => (await locateTextFiles(patterns)).map(({ path }) => path.slice(root.length + 1));
+  const names = async (patterns: string[]) =>
+    (await locateTextFiles(patterns)).map(({ path }) => path.slice(root.length + 1));
 
   test('patterns, folders and paths, in sorted order, each file once', async () => {
-    expect(await names([join(root, 'code/**/*.py')])).toEqual(['code/__init__.py', 'code/a.py', 'code/b.py', 'code/deep/c.py', 'code/empty.py']);
+    expect(await names([join(root, 'code/**/*.py')])).toEqual([
+      'code/__init__.py',
+      'code/a.py',
+      'code/b.py',
+      'code/deep/c.py',
+      'code/empty.py',
+    ]);
     expect(await names([join(root, 'code/*.py'), join(root, 'code/a.py')])).toHaveLength(4);
     expect(await names([join(root, 'code/deep')])).toEqual(['code/deep/c.py', 'code/deep/d.js']);
     expect(await names([join(root, 'code/deep/?.[jp]*')])).toEqual(['code/deep/c.py', 'code/deep/d.js']);
   });
 
   test('a pattern that matches nothing is an error', async () => {
-    await expect(locateTextFiles([join(root, 'code/*.rs')])).rejects.toThrow(/expected files at '.*\*\.rs', found none/);
-    await expect(locateTextFiles([join(root, 'nowhere')])).rejects.toThrow(expect.objectContaining({ code: 'ERR_DATA' }));
+    await expect(locateTextFiles([join(root, 'code/*.rs')])).rejects.toThrow(
+      /expected files at '.*\*\.rs', found none/,
+    );
+    await expect(locateTextFiles([join(root, 'nowhere')])).rejects.toThrow(
+      expect.objectContaining({ code: 'ERR_DATA' }),
+    );
   });
 });
 
@@ -56,13 +67,20 @@ describe('texts', () => {
   });
 
   test('tables give a column', async () => {
-    const rows = [{ id: 1, content: 'x = 1\n' }, { id: 2, content: 'naïve' }].map((row) => JSON.stringify(row)).join('\n');
+    const rows = [
+      { id: 1, content: 'x = 1\n' },
+      { id: 2, content: 'naïve' },
+    ]
+      .map((row) => JSON.stringify(row))
+      .join('\n');
     const [plain, packed] = [write('rows.jsonl', rows), write('rows2.jsonl.gz', gzipSync(rows))];
     expect(await textsOf([plain, packed])).toEqual(['x = 1\n', 'naïve', 'x = 1\n', 'naïve']);
     expect(await textsOf([write('rows.json', JSON.stringify([{ body: 'z' }]))], { field: 'body' })).toEqual(['z']);
     expect(await textsOf([write('rows.csv', 'text,n\nhello,1\n')])).toEqual(['hello']);
     expect(await textsOf([plain], { asText: true })).toEqual([rows]);
-    await expect(textsOf([plain], { field: 'body' })).rejects.toThrow(/row 1: expected text in column 'body', found columns id, content/);
+    await expect(textsOf([plain], { field: 'body' })).rejects.toThrow(
+      /row 1: expected text in column 'body', found columns id, content/,
+    );
     await expect(textsOf([write('ids.jsonl', '{"id": 1}')])).rejects.toThrow(/text or content or code/);
   });
 
@@ -105,17 +123,38 @@ describe('lathe tokenizer', () => {
   const [first, second] = [join(root, 'first'), join(root, 'second')];
 
   test('train, as a command', () => {
-    const args = ['src/cli/main.ts', 'tokenizer', 'train', '--files', ...files, '--vocab-size', '600', '--output', first];
-    const { status, stdout, stderr } = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', ...args], { encoding: 'utf8' });
+    const args = [
+      'src/cli/main.ts',
+      'tokenizer',
+      'train',
+      '--files',
+      ...files,
+      '--vocab-size',
+      '600',
+      '--output',
+      first,
+    ];
+    const { status, stdout, stderr } = spawnSync(process.execPath, ['-r', 'ts-node/register/transpile-only', ...args], {
+      encoding: 'utf8',
+    });
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
     expect(stdout).toMatch(/^600 tokens from \d+ files, 0\.\d MB of text/);
   });
 
   test('train from another one; stats of both', async () => {
-    await said(() => tokenizerTrainCommand({ ...flags, vocabSize: '400', from: first, specialTokens: ['<a>', '<b>'], output: second }));
+    await said(() =>
+      tokenizerTrainCommand({ ...flags, vocabSize: '400', from: first, specialTokens: ['<a>', '<b>'], output: second }),
+    );
     expect(await AutoTokenizer.fromPretrained(second).encode('<b>')).toEqual([2]);
-    const json = await said(() => tokenizerStatsCommand([first, second], { ...flags, keywords: 'javascript', json: true }));
-    const [one, two] = JSON.parse(json) as { tokenizer: string; fertility: number; unknown: number; reserved: { missing: string[] } }[];
+    const json = await said(() =>
+      tokenizerStatsCommand([first, second], { ...flags, keywords: 'javascript', json: true }),
+    );
+    const [one, two] = JSON.parse(json) as {
+      tokenizer: string;
+      fertility: number;
+      unknown: number;
+      reserved: { missing: string[] };
+    }[];
     expect([one.tokenizer, two.tokenizer]).toEqual([first, second]);
     expect(two.fertility).toBeGreaterThan(one.fertility);
     expect(one.unknown).toBe(0);
@@ -134,6 +173,8 @@ describe('lathe tokenizer', () => {
     [{ onBadFile: 'ignore' }, /--on-bad-file expected error or skip/],
     [{ vocabSize: '100' }, /expected vocabSize above 257/],
   ])('%j is refused', async (change, message) => {
-    await expect(tokenizerTrainCommand({ ...flags, vocabSize: '300', output: join(root, 'never'), ...change })).rejects.toThrow(message);
+    await expect(
+      tokenizerTrainCommand({ ...flags, vocabSize: '300', output: join(root, 'never'), ...change }),
+    ).rejects.toThrow(message);
   });
 });

@@ -45,7 +45,9 @@ test('unknown columns and unfit rows say what was expected, where', async () => 
   expect(() => detectKind({ question: 'x', answer: 'y' })).toThrow(/received question, answer.*formatting/);
   expect(() => detectKind({ chosen: 'x', rejected: 'y' })).toThrow(/preference pairs/);
   await expect(shown([{ text: 'a' }, { text: null }])).rejects.toMatchObject({ code: 'ERR_DATA', at: 'row 1' });
-  await expect(shown([{ messages: [{ role: 'user', content: 'a' }, 'x'] }])).rejects.toThrow(/messages\[1\]: expected a message/);
+  await expect(shown([{ messages: [{ role: 'user', content: 'a' }, 'x'] }])).rejects.toThrow(
+    /messages\[1\]: expected a message/,
+  );
   await expect(shown([{ text: 'a' }], { kind: 'texts' as 'text' })).rejects.toThrow(/did you mean text/);
 });
 
@@ -99,18 +101,45 @@ describe('what is trained', () => {
     expect(await shown([{ input_ids: [6, 7, 8], completion_mask: [0, 0, 1] }])).toEqual(['cathello[ world]']);
     await expect(shown([{ input_ids: [6, 7], labels: [7] }])).rejects.toThrow(/as many labels/);
     // A table holds null where a row lacks a column that another one has.
-    expect(await shown([{ input_ids: [6, 7, 8], labels: null, completion_mask: [0, 0, 1] }])).toEqual(['cathello[ world]']);
-    expect(await shown([{ input_ids: [6, 7, 8], completion_mask: [0, 0, 1] }], { completionOnlyLoss: false })).toEqual(['[cathello world]']);
-    expect(await shown([{ input_ids: [6, 7, 8], labels: [6, -100, 8], completion_mask: [0, 0, 1] }])).toEqual(['[cat]hello[ world]']);
-    for (const completion_mask of [[0, 1], [0, 0, 1, 1]]) {
-      await expect(shown([{ input_ids: [6, 7, 8], completion_mask }])).rejects.toThrow(/as many completion_mask as input_ids \(3\)/);
+    expect(await shown([{ input_ids: [6, 7, 8], labels: null, completion_mask: [0, 0, 1] }])).toEqual([
+      'cathello[ world]',
+    ]);
+    expect(await shown([{ input_ids: [6, 7, 8], completion_mask: [0, 0, 1] }], { completionOnlyLoss: false })).toEqual([
+      '[cathello world]',
+    ]);
+    expect(await shown([{ input_ids: [6, 7, 8], labels: [6, -100, 8], completion_mask: [0, 0, 1] }])).toEqual([
+      '[cat]hello[ world]',
+    ]);
+    for (const completion_mask of [
+      [0, 1],
+      [0, 0, 1, 1],
+    ]) {
+      await expect(shown([{ input_ids: [6, 7, 8], completion_mask }])).rejects.toThrow(
+        /as many completion_mask as input_ids \(3\)/,
+      );
     }
-    await expect(shown([{ input_ids: [6, 7], labels: [-100, -5] }])).rejects.toThrow(/-100 where nothing is trained, received -5/);
+    await expect(shown([{ input_ids: [6, 7], labels: [-100, -5] }])).rejects.toThrow(
+      /-100 where nothing is trained, received -5/,
+    );
   });
 
   test('a message without content is refused, unless it calls a tool', async () => {
-    await expect(shown([{ messages: [{ role: 'user', text: 'hello' }] }])).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/messages\[0\]: expected a message with content, received one with role, text/) as string });
-    expect(await shown([{ messages: [{ role: 'user', content: 'hello' }, { role: 'assistant', tool_calls: [] }] }])).toHaveLength(1);
+    await expect(shown([{ messages: [{ role: 'user', text: 'hello' }] }])).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(
+        /messages\[0\]: expected a message with content, received one with role, text/,
+      ) as string,
+    });
+    expect(
+      await shown([
+        {
+          messages: [
+            { role: 'user', content: 'hello' },
+            { role: 'assistant', tool_calls: [] },
+          ],
+        },
+      ]),
+    ).toHaveLength(1);
   });
 
   test('options that would do nothing are refused', async () => {

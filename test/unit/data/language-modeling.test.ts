@@ -5,7 +5,11 @@ const tokenizer = { vocabSize: 1000, padTokenId: 0, maskTokenId: 3, allSpecialId
 const row = (n: number, from = 10): number[] => [1, ...Array.from({ length: n - 2 }, (_, i) => from + (i % 900)), 2];
 
 test('causal: labels are the ids, padding is not predicted', () => {
-  const { shape, inputIds, attentionMask, labels } = new DataCollatorForLanguageModeling({ tokenizer, mlm: false, padToMultipleOf: 4 }).collate([{ input_ids: [5, 6, 7] }, { inputIds: [8] }, [9, 10, 11, 12, 13]]);
+  const { shape, inputIds, attentionMask, labels } = new DataCollatorForLanguageModeling({
+    tokenizer,
+    mlm: false,
+    padToMultipleOf: 4,
+  }).collate([{ input_ids: [5, 6, 7] }, { inputIds: [8] }, [9, 10, 11, 12, 13]]);
   expect(shape).toEqual([3, 8]);
   expect(Array.from(inputIds)).toEqual([5, 6, 7, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 13, 0, 0, 0]);
   expect(Array.from(attentionMask)).toEqual(Array.from(inputIds, (id) => Number(id !== 0)));
@@ -55,7 +59,12 @@ test('a batch is a function of seed and number', () => {
 });
 
 test('shares other than the usual ones', () => {
-  const all = new DataCollatorForLanguageModeling({ tokenizer, mlmProbability: 1, maskReplaceProb: 1, randomReplaceProb: 0 }).collate([row(50)]);
+  const all = new DataCollatorForLanguageModeling({
+    tokenizer,
+    mlmProbability: 1,
+    maskReplaceProb: 1,
+    randomReplaceProb: 0,
+  }).collate([row(50)]);
   expect(Array.from(all.inputIds)).toEqual([1, ...new Array<number>(48).fill(3), 2]);
   const none = new DataCollatorForLanguageModeling({ tokenizer, mlmProbability: 0 }).collate([row(50)]);
   expect([Array.from(none.inputIds), new Set(none.labels)]).toEqual([row(50), new Set([-100])]);
@@ -63,10 +72,22 @@ test('shares other than the usual ones', () => {
 
 test('what cannot be done is refused', () => {
   const { maskTokenId: _mask, ...plain } = tokenizer;
-  expect(() => new DataCollatorForLanguageModeling({ tokenizer: { ...plain, maskTokenId: undefined } })).toThrow(expect.objectContaining({ code: 'ERR_CONFIG' }));
-  expect(() => new DataCollatorForLanguageModeling({ tokenizer, maskReplaceProb: 0.95 })).toThrow(/maskReplaceProb \+ randomReplaceProb/);
-  const unpadded = new DataCollatorForLanguageModeling({ tokenizer: { ...tokenizer, padTokenId: undefined }, mlm: false });
-  expect(unpadded.collate([[5, 6], [7, 8]]).shape).toEqual([2, 2]);
+  expect(() => new DataCollatorForLanguageModeling({ tokenizer: { ...plain, maskTokenId: undefined } })).toThrow(
+    expect.objectContaining({ code: 'ERR_CONFIG' }),
+  );
+  expect(() => new DataCollatorForLanguageModeling({ tokenizer, maskReplaceProb: 0.95 })).toThrow(
+    /maskReplaceProb \+ randomReplaceProb/,
+  );
+  const unpadded = new DataCollatorForLanguageModeling({
+    tokenizer: { ...tokenizer, padTokenId: undefined },
+    mlm: false,
+  });
+  expect(
+    unpadded.collate([
+      [5, 6],
+      [7, 8],
+    ]).shape,
+  ).toEqual([2, 2]);
   expect(() => unpadded.collate([[5, 6], [7]])).toThrow(/pad token/);
   expect(() => unpadded.collate([])).toThrow(expect.objectContaining({ code: 'ERR_DATA' }));
 });

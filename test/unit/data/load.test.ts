@@ -64,7 +64,10 @@ describe('JSON Lines', () => {
     // Stored, not compressed: only the checksum knows.
     const stored = gzipSync('{"i": 1}\n', { level: 0 });
     stored[stored.indexOf('1')] = '7'.charCodeAt(0);
-    await expect(train(write('flipped.jsonl.gz', stored))).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/incorrect data check.*flipped\.jsonl\.gz/) as string });
+    await expect(train(write('flipped.jsonl.gz', stored))).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(/incorrect data check.*flipped\.jsonl\.gz/) as string,
+    });
     await expect(train(write('not.jsonl.gz', '{"a": 1}\n'))).rejects.toThrow(/expected gzip data by its name/);
   });
 

@@ -240,13 +240,40 @@ describe('createLoader', () => {
   const few = [example(4, 0), example(5, 1), example(6, 2)];
   test.each<[string, TokenizedExample[], Partial<LoaderOptions>, RegExp]>([
     ['no rows', [], {}, /^eval rows: expected at least one, received none: check the file, the split, filters/],
-    ['rows of no token', [example(0, 0), example(0, 1)], {}, /^eval rows: expected at least one token, received 2 rows without any: check the column/],
-    ['fewer rows than a micro-batch that must be whole', few, { batchSize: 4, dropLast: true }, /^eval rows: expected at least one whole micro-batch of 4 .*, received 3 rows: set dataloader_drop_last: false/],
-    ['fewer packed rows than that', few, { batchSize: 2, dropLast: true, packing: true, maxLength: 16 }, /received 1 packed rows of 16 tokens/],
-    ['rows with every token masked', [example(4, 0, 4), example(5, 1, 5)], {}, /^eval rows: expected at least one token that is not masked, received 2 rows without any: check completion_only_loss/],
-    ['rows of one token, which nothing predicts', [example(1, 0), example(1, 1)], {}, /expected at least one token that is not masked/],
+    [
+      'rows of no token',
+      [example(0, 0), example(0, 1)],
+      {},
+      /^eval rows: expected at least one token, received 2 rows without any: check the column/,
+    ],
+    [
+      'fewer rows than a micro-batch that must be whole',
+      few,
+      { batchSize: 4, dropLast: true },
+      /^eval rows: expected at least one whole micro-batch of 4 .*, received 3 rows: set dataloader_drop_last: false/,
+    ],
+    [
+      'fewer packed rows than that',
+      few,
+      { batchSize: 2, dropLast: true, packing: true, maxLength: 16 },
+      /received 1 packed rows of 16 tokens/,
+    ],
+    [
+      'rows with every token masked',
+      [example(4, 0, 4), example(5, 1, 5)],
+      {},
+      /^eval rows: expected at least one token that is not masked, received 2 rows without any: check completion_only_loss/,
+    ],
+    [
+      'rows of one token, which nothing predicts',
+      [example(1, 0), example(1, 1)],
+      {},
+      /expected at least one token that is not masked/,
+    ],
   ])('%s: an error that says so', (_what, rows, options, message) => {
-    expect(() => createLoader(rows, { batchSize: 2, name: 'eval rows', ...options })).toThrow(expect.objectContaining({ code: 'ERR_DATA', message: expect.stringMatching(message) as string }));
+    expect(() => createLoader(rows, { batchSize: 2, name: 'eval rows', ...options })).toThrow(
+      expect.objectContaining({ code: 'ERR_DATA', message: expect.stringMatching(message) as string }),
+    );
   });
 
   test('the same rows without the demand that a micro-batch is whole', () => {

@@ -6,12 +6,20 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
 import type { LatheError } from '../../../src/errors';
-import { interleave, loadDataset, type IterableDataset, type LoadOptions, type Row, type StreamState } from '../../../src/data';
+import {
+  interleave,
+  loadDataset,
+  type IterableDataset,
+  type LoadOptions,
+  type Row,
+  type StreamState,
+} from '../../../src/data';
 
 const folder = mkdtempSync(join(tmpdir(), 'lathe-stream-files-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const open = (path: string, options: LoadOptions = {}): Promise<IterableDataset> => loadDataset(join(folder, path), { ...options, split: 'train', streaming: true });
+const open = (path: string, options: LoadOptions = {}): Promise<IterableDataset> =>
+  loadDataset(join(folder, path), { ...options, split: 'train', streaming: true });
 
 async function collect(stream: IterableDataset, limit = Infinity): Promise<Row[]> {
   const rows: Row[] = [];
@@ -26,18 +34,35 @@ async function collect(stream: IterableDataset, limit = Infinity): Promise<Row[]
 
 const json = (state: StreamState): StreamState => JSON.parse(JSON.stringify(state)) as StreamState;
 
-const lines = (n: number, line: (i: number) => string): string => Array.from({ length: n }, (_, i) => `${line(i)}\n`).join('');
+const lines = (n: number, line: (i: number) => string): string =>
+  Array.from({ length: n }, (_, i) => `${line(i)}\n`).join('');
 
 beforeAll(async () => {
   const { parquetWriteBuffer } = await import('hyparquet-writer');
-  for (const [part, from] of [[0, 0], [1, 7000], [2, 14000]]) {
-    writeFileSync(join(folder, `a-${part}.jsonl`), lines(7000, (i) => JSON.stringify({ i: from + i, text: 'é'.repeat(i % 40) })));
+  for (const [part, from] of [
+    [0, 0],
+    [1, 7000],
+    [2, 14000],
+  ]) {
+    writeFileSync(
+      join(folder, `a-${part}.jsonl`),
+      lines(7000, (i) => JSON.stringify({ i: from + i, text: 'é'.repeat(i % 40) })),
+    );
     writeFileSync(join(folder, `g-${part}.jsonl.gz`), gzipSync(lines(7000, (i) => JSON.stringify({ i: from + i }))));
   }
-  writeFileSync(join(folder, 'b.csv'), `\ufeffi,text\r\n${lines(6000, (i) => `${i},${i % 7 ? 'word' : '"two\nlines, and ""quotes"""'}\r`)}`);
-  writeFileSync(join(folder, 'c.txt'), lines(9000, (i) => `line ${i} ${'x'.repeat(i % 90)}`));
+  writeFileSync(
+    join(folder, 'b.csv'),
+    `\ufeffi,text\r\n${lines(6000, (i) => `${i},${i % 7 ? 'word' : '"two\nlines, and ""quotes"""'}\r`)}`,
+  );
+  writeFileSync(
+    join(folder, 'c.txt'),
+    lines(9000, (i) => `line ${i} ${'x'.repeat(i % 90)}`),
+  );
   const data = Array.from({ length: 3000 }, (_, i) => i);
-  writeFileSync(join(folder, 'd.parquet'), Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'i', data, type: 'INT32' }], rowGroupSize: 700 })));
+  writeFileSync(
+    join(folder, 'd.parquet'),
+    Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'i', data, type: 'INT32' }], rowGroupSize: 700 })),
+  );
 });
 
 test.each<[string, LoadOptions]>([
@@ -49,9 +74,12 @@ test.each<[string, LoadOptions]>([
   ['d.parquet', {}],
 ])('%s %j goes on from any position, with a shuffle above it too', async (path, options) => {
   for (const shuffled of [false, true]) {
-    const make = async (): Promise<IterableDataset> => (shuffled ? (await open(path, options)).shuffle({ seed: 2, bufferSize: 30 }) : open(path, options));
+    const make = async (): Promise<IterableDataset> =>
+      shuffled ? (await open(path, options)).shuffle({ seed: 2, bufferSize: 30 }) : open(path, options);
     const whole = await collect(await make());
-    for (const k of [0, 1, 699, 700, 1001, 5999, whole.length - 1, whole.length].filter((n) => n >= 0 && n <= whole.length)) {
+    for (const k of [0, 1, 699, 700, 1001, 5999, whole.length - 1, whole.length].filter(
+      (n) => n >= 0 && n <= whole.length,
+    )) {
       const first = await make();
       const seen = await collect(first, k);
       const second = await make();
@@ -107,11 +135,19 @@ describe('rows that cannot be read', () => {
     ['bad.jsonl', '{"i": 1}\n{"i"\n[1]\n{"i": 2}\n', /bad\.jsonl:2/, 2],
     ['bad.csv', 'i,t\n1,a\n2\n3,b,c\n4,"d\n', /bad\.csv/, 1],
     ['typed.csv', `i\n${lines(1100, (i) => (i === 1050 ? 'word' : String(i)))}`, /typed\.csv:1052/, 1099],
-    ['bad.txt', Buffer.concat([Buffer.from('one\n'), Buffer.from([0xff, 0xfe, 10]), Buffer.from('two\n')]), /bad\.txt:2/, 2],
+    [
+      'bad.txt',
+      Buffer.concat([Buffer.from('one\n'), Buffer.from([0xff, 0xfe, 10]), Buffer.from('two\n')]),
+      /bad\.txt:2/,
+      2,
+    ],
   ];
   test.each(cases)('%s: an error with its place, or left out and named', async (name, content, place, kept) => {
     writeFileSync(join(folder, name), content);
-    await expect(open(name).then((stream) => collect(stream))).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(place) as string });
+    await expect(open(name).then((stream) => collect(stream))).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(place) as string,
+    });
     if (name === 'bad.csv') return; // a quote that is never closed takes the rest of the file with it: not a row
     const warnings: string[] = [];
     const options = { onBadRow: 'skip' as const, warn: (message: string) => warnings.push(message) };
@@ -123,7 +159,10 @@ describe('rows that cannot be read', () => {
   });
 
   test('a resumed stream leaves out the same rows', async () => {
-    writeFileSync(join(folder, 'many.jsonl'), lines(400, (i) => (i % 9 === 4 ? '{' : JSON.stringify({ i }))));
+    writeFileSync(
+      join(folder, 'many.jsonl'),
+      lines(400, (i) => (i % 9 === 4 ? '{' : JSON.stringify({ i }))),
+    );
     const make = (): Promise<IterableDataset> => open('many.jsonl', { onBadRow: 'skip', warn: () => undefined });
     const whole = await collect(await make());
     const first = await make();
@@ -143,14 +182,20 @@ test('a shard that is gone or has changed is an error that names it', async () =
   writeFileSync(path, bytes.subarray(0, 100));
   await expect(collect(stream)).rejects.toThrow(/g-1\.jsonl\.gz/);
   rmSync(path);
-  await expect(collect(stream)).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/g-1\.jsonl\.gz.*put the file back/s) as string });
+  await expect(collect(stream)).rejects.toMatchObject({
+    code: 'ERR_DATA',
+    message: expect.stringMatching(/g-1\.jsonl\.gz.*put the file back/s) as string,
+  });
   writeFileSync(path, bytes);
   expect((await collect(stream)).length).toBe(21000);
 });
 
 describe('zstd', () => {
   const golden = join(__dirname, '../../golden/data-files');
-  const rowOf = (i: number): Row => ({ i, text: `${Array.from({ length: 25 }, (_, k) => (i * 37 + k * k * 31) % 211).join(' ')} é` });
+  const rowOf = (i: number): Row => ({
+    i,
+    text: `${Array.from({ length: 25 }, (_, k) => (i * 37 + k * k * 31) % 211).join(' ')} é`,
+  });
   const stream = (path: string): Promise<IterableDataset> => loadDataset(path, { split: 'train', streaming: true });
   const whole = JSON.stringify(Array.from({ length: 7000 }, (_, i) => rowOf(i)));
 
@@ -174,30 +219,50 @@ describe('zstd', () => {
     return again;
   }
 
-  test.each(['threads', 'pzstd', 'joined'])('%s cut short anywhere: the rows before it, then an error that names the file', async (name) => {
-    const bytes = readFileSync(join(golden, `${name}-stream.jsonl.zst`));
-    for (const keep of [bytes.length - 1, bytes.length - 5, Math.floor(bytes.length * 0.7), Math.floor(bytes.length / 2)]) {
-      const path = join(folder, `cut-${name}-${keep}.jsonl.zst`);
-      writeFileSync(path, bytes.subarray(0, keep));
-      const seen: Row[] = [];
-      const read = async (): Promise<void> => {
-        for await (const row of await stream(path)) seen.push(row);
-      };
-      await expect(read()).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/complete zstd stream.*cut-/) as string });
-      expect(seen).toEqual(Array.from({ length: seen.length }, (_, i) => rowOf(i)));
-    }
-  });
+  test.each(['threads', 'pzstd', 'joined'])(
+    '%s cut short anywhere: the rows before it, then an error that names the file',
+    async (name) => {
+      const bytes = readFileSync(join(golden, `${name}-stream.jsonl.zst`));
+      for (const keep of [
+        bytes.length - 1,
+        bytes.length - 5,
+        Math.floor(bytes.length * 0.7),
+        Math.floor(bytes.length / 2),
+      ]) {
+        const path = join(folder, `cut-${name}-${keep}.jsonl.zst`);
+        writeFileSync(path, bytes.subarray(0, keep));
+        const seen: Row[] = [];
+        const read = async (): Promise<void> => {
+          for await (const row of await stream(path)) seen.push(row);
+        };
+        await expect(read()).rejects.toMatchObject({
+          code: 'ERR_DATA',
+          message: expect.stringMatching(/complete zstd stream.*cut-/) as string,
+        });
+        expect(seen).toEqual(Array.from({ length: seen.length }, (_, i) => rowOf(i)));
+      }
+    },
+  );
 
   test.each(['threads', 'joined'])('%s with a bit flipped anywhere: never another text', async (name) => {
     const bytes = readFileSync(join(golden, `${name}-stream.jsonl.zst`));
     const path = join(folder, `flipped-${name}.jsonl.zst`);
     const outcomes = new Map<string, number>();
-    const places = [...Array(14).keys(), ...Array.from({ length: 8 }, (_, k) => Math.floor((bytes.length * (k + 0.5)) / 8)), bytes.length - 1];
+    const places = [
+      ...Array(14).keys(),
+      ...Array.from({ length: 8 }, (_, k) => Math.floor((bytes.length * (k + 0.5)) / 8)),
+      bytes.length - 1,
+    ];
     for (const at of places) {
       const damaged = Buffer.from(bytes);
       damaged[at] ^= 1 << (at % 8);
       writeFileSync(path, damaged);
-      const outcome = await stream(path).then(collect).then((rows) => (JSON.stringify(rows) === whole ? 'the same' : `another text at ${at}`), (error: LatheError) => (error.code === 'ERR_DATA' && error.at?.startsWith(path) ? 'error' : String(error)));
+      const outcome = await stream(path)
+        .then(collect)
+        .then(
+          (rows) => (JSON.stringify(rows) === whole ? 'the same' : `another text at ${at}`),
+          (error: LatheError) => (error.code === 'ERR_DATA' && error.at?.startsWith(path) ? 'error' : String(error)),
+        );
       outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
     }
     // Only the size of the window may be another one.
@@ -215,7 +280,12 @@ describe('zstd', () => {
     };
     const checksum = Buffer.from(bytes);
     checksum[bytes.length - 1] ^= 1;
-    await expect(written(checksum)).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/a frame with the checksum [0-9a-f]{8} that says it has [0-9a-f]{8} \(at .*promise\.jsonl\.zst\)/) as string });
+    await expect(written(checksum)).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringMatching(
+        /a frame with the checksum [0-9a-f]{8} that says it has [0-9a-f]{8} \(at .*promise\.jsonl\.zst\)/,
+      ) as string,
+    });
     await expect(written(Buffer.concat([bytes, Buffer.from('{"i": 1}')]))).rejects.toThrow(/begin no frame/);
     const frame = (flags: number, ...rest: number[]): Buffer => Buffer.from([0x28, 0xb5, 0x2f, 0xfd, flags, ...rest]);
     const line = Buffer.from('{"i": 1}\n');
@@ -224,7 +294,9 @@ describe('zstd', () => {
     expect(await written(frame(0x00, 0x48, ...raw))).toEqual([{ i: 1 }]);
     // A run of one byte, four times.
     expect(await written(frame(0x00, 0x48, ...raw.with(0, raw[0] & ~1), 3 | (4 << 3), 0, 0, 10))).toEqual([{ i: 1 }]);
-    await expect(written(frame(0x20, line.length + 1, ...raw))).rejects.toThrow(/a frame of 9 bytes that says it has 10/);
+    await expect(written(frame(0x20, line.length + 1, ...raw))).rejects.toThrow(
+      /a frame of 9 bytes that says it has 10/,
+    );
     await expect(written(frame(0x21, 7, line.length, ...raw))).rejects.toThrow(/needs a dictionary/);
   });
 

@@ -3,7 +3,17 @@ import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { Dataset, interleave, IterableDataset, loadDataset, StreamLoader, type StepBatches, type StreamLoaderOptions, type StreamLoaderState, type StreamPeers } from '../../../src/data';
+import {
+  Dataset,
+  interleave,
+  IterableDataset,
+  loadDataset,
+  StreamLoader,
+  type StepBatches,
+  type StreamLoaderOptions,
+  type StreamLoaderState,
+  type StreamPeers,
+} from '../../../src/data';
 import { FakeTokenizer } from './fake-tokenizer';
 
 const base = mkdtempSync(join(tmpdir(), 'lathe-lanes-'));
@@ -11,14 +21,21 @@ afterAll(() => rmSync(base, { recursive: true, force: true }));
 
 const FILES = 6;
 /** Every row's text is its own; files have from 12 to 22 rows. */
-const rowsOf = (file: number): string[] => Array.from({ length: 12 + 2 * file }, (_, i) => String.fromCharCode(0x4e00 + 100 * file + i).repeat(1 + ((7 * i + file) % 11)));
+const rowsOf = (file: number): string[] =>
+  Array.from({ length: 12 + 2 * file }, (_, i) =>
+    String.fromCharCode(0x4e00 + 100 * file + i).repeat(1 + ((7 * i + file) % 11)),
+  );
 const name = (file: number): string => `train-0000${file}-of-00006.jsonl${file % 2 ? '.gz' : ''}`;
 
 function write(folder: string): string {
   const dir = join(base, folder);
   mkdirSync(dir);
   for (let file = 0; file < FILES; file++) {
-    const bytes = Buffer.from(rowsOf(file).map((text) => `${JSON.stringify({ text })}\n`).join(''));
+    const bytes = Buffer.from(
+      rowsOf(file)
+        .map((text) => `${JSON.stringify({ text })}\n`)
+        .join(''),
+    );
     writeFileSync(join(dir, name(file)), file % 2 ? gzipSync(bytes) : bytes);
   }
   return dir;
@@ -44,11 +61,28 @@ function meeting(size: number): StreamPeers[] {
 }
 
 type Options = Partial<StreamLoaderOptions>;
-const SETTINGS: StreamLoaderOptions = { batchSize: 2, maxLength: 16, packing: 'wrapped', windowRows: 40, windowTokens: 200, seed: 5 };
+const SETTINGS: StreamLoaderOptions = {
+  batchSize: 2,
+  maxLength: 16,
+  packing: 'wrapped',
+  windowRows: 40,
+  windowTokens: 200,
+  seed: 5,
+};
 
 /** The loaders of a job of `ranks` with `microBatches` a step. */
 function job(rows: IterableDataset, ranks: number, microBatches: number, options: Options = {}): StreamLoader[] {
-  return meeting(ranks).map((peers, rank) => new StreamLoader(rows, new FakeTokenizer(), { ...SETTINGS, gradientAccumulationSteps: microBatches / ranks, rank, worldSize: ranks, peers, ...options }));
+  return meeting(ranks).map(
+    (peers, rank) =>
+      new StreamLoader(rows, new FakeTokenizer(), {
+        ...SETTINGS,
+        gradientAccumulationSteps: microBatches / ranks,
+        rank,
+        worldSize: ranks,
+        peers,
+        ...options,
+      }),
+  );
 }
 
 /** Steps of a job: what its ranks have in common, and their micro-batches in the order of one process. */
@@ -58,7 +92,10 @@ async function steps(loaders: StreamLoader[], count: number): Promise<StepBatche
     const parts = await Promise.all(loaders.map((loader) => loader.next()));
     const [{ epoch, stepInEpoch, endsEpoch, numLabels }] = parts;
     for (const part of parts) expect(part).toMatchObject({ epoch, stepInEpoch, endsEpoch, numLabels });
-    const microBatches = Array.from({ length: loaders.length * parts[0].microBatches.length }, (_, n) => parts[n % loaders.length].microBatches[Math.floor(n / loaders.length)]);
+    const microBatches = Array.from(
+      { length: loaders.length * parts[0].microBatches.length },
+      (_, n) => parts[n % loaders.length].microBatches[Math.floor(n / loaders.length)],
+    );
     all.push({ epoch, stepInEpoch, endsEpoch, numLabels, microBatches });
   }
   return all;
@@ -66,14 +103,18 @@ async function steps(loaders: StreamLoader[], count: number): Promise<StepBatche
 
 const close = (loaders: StreamLoader[]): Promise<unknown> => Promise.all(loaders.map((loader) => loader.close()));
 /** The ids of batches, without what pads them. */
-const tokensOf = (all: StepBatches[]): number[] => all.flatMap(({ microBatches }) => microBatches.flatMap((batch) => Array.from(batch.inputIds.subarray(0, batch.numTokens))));
+const tokensOf = (all: StepBatches[]): number[] =>
+  all.flatMap(({ microBatches }) =>
+    microBatches.flatMap((batch) => Array.from(batch.inputIds.subarray(0, batch.numTokens))),
+  );
 
 describe.each([
   ['wrapped', { packing: 'wrapped' }, false],
   ['best fit, shuffled', { packing: 'bfd' }, true],
   ['rows as they are, shuffled', { packing: false }, true],
 ] as [string, Options, boolean][])('%s', (_name, options, isShuffled) => {
-  const open = async (): Promise<IterableDataset> => (isShuffled ? (await stream()).shuffle({ seed: 3, bufferSize: 12 }) : stream());
+  const open = async (): Promise<IterableDataset> =>
+    isShuffled ? (await stream()).shuffle({ seed: 3, bufferSize: 12 }) : stream();
 
   test.each([
     [2, 2, 2],
@@ -81,18 +122,21 @@ describe.each([
     [2, 4, 4],
     [2, 2, 4],
     [3, 3, 6],
-  ])('%i ranks with %i micro-batches a step from %i lanes are one process, over several passes', async (ranks, microBatches, lanes) => {
-    const whole = job(await open(), 1, microBatches, { ...options, lanes });
-    const parts = job(await open(), ranks, microBatches, { ...options, lanes });
-    const expected = await steps(whole, 60);
-    expect(await steps(parts, 60)).toEqual(expected);
-    expect(expected[59].epoch).toBeGreaterThan(0);
-    for (const step of expected) {
-      expect(step.microBatches).toHaveLength(microBatches);
-      expect(step.numLabels).toBe(step.microBatches.reduce((sum, batch) => sum + batch.numLabels, 0));
-    }
-    await close([...whole, ...parts]);
-  });
+  ])(
+    '%i ranks with %i micro-batches a step from %i lanes are one process, over several passes',
+    async (ranks, microBatches, lanes) => {
+      const whole = job(await open(), 1, microBatches, { ...options, lanes });
+      const parts = job(await open(), ranks, microBatches, { ...options, lanes });
+      const expected = await steps(whole, 60);
+      expect(await steps(parts, 60)).toEqual(expected);
+      expect(expected[59].epoch).toBeGreaterThan(0);
+      for (const step of expected) {
+        expect(step.microBatches).toHaveLength(microBatches);
+        expect(step.numLabels).toBe(step.microBatches.reduce((sum, batch) => sum + batch.numLabels, 0));
+      }
+      await close([...whole, ...parts]);
+    },
+  );
 
   test('a position taken after any step goes on at 1, 2 and 4 ranks, and not at 3', async () => {
     const whole = job(await open(), 1, 4, { ...options, lanes: 4 });
@@ -113,13 +157,22 @@ describe.each([
       }
       if (k === 0) continue;
       const [third] = job(await open(), 3, 6, options);
-      expect(() => third.seek(states[0])).toThrow(expect.objectContaining({ code: 'ERR_CHECKPOINT', message: expect.stringMatching(/4 lanes, which 3 ranks.*start 1, 2 or 4 ranks/s) as string }));
+      expect(() => third.seek(states[0])).toThrow(
+        expect.objectContaining({
+          code: 'ERR_CHECKPOINT',
+          message: expect.stringMatching(/4 lanes, which 3 ranks.*start 1, 2 or 4 ranks/s) as string,
+        }),
+      );
     }
   });
 });
 
 test('the lanes of a pass hold every row once, whether files are shuffled or not', async () => {
-  const encoded = await new FakeTokenizer().encodeBatch(Array.from({ length: FILES }, (_, file) => rowsOf(file)).flat().map((text) => `${text}</s>`));
+  const encoded = await new FakeTokenizer().encodeBatch(
+    Array.from({ length: FILES }, (_, file) => rowsOf(file))
+      .flat()
+      .map((text) => `${text}</s>`),
+  );
   const expected = encoded.flatMap(({ ids }) => Array.from(ids)).sort((a, b) => a - b);
   for (const rows of [await stream(), (await stream()).shuffle({ seed: 9, bufferSize: 5 })]) {
     for (const epoch of [0, 1]) {
@@ -139,7 +192,8 @@ test('the lanes of a pass hold every row once, whether files are shuffled or not
   while (!pass[pass.length - 1].endsEpoch);
   const counts = new Map<number, number>();
   for (const id of tokensOf(pass)) counts.set(id, (counts.get(id) ?? 0) + 1);
-  for (const id of new Set(expected)) expect(counts.get(id)).toBeGreaterThanOrEqual(expected.filter((other) => other === id).length);
+  for (const id of new Set(expected))
+    expect(counts.get(id)).toBeGreaterThanOrEqual(expected.filter((other) => other === id).length);
   await close(loaders);
 });
 
@@ -153,7 +207,10 @@ test('a rank opens no file of another', async () => {
   const first = loaders[0].next();
   await expect(loaders[1].next()).rejects.toThrow(/train-00001/);
   // Rank 0 could read its part, and is told why the step does not take place.
-  await expect(first).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/another rank/) as string });
+  await expect(first).rejects.toMatchObject({
+    code: 'ERR_DATA',
+    message: expect.stringMatching(/another rank/) as string,
+  });
   for (const file of [1, 3, 5]) renameSync(join(base, name(file)), join(dir, name(file)));
   // Nobody has moved on.
   expect(await steps(loaders, 5)).toEqual(whole);
@@ -185,19 +242,37 @@ test('a file that vanishes in the middle: the position is that of the last whole
 
 test('how many lanes', async () => {
   const rows = await stream();
-  const lanesOf = (ranks: number, of: IterableDataset = rows, options: Options = {}): { lanes: number; note: string | null } => {
+  const lanesOf = (
+    ranks: number,
+    of: IterableDataset = rows,
+    options: Options = {},
+  ): { lanes: number; note: string | null } => {
     const [loader] = job(of, ranks, ranks, options);
     return { lanes: (loader as unknown as { lanes: unknown[] }).lanes.length, note: loader.note };
   };
-  expect([rows.numShards, rows.map(() => ({})).shuffle().numShards, rows.take(5).numShards, interleave([rows, rows.skip(1)]).numShards]).toEqual([6, 6, 1, 1]);
+  expect([
+    rows.numShards,
+    rows.map(() => ({})).shuffle().numShards,
+    rows.take(5).numShards,
+    interleave([rows, rows.skip(1)]).numShards,
+  ]).toEqual([6, 6, 1, 1]);
   expect(IterableDataset.fromDataset(Dataset.fromRows([{ text: 'a' }])).numShards).toBe(1);
   expect(lanesOf(1)).toEqual({ lanes: 1, note: null });
   expect(lanesOf(4)).toEqual({ lanes: 4, note: null });
-  expect(lanesOf(7)).toEqual({ lanes: 1, note: expect.stringMatching(/6 files for 7 ranks: every rank reads all of it.*7 files/s) });
+  expect(lanesOf(7)).toEqual({
+    lanes: 1,
+    note: expect.stringMatching(/6 files for 7 ranks: every rank reads all of it.*7 files/s),
+  });
   expect(lanesOf(2, rows.take(9)).note).toMatch(/one file.*test_split_size/);
   expect(lanesOf(2, rows, { lanes: 1 })).toEqual({ lanes: 1, note: null });
-  for (const [ranks, lanes, message] of [[2, 3, /multiple of the 2 ranks/], [1, 7, /at most 6/], [1, 0.5, /whole number/]] as const) {
-    expect(() => lanesOf(ranks, rows, { lanes })).toThrow(expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringMatching(message) as string }));
+  for (const [ranks, lanes, message] of [
+    [2, 3, /multiple of the 2 ranks/],
+    [1, 7, /at most 6/],
+    [1, 0.5, /whole number/],
+  ] as const) {
+    expect(() => lanesOf(ranks, rows, { lanes })).toThrow(
+      expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringMatching(message) as string }),
+    );
   }
 });
 
@@ -214,7 +289,10 @@ test('states that do not fit: another number of lanes by configuration, other op
   await refused({}, 8);
   await refused({ seed: 6 });
   await refused({}, 4, { ...state, lanes: [null, ...state.lanes!.slice(1)] });
-  const few = new StreamLoader(IterableDataset.fromDataset(Dataset.fromRows([{ text: 'a' }])), new FakeTokenizer(), { ...SETTINGS, gradientAccumulationSteps: 4 });
+  const few = new StreamLoader(IterableDataset.fromDataset(Dataset.fromRows([{ text: 'a' }])), new FakeTokenizer(), {
+    ...SETTINGS,
+    gradientAccumulationSteps: 4,
+  });
   expect(() => few.seek(state)).toThrow(/4 lanes, and the data 1 files/);
   // A checkpoint of one lane goes on with two ranks that both read everything.
   const one = job(await stream(), 1, 2);

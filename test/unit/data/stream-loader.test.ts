@@ -1,6 +1,13 @@
 /** The windowed loader: every document once, whole steps until the end, resumable after any step. */
 import fc from 'fast-check';
-import { Dataset, IterableDataset, StreamLoader, type StepBatches, type StreamLoaderOptions, type StreamLoaderState } from '../../../src/data';
+import {
+  Dataset,
+  IterableDataset,
+  StreamLoader,
+  type StepBatches,
+  type StreamLoaderOptions,
+  type StreamLoaderState,
+} from '../../../src/data';
 import { FakeTokenizer } from './fake-tokenizer';
 
 const texts = fc
@@ -114,16 +121,28 @@ test('a state that is none, or of other options, is refused; the beginning of an
 });
 
 test('a stream without rows is an error, and a row that cannot be used can be left out', async () => {
-  await expect(open([], { batchSize: 1, maxLength: 16 }).next()).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringMatching(/^expected rows in the stream, received none: check the files and filters/) as string });
-  const long = Array.from({ length: 40 }, () => ({ text: 'a'.repeat(30) }));
-  await expect(open(long, { batchSize: 1, maxLength: 16, truncation: 'drop', windowRows: 7 }).next()).rejects.toMatchObject({
+  await expect(open([], { batchSize: 1, maxLength: 16 }).next()).rejects.toMatchObject({
     code: 'ERR_DATA',
-    message: expect.stringMatching(/received 40 of which none can be used: truncation drop at 16 tokens: dropped 40 rows \(first rows: 0, 1, .*raise max_length/) as string,
+    message: expect.stringMatching(
+      /^expected rows in the stream, received none: check the files and filters/,
+    ) as string,
+  });
+  const long = Array.from({ length: 40 }, () => ({ text: 'a'.repeat(30) }));
+  await expect(
+    open(long, { batchSize: 1, maxLength: 16, truncation: 'drop', windowRows: 7 }).next(),
+  ).rejects.toMatchObject({
+    code: 'ERR_DATA',
+    message: expect.stringMatching(
+      /received 40 of which none can be used: truncation drop at 16 tokens: dropped 40 rows \(first rows: 0, 1, .*raise max_length/,
+    ) as string,
   });
   const rows = [{ text: 'a' }, { text: 7 }, { text: 'b' }] as unknown as { text: string }[];
   await expect(open(rows, { batchSize: 1, maxLength: 16 }).next()).rejects.toThrow(/row 1/);
   const left: string[] = [];
-  const [step] = await steps(open(rows, { batchSize: 4, shuffleWindows: false, maxLength: 16, onBadRow: (error) => left.push(error.message) }), 1);
+  const [step] = await steps(
+    open(rows, { batchSize: 4, shuffleWindows: false, maxLength: 16, onBadRow: (error) => left.push(error.message) }),
+    1,
+  );
   expect(step.microBatches[0].rows).toEqual([0, 2]);
   expect(left).toEqual([expect.stringMatching(/expected a string.*row 1/)]);
 });

@@ -3,7 +3,14 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { createLoader, packExamples, TokenFile, TokenFileWriter, type LoaderOptions, type TokenizedExample } from '../../../src/data';
+import {
+  createLoader,
+  packExamples,
+  TokenFile,
+  TokenFileWriter,
+  type LoaderOptions,
+  type TokenizedExample,
+} from '../../../src/data';
 import { emptyReport } from '../../../src/data/truncate';
 
 const folder = mkdtempSync(join(tmpdir(), 'lathe-tokens-'));
@@ -14,19 +21,31 @@ function save(examples: readonly TokenizedExample[], vocabSize: number): TokenFi
   const writer = new TokenFileWriter(vocabSize);
   const path = join(folder, `${files++}.tokens`);
   const parts = [writer.begin(), ...examples.map((example) => writer.add(example))];
-  writeFileSync(path, Buffer.concat([...parts, writer.end({ key: 'k', rows: examples.length, kind: 'text', truncation: emptyReport('keep_start', 16) })]));
+  writeFileSync(
+    path,
+    Buffer.concat([
+      ...parts,
+      writer.end({ key: 'k', rows: examples.length, kind: 'text', truncation: emptyReport('keep_start', 16) }),
+    ]),
+  );
   return new TokenFile(path);
 }
 
 const plain = ({ inputIds, labels, row }: TokenizedExample): unknown => [Array.from(inputIds), Array.from(labels), row];
 
 const examples = (masked: boolean): fc.Arbitrary<TokenizedExample[]> =>
-  fc.array(fc.array(fc.tuple(fc.nat(60000), fc.boolean()), { maxLength: 30 }), { minLength: 1, maxLength: 20 }).map((rows) =>
-    rows.map((tokens, row) => {
-      const inputIds = Int32Array.from(tokens, ([id]) => id);
-      return { inputIds, labels: masked ? Int32Array.from(tokens, ([id, trained]) => (trained ? id : -100)) : inputIds, row };
-    }),
-  );
+  fc
+    .array(fc.array(fc.tuple(fc.nat(60000), fc.boolean()), { maxLength: 30 }), { minLength: 1, maxLength: 20 })
+    .map((rows) =>
+      rows.map((tokens, row) => {
+        const inputIds = Int32Array.from(tokens, ([id]) => id);
+        return {
+          inputIds,
+          labels: masked ? Int32Array.from(tokens, ([id, trained]) => (trained ? id : -100)) : inputIds,
+          row,
+        };
+      }),
+    );
 
 test.each([
   ['ids of two bytes', false, 60001],
@@ -47,7 +66,12 @@ test.each([
   );
 });
 
-test.each<Partial<LoaderOptions>>([{}, { packing: 'bfd', maxLength: 32 }, { packing: 'wrapped', maxLength: 8 }, { samplingStrategy: 'group_by_length' }])('a loader over the file gives the batches of one over memory: %j', (options) => {
+test.each<Partial<LoaderOptions>>([
+  {},
+  { packing: 'bfd', maxLength: 32 },
+  { packing: 'wrapped', maxLength: 8 },
+  { samplingStrategy: 'group_by_length' },
+])('a loader over the file gives the batches of one over memory: %j', (options) => {
   const rows = fc.sample(examples(true), { seed: 5, numRuns: 1 })[0];
   const make = (list: readonly TokenizedExample[]) => createLoader(list, { batchSize: 2, seed: 3, ...options });
   const [disk, memory] = [make(save(rows, 70000).examples), make(rows)];
@@ -65,5 +89,7 @@ test('a file that is cut short or none at all is refused', () => {
 });
 
 test('labels that are not the ids are refused', () => {
-  expect(() => new TokenFileWriter(100).add({ inputIds: Int32Array.of(1), labels: Int32Array.of(2), row: 7 })).toThrow(/row 7/);
+  expect(() => new TokenFileWriter(100).add({ inputIds: Int32Array.of(1), labels: Int32Array.of(2), row: 7 })).toThrow(
+    /row 7/,
+  );
 });

@@ -23,7 +23,8 @@ test.each(KNOWN)('%i bytes', (length, expected) => {
   // Pieces of odd lengths begin at every alignment.
   for (const piece of [Infinity, 1, 7, 32, 45]) {
     const hash = new XxHash64();
-    for (let from = 0; from < length; from += piece) hash.update(content.subarray(from, Math.min(from + piece, length)));
+    for (let from = 0; from < length; from += piece)
+      hash.update(content.subarray(from, Math.min(from + piece, length)));
     expect([piece, hash.digest().toString(16).padStart(16, '0')]).toEqual([piece, expected]);
   }
 });

@@ -5,7 +5,13 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { estimatePassAtK, judgeCompletions, scorePassAtK, usableKs, type Judged } from '../../../src/eval/passk';
-import { BUNDLED_PROBLEMS, programOf, readCompletions, readProblems, type Problem } from '../../../src/eval/passk-problems';
+import {
+  BUNDLED_PROBLEMS,
+  programOf,
+  readCompletions,
+  readProblems,
+  type Problem,
+} from '../../../src/eval/passk-problems';
 import { completionOf, firstBlock, promptIds, sampleCompletions } from '../../../src/eval/passk-samples';
 import type { Outcome } from '../../../src/eval/sandbox';
 import { AutoModelForCausalLM } from '../../../src/pretrained/auto';
@@ -19,7 +25,14 @@ const file = (name: string, content: string | Buffer): string => {
   writeFileSync(join(dir, name), content);
   return join(dir, name);
 };
-const problem = (taskId: string, more: Partial<Problem> = {}): Problem => ({ taskId, prompt: 'def f(x):\n', canonicalSolution: '    return x\n', test: 'def check(c):\n    assert c(1) == 1\n', entryPoint: 'f', ...more });
+const problem = (taskId: string, more: Partial<Problem> = {}): Problem => ({
+  taskId,
+  prompt: 'def f(x):\n',
+  canonicalSolution: '    return x\n',
+  test: 'def check(c):\n    assert c(1) == 1\n',
+  entryPoint: 'f',
+  ...more,
+});
 
 describe('the estimator', () => {
   /** C(n, k) exactly. */
@@ -31,7 +44,9 @@ describe('the estimator', () => {
   };
 
   test('equals 1 - C(n-c, k) / C(n, k) in exact arithmetic', () => {
-    const counts = fc.tuple(fc.integer({ min: 1, max: 300 }), fc.nat(), fc.nat()).map(([n, c, k]) => [n, c % (n + 1), 1 + (k % n)] as const);
+    const counts = fc
+      .tuple(fc.integer({ min: 1, max: 300 }), fc.nat(), fc.nat())
+      .map(([n, c, k]) => [n, c % (n + 1), 1 + (k % n)] as const);
     fc.assert(
       fc.property(counts, ([n, c, k]) => {
         const scale = 10n ** 18n;
@@ -58,7 +73,14 @@ describe('the estimator', () => {
 });
 
 describe('problem files', () => {
-  const row = { task_id: 'T/0', prompt: 'def f(x):\n', canonical_solution: '    return x\n', test: 'def check(c):\n    pass\n', entry_point: 'f', extra: [1] };
+  const row = {
+    task_id: 'T/0',
+    prompt: 'def f(x):\n',
+    canonical_solution: '    return x\n',
+    test: 'def check(c):\n    pass\n',
+    entry_point: 'f',
+    extra: [1],
+  };
 
   test('plain and gzipped, blank lines left out', () => {
     const text = `${JSON.stringify(row)}\n\n${JSON.stringify({ ...row, task_id: 'T/1' })}`;
@@ -95,9 +117,12 @@ describe('problem files', () => {
 describe('completions', () => {
   test('end with the first block', () => {
     expect(firstBlock('\n    return 1\n\n\ndef g():\n    pass')).toBe('\n    return 1');
-    expect(firstBlock('    if x:\n        return 1\n    # inside\n    return 2\n# outside\nx')).toBe('    if x:\n        return 1\n    # inside\n    return 2');
+    expect(firstBlock('    if x:\n        return 1\n    # inside\n    return 2\n# outside\nx')).toBe(
+      '    if x:\n        return 1\n    # inside\n    return 2',
+    );
     expect(firstBlock('    return 1  \n\n')).toBe('    return 1');
-    for (const stop of ['\nclass A', '\n@decorator', '\nprint(1)', '\nif x:']) expect(firstBlock(`    pass${stop}`)).toBe('    pass');
+    for (const stop of ['\nclass A', '\n@decorator', '\nprint(1)', '\nif x:'])
+      expect(firstBlock(`    pass${stop}`)).toBe('    pass');
   });
 
   test('continue the full prompt although the model read a trimmed one', () => {
@@ -110,11 +135,21 @@ describe('completions', () => {
     const tokenizer: Tokenizer = AutoTokenizer.fromPretrained(join(__dirname, '../../../data/base-model'));
     const model = AutoModelForCausalLM.fromConfig(TINY_CONFIG, { threads: 1 });
     afterAll(() => model.close());
-    const problems = [problem('A'), problem('B'), problem('C', { prompt: `def f(x):\n    """${'word '.repeat(400)}"""\n` })];
+    const problems = [
+      problem('A'),
+      problem('B'),
+      problem('C', { prompt: `def f(x):\n    """${'word '.repeat(400)}"""\n` }),
+    ];
     const generation = { maxNewTokens: 6, doSample: true, temperature: 0.9, topP: 0.95, topK: 0 };
     const sample = async (seed: number) => {
       const all = [];
-      for await (const batch of sampleCompletions(model, tokenizer, problems, { numSamples: 5, batchSize: 2, seed, generation })) all.push(batch);
+      for await (const batch of sampleCompletions(model, tokenizer, problems, {
+        numSamples: 5,
+        batchSize: 2,
+        seed,
+        generation,
+      }))
+        all.push(batch);
       return all;
     };
 
@@ -138,10 +173,18 @@ describe('completions', () => {
 
 describe('verdicts', () => {
   const problems = [problem('A'), problem('B'), problem('C')];
-  const judged = (taskId: string, ...outcomes: Outcome[]): Judged[] => outcomes.map((outcome) => ({ taskId, completion: '', outcome, detail: '', seconds: 0 }));
+  const judged = (taskId: string, ...outcomes: Outcome[]): Judged[] =>
+    outcomes.map((outcome) => ({ taskId, completion: '', outcome, detail: '', seconds: 0 }));
 
   test('what could not run does not count as failed', () => {
-    const result = scorePassAtK(problems, [...judged('A', 'passed', 'failed', 'could not run', 'timed out'), ...judged('B', 'could not run', 'could not run', 'failed', 'failed')], [1, 3]);
+    const result = scorePassAtK(
+      problems,
+      [
+        ...judged('A', 'passed', 'failed', 'could not run', 'timed out'),
+        ...judged('B', 'could not run', 'could not run', 'failed', 'failed'),
+      ],
+      [1, 3],
+    );
     expect(result.passAtK[1]).toBeCloseTo((1 / 3 + 0) / 2, 12);
     // B has two runs: too few for pass@3.
     expect(result.passAtK[3]).toBe(1);
@@ -162,12 +205,19 @@ describe('verdicts', () => {
         most = Math.max(most, ++running);
         await new Promise((resolve) => setTimeout(resolve, Math.random() * 10));
         running--;
-        return { outcome: program.includes('return 7') ? ('passed' as const) : ('failed' as const), detail: '', seconds: 0 };
+        return {
+          outcome: program.includes('return 7') ? ('passed' as const) : ('failed' as const),
+          detail: '',
+          seconds: 0,
+        };
       },
     };
     const completions = Array.from({ length: 12 }, (_, i) => ({ taskId: 'A', completion: `    return ${i}` }));
     const seen: number[] = [];
-    const result = await judgeCompletions(runner, problems, completions, { workers: 3, onJudged: (_, done) => seen.push(done) });
+    const result = await judgeCompletions(runner, problems, completions, {
+      workers: 3,
+      onJudged: (_, done) => seen.push(done),
+    });
     expect(result.map((r) => r.outcome === 'passed')).toEqual(completions.map((_, i) => i === 7));
     expect(most).toBe(3);
     expect(seen).toEqual(completions.map((_, i) => i + 1));

@@ -3,7 +3,16 @@
  * namespaces alone where this machine has them. Each program tries to do harm that the test would see.
  */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,7 +23,10 @@ jest.setTimeout(180_000);
 
 const hasPython = ((): boolean => {
   try {
-    return execFileSync('python3', ['-c', 'import sys; print(sys.version_info >= (3, 8))'], { encoding: 'utf8' }).trim() === 'True';
+    return (
+      execFileSync('python3', ['-c', 'import sys; print(sys.version_info >= (3, 8))'], { encoding: 'utf8' }).trim() ===
+      'True'
+    );
   } catch {
     return false;
   }
@@ -65,8 +77,14 @@ withPython('verdicts', () => {
 
   test('every bundled solution passes, and none does with a wrong answer', async () => {
     for (const problem of readProblems(BUNDLED_PROBLEMS)) {
-      expect([problem.taskId, await sandbox.run(programOf(problem, problem.canonicalSolution))]).toMatchObject([problem.taskId, { outcome: 'passed', detail: '' }]);
-      expect([problem.taskId, await sandbox.run(programOf(problem, '    return "wrong"\n'))]).toMatchObject([problem.taskId, { outcome: 'failed', detail: 'AssertionError' }]);
+      expect([problem.taskId, await sandbox.run(programOf(problem, problem.canonicalSolution))]).toMatchObject([
+        problem.taskId,
+        { outcome: 'passed', detail: '' },
+      ]);
+      expect([problem.taskId, await sandbox.run(programOf(problem, '    return "wrong"\n'))]).toMatchObject([
+        problem.taskId,
+        { outcome: 'failed', detail: 'AssertionError' },
+      ]);
     }
   });
 
@@ -80,24 +98,37 @@ withPython('verdicts', () => {
     ['a deep recursion', 'def f(): return f()\nf()', /^RecursionError/],
     ['an exception whose text fails', 'class E(Exception):\n    def __str__(self): raise E()\nraise E()', 'E'],
   ])('%s fails', async (_name, program, detail) => {
-    expect(await sandbox.run(program)).toMatchObject({ outcome: 'failed', detail: detail instanceof RegExp ? expect.stringMatching(detail) : detail });
+    expect(await sandbox.run(program)).toMatchObject({
+      outcome: 'failed',
+      detail: detail instanceof RegExp ? expect.stringMatching(detail) : detail,
+    });
   });
 
   test('no interpreter', async () => {
-    await expect(Sandbox.open({ python: join(base, 'no-python') })).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED', message: expect.stringMatching(/does not start.*install Python/) as string });
+    await expect(Sandbox.open({ python: join(base, 'no-python') })).rejects.toMatchObject({
+      code: 'ERR_UNSUPPORTED',
+      message: expect.stringMatching(/does not start.*install Python/) as string,
+    });
     await expect(Sandbox.open({ python: '/bin/false' })).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
   });
 
   test('an interpreter that breaks later: could not run, not failed', async () => {
     const [script, broken] = [join(base, 'python'), join(base, 'broken')];
     const real = sandbox.python;
-    writeFileSync(script, `#!/bin/sh\ncase "$2" in *version_info*) echo '["${script}", "3.99", true]';; *) [ -e "${broken}" ] && { echo worn out >&2; exit 9; }; exec "${real}" "$@";; esac\n`);
+    writeFileSync(
+      script,
+      `#!/bin/sh\ncase "$2" in *version_info*) echo '["${script}", "3.99", true]';; *) [ -e "${broken}" ] && { echo worn out >&2; exit 9; }; exec "${real}" "$@";; esac\n`,
+    );
     chmodSync(script, 0o755);
     const frail = await Sandbox.open({ python: script });
     expect(frail.version).toBe('3.99');
     expect(await frail.run('assert True')).toMatchObject({ outcome: 'passed' });
     writeFileSync(broken, '');
-    expect(await frail.run('assert True')).toEqual({ outcome: 'could not run', detail: 'the runner ended (exit code 9) worn out', seconds: 0 });
+    expect(await frail.run('assert True')).toEqual({
+      outcome: 'could not run',
+      detail: 'the runner ended (exit code 9) worn out',
+      seconds: 0,
+    });
     await expectNothingLeft();
   });
 });
@@ -120,15 +151,24 @@ withPython.each(LAYERS)('%s', (name, layer) => {
   /** A test that is left out, and says so above, where the machine has no such layer. */
   const held = (what: string, body: () => Promise<void>): void => test(what, async () => (usable ? body() : undefined));
   const failed = (program: string, detail: RegExp): Promise<void> =>
-    sandbox.run(program).then((result) => expect(result).toMatchObject({ outcome: 'failed', detail: expect.stringMatching(detail) as string }));
+    sandbox
+      .run(program)
+      .then((result) =>
+        expect(result).toMatchObject({ outcome: 'failed', detail: expect.stringMatching(detail) as string }),
+      );
 
   held('says what is kept away', async () => {
     expect(sandbox.isolation.refused).toEqual([]);
-    expect(sandbox.describe()).toMatch(sandbox.isolation.isolated.length === 3 ? /without network.*only \/usr and Python, read-only/ : /stops accidents and not an attacker/);
+    expect(sandbox.describe()).toMatch(
+      sandbox.isolation.isolated.length === 3
+        ? /without network.*only \/usr and Python, read-only/
+        : /stops accidents and not an attacker/,
+    );
   });
 
   held('modules of the standard library and temporary files work', async () => {
-    const modules = 'os, math, random, re, json, collections, itertools, functools, heapq, hashlib, decimal, fractions, datetime, typing, string, statistics, bisect, copy, operator, dataclasses, socket, subprocess, tempfile, threading';
+    const modules =
+      'os, math, random, re, json, collections, itertools, functools, heapq, hashlib, decimal, fractions, datetime, typing, string, statistics, bisect, copy, operator, dataclasses, socket, subprocess, tempfile, threading';
     const program = `import ${modules}\nwith tempfile.TemporaryFile() as f: f.write(b"x")\nwith tempfile.TemporaryDirectory() as d:\n    open(d + "/x", "w").close()\n    os.symlink("/etc", d + "/link")\nopen("here.txt", "w").write("y")\nassert open("here.txt").read() == "y"\nassert hashlib.md5(b"Hello world").hexdigest().startswith("3e25960a")`;
     expect(await sandbox.run(program)).toMatchObject({ outcome: 'passed' });
   });
@@ -137,7 +177,11 @@ withPython.each(LAYERS)('%s', (name, layer) => {
     const quick = await Sandbox.open({ ...layer, timeoutSeconds: 1 });
     expect(await quick.run('while True: pass')).toMatchObject({ outcome: 'timed out', detail: 'after 1 s' });
     expect(await quick.run('import time\ntime.sleep(60)')).toMatchObject({ outcome: 'timed out' });
-    expect(await quick.run('import signal\nfor s in (signal.SIGTERM, signal.SIGXCPU): signal.signal(s, signal.SIG_IGN)\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass')).toMatchObject({ outcome: 'timed out' });
+    expect(
+      await quick.run(
+        'import signal\nfor s in (signal.SIGTERM, signal.SIGXCPU): signal.signal(s, signal.SIG_IGN)\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass',
+      ),
+    ).toMatchObject({ outcome: 'timed out' });
   });
 
   held('a memory hog gets no more than its limit', async () => {
@@ -182,8 +226,13 @@ withPython.each(LAYERS)('%s', (name, layer) => {
   });
 
   held('forks end with the program', async () => {
-    const bomb = await sandbox.run('import os, time\nfor _ in range(12): os.fork()\ntime.sleep(0.2)\nraise ValueError("done")');
-    expect(bomb).toMatchObject({ outcome: 'failed', detail: expect.stringMatching(/PermissionError|BlockingIOError|ValueError/) as string });
+    const bomb = await sandbox.run(
+      'import os, time\nfor _ in range(12): os.fork()\ntime.sleep(0.2)\nraise ValueError("done")',
+    );
+    expect(bomb).toMatchObject({
+      outcome: 'failed',
+      detail: expect.stringMatching(/PermissionError|BlockingIOError|ValueError/) as string,
+    });
     const child = await sandbox.run('import subprocess\nsubprocess.Popen(["sleep", "600"], start_new_session=True)');
     expect(child.outcome).toBe(layer.guard === false ? 'passed' : 'failed');
   });
@@ -200,7 +249,11 @@ withPython.each(LAYERS)('%s', (name, layer) => {
     });
 
     held('no file of the machine but Python is there', async () => {
-      expect(await sandbox.run(`import os\nassert not os.path.exists(${JSON.stringify(outside)})\nassert not os.path.exists("/home") and not os.path.exists("/proc/1")`)).toMatchObject({ outcome: 'passed' });
+      expect(
+        await sandbox.run(
+          `import os\nassert not os.path.exists(${JSON.stringify(outside)})\nassert not os.path.exists("/home") and not os.path.exists("/proc/1")`,
+        ),
+      ).toMatchObject({ outcome: 'passed' });
     });
   }
 });

@@ -297,6 +297,9 @@ test.each<[string, unknown]>([
   ['nothing', undefined],
 ])('prompts that are %s are refused with what to do', async (_, prompts) => {
   const model = await openTiny(MODELS[0]);
-  await expect(generateAll(model, prompts as number[][], { maxNewTokens: 1 })).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringContaining('await tokenizer.encode(text)') as string });
+  await expect(generateAll(model, prompts as number[][], { maxNewTokens: 1 })).rejects.toMatchObject({
+    code: 'ERR_DATA',
+    message: expect.stringContaining('await tokenizer.encode(text)') as string,
+  });
   await model.close();
 });

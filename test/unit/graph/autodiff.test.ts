@@ -11,8 +11,14 @@ import { sum } from '../../../src/ops/reduce';
 import { evaluate } from '../../ops/interpreter';
 import { batchOf, leavesOf, tinyLlama, type TinyOptions } from './tiny-llama';
 
-const slot = (name: string, shape: number[], dtype: StateSlot['dtype'] = 'f32'): StateSlot => ({ name, shape, dtype, role: 'weights' });
-const linear = (x: Tensor, weight: Tensor): Tensor => matmul(x, weight, { transB: true, compute: computeOf(x), dtype: x.dtype });
+const slot = (name: string, shape: number[], dtype: StateSlot['dtype'] = 'f32'): StateSlot => ({
+  name,
+  shape,
+  dtype,
+  role: 'weights',
+});
+const linear = (x: Tensor, weight: Tensor): Tensor =>
+  matmul(x, weight, { transB: true, compute: computeOf(x), dtype: x.dtype });
 
 describe('paths', () => {
   test('a frozen weight gets a dX and no dW', () => {
@@ -24,7 +30,9 @@ describe('paths', () => {
       const wanted = [readState(slot('lora_A', [2, 8])), readState(slot('lora_B', [6, 2]))];
       gradients(sum(z), wanted).forEach((g, i) => output(`g${i}`, g));
     });
-    const shapes = graph.nodes.filter((n) => n.phase === 'backward').flatMap((n) => n.outputs.map((t) => t.shape.join()));
+    const shapes = graph.nodes
+      .filter((n) => n.phase === 'backward')
+      .flatMap((n) => n.outputs.map((t) => t.shape.join()));
     expect(shapes).not.toContain('6,8');
     expect(shapes).not.toContain('4,6');
     // dX of the second frozen weight is needed, dX of the input is not.
@@ -39,7 +47,12 @@ describe('paths', () => {
         const x = scope('model.mixer', () => expand(w, 3));
         gradients(sum(mul(x, x)), [w]);
       });
-    expect(graph).toThrow(expect.objectContaining({ code: 'ERR_UNSUPPORTED', message: expect.stringContaining("op 'expand' has no gradient (at model.mixer)") as string }));
+    expect(graph).toThrow(
+      expect.objectContaining({
+        code: 'ERR_UNSUPPORTED',
+        message: expect.stringContaining("op 'expand' has no gradient (at model.mixer)") as string,
+      }),
+    );
   });
 
   test('an op without a gradient off the path', () => {
@@ -48,25 +61,49 @@ describe('paths', () => {
       const factor = expand(input('s', [1], 'f32'), 3);
       output('g', gradients(sum(mul(w, factor)), [w])[0]);
     });
-    const leaves = new Map([['w', { shape: [3], data: Float64Array.of(1, 2, 3) }], ['s', { shape: [1], data: Float64Array.of(0.5) }]]);
+    const leaves = new Map([
+      ['w', { shape: [3], data: Float64Array.of(1, 2, 3) }],
+      ['s', { shape: [1], data: Float64Array.of(0.5) }],
+    ]);
     expect(Array.from(evaluate(graph, leaves).outputs.get('g')!.data)).toEqual([0.5, 0.5, 0.5]);
   });
 
   test('a tensor that the loss does not depend on, a loss that is no scalar', () => {
     const unrelated = (): unknown =>
       trace('t', () => gradients(sum(readState(slot('a', [3]))), [readState(slot('b', [3]))]));
-    expect(unrelated).toThrow(expect.objectContaining({ code: 'ERR_TRACE', message: expect.stringContaining('does not depend on b') as string }));
-    const vector = (): unknown => trace('t', () => gradients(scale(readState(slot('a', [3])), 2), [readState(slot('a', [3]))]));
+    expect(unrelated).toThrow(
+      expect.objectContaining({
+        code: 'ERR_TRACE',
+        message: expect.stringContaining('does not depend on b') as string,
+      }),
+    );
+    const vector = (): unknown =>
+      trace('t', () => gradients(scale(readState(slot('a', [3])), 2), [readState(slot('a', [3]))]));
     expect(vector).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
   });
 
   test('a saved statistic is no way to a gradient', () => {
-    const through = (pick: (x: Tensor) => Tensor) => () => trace('t', () => gradients(sum(pick(input('x', [4, 8], 'f32'))), [readState(slot('w', [4, 8]))]));
+    const through = (pick: (x: Tensor) => Tensor) => () =>
+      trace('t', () => gradients(sum(pick(input('x', [4, 8], 'f32'))), [readState(slot('w', [4, 8]))]));
     const w = (): Tensor => readState(slot('w', [4, 8]));
     const rstd = (): Tensor => apply(normOps.rms_norm, [w(), input('g', [8], 'f32')], { eps: 1e-5, unit_offset: 0 })[1];
     const lse = (): Tensor =>
-      apply(attentionOps.attention, [w(), w(), w(), input('cu', [2], 'i32')], { heads: 2, kv_heads: 2, head_dim: 4, scale: 1, causal: 1, window: 0, softcap: 0 })[1];
-    for (const pick of [rstd, lse]) expect(through(pick)).toThrow(expect.objectContaining({ code: 'ERR_UNSUPPORTED', message: expect.stringContaining('only output 0 is differentiable') as string }));
+      apply(attentionOps.attention, [w(), w(), w(), input('cu', [2], 'i32')], {
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 4,
+        scale: 1,
+        causal: 1,
+        window: 0,
+        softcap: 0,
+      })[1];
+    for (const pick of [rstd, lse])
+      expect(through(pick)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_UNSUPPORTED',
+          message: expect.stringContaining('only output 0 is differentiable') as string,
+        }),
+      );
   });
 });
 
@@ -104,7 +141,10 @@ describe('values', () => {
   });
 
   test.each<[string, TinyOptions]>([
-    ['adapter', { targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'], dropout: 0.2 }],
+    [
+      'adapter',
+      { targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'], dropout: 0.2 },
+    ],
     ['every weight, tied embedding', { full: true, tied: true }],
     ['adapter on a 4-bit model', { quantised: true, hidden: 64 }],
   ])("a model's gradient against finite differences in f64: %s", (_name, options) => {

@@ -8,7 +8,14 @@ import { evaluate } from '../../ops/interpreter';
 import { batchOf, leavesOf, runStep, tinyLlama, type TinyOptions } from './tiny-llama';
 
 const POLICIES: readonly CheckpointPolicy[] = ['none', 'light', 'smart', 'block'];
-const FOUR: TinyOptions = { layers: 4, hidden: 32, vocab: 40, dropout: 0.1, targets: ['q_proj', 'v_proj', 'down_proj'], shape: { tokens: 96, documents: 4 } };
+const FOUR: TinyOptions = {
+  layers: 4,
+  hidden: 32,
+  vocab: 40,
+  dropout: 0.1,
+  targets: ['q_proj', 'v_proj', 'down_proj'],
+  shape: { tokens: 96, documents: 4 },
+};
 
 test('smart and block lower the planned arena of four layers', () => {
   const tiny = tinyLlama(FOUR);
@@ -44,7 +51,10 @@ test.each<[string, TinyOptions]>([
   const [none] = results;
   expect(Number.isFinite(none.outputs.loss_sum[0]) && none.outputs.loss_sum[0] > 0).toBe(true);
   results.forEach((other, i) => {
-    const different = [...Object.keys(none.outputs).filter((k) => !sameBits(none.outputs[k], other.outputs[k])), ...Object.keys(none.slots).filter((k) => !sameBits(none.slots[k], other.slots[k]))];
+    const different = [
+      ...Object.keys(none.outputs).filter((k) => !sameBits(none.outputs[k], other.outputs[k])),
+      ...Object.keys(none.slots).filter((k) => !sameBits(none.slots[k], other.slots[k])),
+    ];
     expect([POLICIES[i], different]).toEqual([POLICIES[i], []]);
   });
 });
@@ -56,7 +66,8 @@ test('a compiled step is what the reference interpreter says, under every policy
   const want = evaluate(graph, leavesOf(graph, batch));
   for (const policy of POLICIES) {
     const { outputs, slots } = await runStep(tiny.program(policy), batch);
-    for (const [name, value] of want.outputs) expect(Math.abs(outputs[name][0] - value.data[0])).toBeLessThan(2e-5 * Math.max(1, Math.abs(value.data[0])));
+    for (const [name, value] of want.outputs)
+      expect(Math.abs(outputs[name][0] - value.data[0])).toBeLessThan(2e-5 * Math.max(1, Math.abs(value.data[0])));
     for (const [name, value] of want.updates) {
       const size = value.data.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
       expect(size).toBeGreaterThan(0);
@@ -74,15 +85,27 @@ test('clones carry their tag through cse, sit in the recompute phase, and the in
   expect(clones(cse(tagged))).toBe(clones(tagged));
   expect(tagged.nodes.filter((n) => (n.phase === 'recompute') !== (n.recompute !== undefined))).toEqual([]);
   // The block's last projection is never recomputed.
-  expect(tagged.nodes.some((n) => n.phase === 'recompute' && n.where.endsWith('down_proj') && n.op!.name === 'matmul' && n.attributes.addend === 1)).toBe(false);
+  expect(
+    tagged.nodes.some(
+      (n) =>
+        n.phase === 'recompute' &&
+        n.where.endsWith('down_proj') &&
+        n.op!.name === 'matmul' &&
+        n.attributes.addend === 1,
+    ),
+  ).toBe(false);
   const leaves = leavesOf(graph, batchOf(tiny.shape, 40));
   const [a, b] = [evaluate(graph, leaves), evaluate(optimize(graph, 'block'), leaves)];
-  for (const [name, value] of a.updates) b.updates.get(name)!.data.forEach((v, i) => expect(v).toBeCloseTo(value.data[i], 8));
+  for (const [name, value] of a.updates)
+    b.updates.get(name)!.data.forEach((v, i) => expect(v).toBeCloseTo(value.data[i], 8));
 });
 
 test('light keeps products and attention, smart the attention output', () => {
   const tiny = tinyLlama({ ...FOUR, layers: 2 });
-  const recomputed = (policy: CheckpointPolicy): string[] => optimize(tiny.graph(), policy).nodes.filter((n) => n.phase === 'recompute').map((n) => n.op!.name);
+  const recomputed = (policy: CheckpointPolicy): string[] =>
+    optimize(tiny.graph(), policy)
+      .nodes.filter((n) => n.phase === 'recompute')
+      .map((n) => n.op!.name);
   expect(recomputed('block')).toContain('attention');
   expect(recomputed('smart')).not.toContain('attention');
   expect(recomputed('light')).not.toContain('attention');

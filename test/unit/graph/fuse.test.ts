@@ -23,7 +23,10 @@ function fused(fn: () => void): string {
   const after = fuse(graph);
   const leaves = leavesFor(graph);
   const [a, b] = [evaluate(graph, leaves), evaluate(after, leaves)];
-  for (const [before, now] of [[a.outputs, b.outputs], [a.updates, b.updates]] as const) {
+  for (const [before, now] of [
+    [a.outputs, b.outputs],
+    [a.updates, b.updates],
+  ] as const) {
     expect([...now.keys()]).toEqual([...before.keys()]);
     for (const [name, value] of before) now.get(name)!.data.forEach((v, i) => expect(v).toBeCloseTo(value.data[i], 9));
   }
@@ -37,13 +40,15 @@ function leavesFor(graph: Graph): Map<string, NdArray> {
     if (name === undefined) continue;
     const draw = drawFor(name);
     const { shape, dtype } = node.outputs[0];
-    const value = (): number => (dtype === 'i32' ? Math.floor(4 * draw()) : dtype === 'u8' ? Math.floor(256 * draw()) : draw() - 0.5);
+    const value = (): number =>
+      dtype === 'i32' ? Math.floor(4 * draw()) : dtype === 'u8' ? Math.floor(256 * draw()) : draw() - 0.5;
     leaves.set(name, { shape, data: Float64Array.from({ length: shape.reduce((x, y) => x * y, 1) }, value) });
   }
   return leaves;
 }
 
-const count = (text: string, op: string): number => text.split('\n').filter((line) => line.includes(` = ${op}(`)).length;
+const count = (text: string, op: string): number =>
+  text.split('\n').filter((line) => line.includes(` = ${op}(`)).length;
 const backward = <T>(fn: () => T): T => inPhase('backward', fn);
 
 describe('dequantise', () => {
@@ -53,7 +58,10 @@ describe('dequantise', () => {
     const text = fused(() => {
       const weight = dequantizeParts(parts(), 1, 8, 16, 'f32');
       output('y', matmul(input('x', [3, 16], 'f32'), weight, { ...F32, transB: true }));
-      output('dx', backward(() => matmul(input('dy', [3, 8], 'f32'), weight, F32)));
+      output(
+        'dx',
+        backward(() => matmul(input('dy', [3, 8], 'f32'), weight, F32)),
+      );
     });
     expect(count(text, 'dequantize_4bit')).toBe(0);
     expect(text).toContain('matmul($x, $packed, $absmax) {trans_a=[0] trans_b=[1] quant=[1]');
@@ -72,7 +80,10 @@ describe('dequantise', () => {
 });
 
 describe('loss', () => {
-  const head = (softcap = 0): Tensor => linearCrossEntropy(input('x', [5, 8], 'f32'), readState(slot('w', [7, 8])), input('labels', [5], 'i32'), { softcap }).nll;
+  const head = (softcap = 0): Tensor =>
+    linearCrossEntropy(input('x', [5, 8], 'f32'), readState(slot('w', [7, 8])), input('labels', [5], 'i32'), {
+      softcap,
+    }).nll;
 
   test('is taken from the gradient op', () => {
     const text = fused(() => {
@@ -110,21 +121,37 @@ describe('sums', () => {
   const product = (i: number): Tensor => matmul(x(i), w(i), F32);
 
   test('of products are one product with more terms, also in a chain', () => {
-    const text = fused(() => output('y', backward(() => add(add(product(0), product(1)), product(2)))));
+    const text = fused(() =>
+      output(
+        'y',
+        backward(() => add(add(product(0), product(1)), product(2))),
+      ),
+    );
     expect(count(text, 'matmul')).toBe(1);
     expect(count(text, 'add')).toBe(0);
     expect(text).toContain('matmul($x0, $w0, $x1, $w1, $x2, $w2)');
   });
 
   test('of more products than a kernel takes stay two', () => {
-    const text = fused(() => output('y', backward(() => Array.from({ length: MAX_TERMS + 3 }, (_, i) => product(i)).reduce((a, b) => add(a, b)))));
+    const text = fused(() =>
+      output(
+        'y',
+        backward(() => Array.from({ length: MAX_TERMS + 3 }, (_, i) => product(i)).reduce((a, b) => add(a, b))),
+      ),
+    );
     expect(count(text, 'add')).toBe(0);
     expect(count(text, 'matmul')).toBeGreaterThan(1);
-    for (const list of text.matchAll(/quant=\[([\d,]+)\]/g)) expect(list[1].split(',').length).toBeLessThanOrEqual(MAX_TERMS);
+    for (const list of text.matchAll(/quant=\[([\d,]+)\]/g))
+      expect(list[1].split(',').length).toBeLessThanOrEqual(MAX_TERMS);
   });
 
   test('with anything else take it as addend', () => {
-    const text = fused(() => output('y', backward(() => add(input('t', [3, 4], 'f32'), product(0)))));
+    const text = fused(() =>
+      output(
+        'y',
+        backward(() => add(input('t', [3, 4], 'f32'), product(0))),
+      ),
+    );
     expect(count(text, 'add')).toBe(0);
     expect(text).toMatch(/matmul\(\$x0, \$w0, \$t\).*addend=1/);
   });
@@ -149,7 +176,12 @@ describe('sums', () => {
   });
 
   test('a scaled product has an alpha, and is not merged with another one', () => {
-    const text = fused(() => output('y', backward(() => add(scale(product(0), 0.5), product(1)))));
+    const text = fused(() =>
+      output(
+        'y',
+        backward(() => add(scale(product(0), 0.5), product(1))),
+      ),
+    );
     expect(text).toContain('alpha=0.5');
     expect(count(text, 'scale')).toBe(0);
     expect(count(text, 'matmul')).toBe(2);
@@ -157,7 +189,15 @@ describe('sums', () => {
   });
 
   test('of a product with itself', () => {
-    const text = fused(() => output('y', backward(() => { const p = product(0); return add(p, p); })));
+    const text = fused(() =>
+      output(
+        'y',
+        backward(() => {
+          const p = product(0);
+          return add(p, p);
+        }),
+      ),
+    );
     expect(count(text, 'add')).toBe(1);
   });
 
@@ -192,12 +232,16 @@ describe('sums', () => {
       const y = rmsNorm(h, g, 1e-5);
       const [dh, dg] = gradients(sum(mul(y, y)), [h, g]);
       // A tensor of dh's type that is made of dg.
-      output('z', backward(() => add(dh, matmul(input('one', [3, 1], 'f32'), reshapeRow(dg), F32))));
+      output(
+        'z',
+        backward(() => add(dh, matmul(input('one', [3, 1], 'f32'), reshapeRow(dg), F32))),
+      );
     });
     expect(text).not.toMatch(/rms_norm_grad\(.*\).*addend=1/);
   });
 
   const reshapeRow = (t: Tensor): Tensor => matmul(input('unit', [1, 8], 'f32'), diagonal(t), F32);
-  const diagonal = (t: Tensor): Tensor => matmul(input('eye', [8, 8], 'f32'), matmul(readState(slot('ones', [8, 1])), row(t), F32), F32);
+  const diagonal = (t: Tensor): Tensor =>
+    matmul(input('eye', [8, 8], 'f32'), matmul(readState(slot('ones', [8, 1])), row(t), F32), F32);
   const row = (t: Tensor): Tensor => rmsNorm(input('r', [1, 8], 'f32'), t, 1e-5);
 });

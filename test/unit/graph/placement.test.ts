@@ -45,14 +45,16 @@ function replay(placed: Placed, arena: Arena): void {
       return;
     }
     const [at, n] = span(s);
-    for (let i = at; i < at + n; i++) if (cells[i] !== base(t)) throw new Error(`${reader} reads bytes that were overwritten`);
+    for (let i = at; i < at + n; i++)
+      if (cells[i] !== base(t)) throw new Error(`${reader} reads bytes that were overwritten`);
   };
   for (const node of placed.graph.nodes) if (node.kind !== 'op') write(node.outputs[0]);
   for (const node of placed.schedule) {
     node.inputs.forEach((t) => check(t, node.op!.name));
     for (const t of node.outputs) {
       if (placed.absent.has(t)) continue;
-      if (placed.storage.get(t)!.bytes < typeBytes(t.type)) throw new Error(`${node.op!.name} writes more than its storage holds`);
+      if (placed.storage.get(t)!.bytes < typeBytes(t.type))
+        throw new Error(`${node.op!.name} writes more than its storage holds`);
       write(t);
     }
   }
@@ -63,7 +65,11 @@ function replay(placed: Placed, arena: Arena): void {
 function liveBytes(placed: Placed): number {
   let most = 0;
   const storages = [...new Set(placed.storage.values())].filter((s) => s.kind === 'arena');
-  for (let i = -1; i <= placed.schedule.length; i++) most = Math.max(most, storages.filter((s) => s.first <= i && i <= s.last).reduce((n, s) => n + align(s.bytes), 0));
+  for (let i = -1; i <= placed.schedule.length; i++)
+    most = Math.max(
+      most,
+      storages.filter((s) => s.first <= i && i <= s.last).reduce((n, s) => n + align(s.bytes), 0),
+    );
   return most;
 }
 
@@ -72,7 +78,9 @@ function plainGreedy(storages: readonly Storage[]): Map<Storage, number> {
   const offsets = new Map<Storage, number>();
   const bySize = [...storages].sort((a, b) => b.bytes - a.bytes || a.first - b.first || a.last - b.last);
   for (const s of bySize) {
-    const meanwhile = [...offsets].filter(([o]) => o.first <= s.last && s.first <= o.last).sort(([, a], [, b]) => a - b);
+    const meanwhile = [...offsets]
+      .filter(([o]) => o.first <= s.last && s.first <= o.last)
+      .sort(([, a], [, b]) => a - b);
     let at = 0;
     for (const [o, from] of meanwhile) if (from < at + align(s.bytes)) at = Math.max(at, from + align(o.bytes));
     offsets.set(s, at);
@@ -81,10 +89,16 @@ function plainGreedy(storages: readonly Storage[]): Map<Storage, number> {
 }
 
 test('looking only near in time gives the offsets of looking at everything', () => {
-  const life = fc.record({ first: fc.integer({ min: -1, max: 300 }), length: fc.oneof(fc.integer({ min: 0, max: 70 }), fc.constant(300)), bytes: fc.integer({ min: 1, max: 1000 }) });
+  const life = fc.record({
+    first: fc.integer({ min: -1, max: 300 }),
+    length: fc.oneof(fc.integer({ min: 0, max: 70 }), fc.constant(300)),
+    bytes: fc.integer({ min: 1, max: 1000 }),
+  });
   fc.assert(
     fc.property(fc.array(life, { maxLength: 120 }), (lives) => {
-      const storages = lives.map(({ first, length, bytes }) => ({ kind: 'arena', bytes, first, last: first + length }) as Storage);
+      const storages = lives.map(
+        ({ first, length, bytes }) => ({ kind: 'arena', bytes, first, last: first + length }) as Storage,
+      );
       expect(assignOffsets(storages).offsets).toEqual(plainGreedy(storages));
     }),
   );
@@ -110,7 +124,10 @@ describe('random graphs', () => {
         const graph = graphOf(recipe);
         const leaves = leavesOf(graph);
         const [before, after] = [evaluate(graph, leaves), evaluate(optimize(graph, recipe.policy), leaves)];
-        for (const [a, b] of [[before.outputs, after.outputs], [before.updates, after.updates]] as const) {
+        for (const [a, b] of [
+          [before.outputs, after.outputs],
+          [before.updates, after.updates],
+        ] as const) {
           expect([...b.keys()]).toEqual([...a.keys()]);
           for (const [name, value] of a) {
             const size = value.data.reduce((m, v) => Math.max(m, Math.abs(v)), 1);
@@ -131,9 +148,15 @@ describe('random graphs', () => {
         const want = evaluate(graph, leaves, { round: true });
         const program = compile(graph, { device, checkpoint: recipe.policy });
         session.defineState(program.states);
-        for (const s of program.states) await session.writeState(s.name, toArray('f32', leaves.get(s.name)?.data ?? new Float64Array(12)));
+        for (const s of program.states)
+          await session.writeState(s.name, toArray('f32', leaves.get(s.name)?.data ?? new Float64Array(12)));
         const handle = session.loadProgram(program.bytes);
-        const got = await session.run(handle, Object.fromEntries(program.inputs.map(({ name, type }) => [name, toArray(type.dtype, leaves.get(name)!.data)])));
+        const got = await session.run(
+          handle,
+          Object.fromEntries(
+            program.inputs.map(({ name, type }) => [name, toArray(type.dtype, leaves.get(name)!.data)]),
+          ),
+        );
         const close = (values: ArrayLike<number>, value: { data: Float64Array }): void => {
           const size = value.data.reduce((m, v) => Math.max(m, Math.abs(v)), 1);
           // fp32 through some twenty ops; sums of products of earlier results can cancel.
@@ -142,7 +165,8 @@ describe('random graphs', () => {
         for (const [name, value] of want.outputs) close(got[name], value);
         for (const [name, value] of want.updates) close(fromBytes('f32', await session.readState(name)), value);
         // Slots that no update names keep their bytes.
-        for (const s of program.states) if (!want.updates.has(s.name)) close(fromBytes('f32', await session.readState(s.name)), leaves.get(s.name)!);
+        for (const s of program.states)
+          if (!want.updates.has(s.name)) close(fromBytes('f32', await session.readState(s.name)), leaves.get(s.name)!);
         session.releaseProgram(handle);
         session.dropState(program.states.map((s) => s.name));
       }),
@@ -169,7 +193,12 @@ describe('updates', () => {
   }
 
   test('swapped slots', async () => {
-    expect(await run(() => { updateState(a, readState(b)); updateState(b, readState(a)); })).toEqual({ a: 2, b: 1, c: 3 });
+    expect(
+      await run(() => {
+        updateState(a, readState(b));
+        updateState(b, readState(a));
+      }),
+    ).toEqual({ a: 2, b: 1, c: 3 });
   });
 
   test('slots in a ring, one of them computed', async () => {
@@ -219,7 +248,8 @@ describe('updates', () => {
   });
 
   test('a value on its way into a slot lies there where nobody reads the old one any more', async () => {
-    const sum = (other: StateSlot) => (): void => updateState(a, add(scale(readState(b), 10), activation(readState(other), 'relu')));
+    const sum = (other: StateSlot) => (): void =>
+      updateState(a, add(scale(readState(b), 10), activation(readState(other), 'relu')));
     const kindOfScaled = (fn: () => void): string => {
       const { placed } = place(trace('t', fn));
       return placed.storage.get(placed.schedule[0].outputs[0])!.kind;
@@ -231,7 +261,14 @@ describe('updates', () => {
 });
 
 describe('arena of a training step', () => {
-  const SIX: TinyOptions = { layers: 6, hidden: 64, vocab: 300, targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'], dropout: 0.1, shape: { tokens: 128, documents: 4 } };
+  const SIX: TinyOptions = {
+    layers: 6,
+    hidden: 64,
+    vocab: 300,
+    targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+    dropout: 0.1,
+    shape: { tokens: 128, documents: 4 },
+  };
   test.each<[string, TinyOptions]>([
     ['LoRA, f32', SIX],
     ['LoRA, bf16', { ...SIX, dtype: 'bf16' }],
@@ -261,19 +298,30 @@ describe('arena of a training step', () => {
   });
 
   test('inputs are overwritten once they are dead', () => {
-    const { placed, arena } = place(trace('t', () => output('y', activation(scale(input('x', [64], 'f32'), 2), 'tanh'))));
+    const { placed, arena } = place(
+      trace('t', () => output('y', activation(scale(input('x', [64], 'f32'), 2), 'tanh'))),
+    );
     expect(arena.bytes).toBe(256);
     expect(new Set(placed.storage.values()).size).toBe(1);
   });
 });
 
 describe('verify', () => {
-  const graph = (): Graph => trace('t', () => { const x = input('x', [16], 'f32'); output('y', add(scale(x, 2), activation(x, 'tanh'))); });
+  const graph = (): Graph =>
+    trace('t', () => {
+      const x = input('x', [16], 'f32');
+      output('y', add(scale(x, 2), activation(x, 'tanh')));
+    });
 
   test('finds two live values at one offset', () => {
     const { placed, arena } = place(graph());
     const crushed = new Map([...arena.offsets.keys()].map((s) => [s, 0]));
-    expect(() => verify(placed, crushed)).toThrow(expect.objectContaining({ code: 'ERR_PROGRAM', message: expect.stringContaining('overlap in the arena') as string }));
+    expect(() => verify(placed, crushed)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_PROGRAM',
+        message: expect.stringContaining('overlap in the arena') as string,
+      }),
+    );
   });
 
   test('finds a value that was overwritten too early', () => {
@@ -282,6 +330,8 @@ describe('verify', () => {
     const storage = new Map(placed.storage);
     // scale writes over x, which tanh still needs.
     storage.set(first.outputs[0], placed.storage.get(first.inputs[0])!);
-    expect(() => verify({ ...placed, storage }, arena.offsets)).toThrow(expect.objectContaining({ code: 'ERR_PROGRAM', message: expect.stringContaining('overwritten') as string }));
+    expect(() => verify({ ...placed, storage }, arena.offsets)).toThrow(
+      expect.objectContaining({ code: 'ERR_PROGRAM', message: expect.stringContaining('overwritten') as string }),
+    );
   });
 });

@@ -5,7 +5,15 @@ import { elementCount, typeBytes } from '../../../src/graph/tensor';
 import { Session } from '../../../src/runtime/session';
 import { batchOf, tinyLlama, type TinyOptions } from './tiny-llama';
 
-const OPTIONS: TinyOptions = { layers: 2, hidden: 64, vocab: 100, dtype: 'bf16', quantised: true, dropout: 0.1, shape: { tokens: 64, documents: 4 } };
+const OPTIONS: TinyOptions = {
+  layers: 2,
+  hidden: 64,
+  vocab: 100,
+  dtype: 'bf16',
+  quantised: true,
+  dropout: 0.1,
+  shape: { tokens: 64, documents: 4 },
+};
 const device = deviceSpec('cpu', 2);
 
 test('a session allocates what was planned, and no run uses more', async () => {
@@ -23,7 +31,13 @@ test('a session allocates what was planned, and no run uses more', async () => {
   }
   const stats = session.stats();
   const stateBytes = plan.byClass.weights + plan.byClass.quantization + plan.byClass.adapter + plan.byClass.gradients;
-  expect(stats).toMatchObject({ arenaBytes: plan.arenaBytes, scratchBytes: plan.scratchBytes, stateBytes, constantBytes: 0, mappedBytes: 0 });
+  expect(stats).toMatchObject({
+    arenaBytes: plan.arenaBytes,
+    scratchBytes: plan.scratchBytes,
+    stateBytes,
+    constantBytes: 0,
+    mappedBytes: 0,
+  });
   expect(stats.arenaHighWaterBytes).toBeLessThanOrEqual(plan.arenaBytes);
   expect(stats.arenaHighWaterBytes).toBeGreaterThan(0.99 * plan.arenaBytes);
   expect(plan.peakBytes).toBe(stateBytes + plan.arenaBytes + plan.scratchBytes);

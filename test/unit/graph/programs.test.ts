@@ -20,7 +20,13 @@ function expectGolden(name: string, text: string): void {
 }
 
 /** QLoRA with dropout on two projections of a bf16 model. */
-const QLORA: TinyOptions = { dtype: 'bf16', quantised: true, hidden: 64, dropout: 0.1, targets: ['q_proj', 'v_proj', 'down_proj'] };
+const QLORA: TinyOptions = {
+  dtype: 'bf16',
+  quantised: true,
+  hidden: 64,
+  dropout: 0.1,
+  targets: ['q_proj', 'v_proj', 'down_proj'],
+};
 const FULL: TinyOptions = { full: true, tied: true };
 const graphOf = (o: TinyOptions, accumulate?: boolean): Graph => tinyLlama(o).graph(accumulate);
 
@@ -37,7 +43,13 @@ test('the same for a later micro-batch of the step', () => {
 });
 
 test.each(['adamw', 'adamw_8bit'] as const)('%s step', (kind) => {
-  const { parameters } = tinyLlama({ hidden: 64, targets: ['q_proj'], layers: 1, full: kind === 'adamw_8bit', tied: true });
+  const { parameters } = tinyLlama({
+    hidden: 64,
+    targets: ['q_proj'],
+    layers: 1,
+    full: kind === 'adamw_8bit',
+    tied: true,
+  });
   const settings = { kind, beta1: 0.9, beta2: 0.999, eps: 1e-8, maxGradNorm: 1 };
   expectGolden(`llama-${kind}`, printGraph(optimize(applyGraph(parameters, settings))));
 });

@@ -6,7 +6,17 @@ import fc from 'fast-check';
 import { gradients } from '../../../src/autodiff/grad';
 import type { NdArray } from '../../../src/graph/op-def';
 import { elementCount, type StateSlot, type Tensor } from '../../../src/graph/tensor';
-import { apply, checkpointBlock, inPhase, input, output, readState, trace, updateState, type Graph } from '../../../src/graph/trace';
+import {
+  apply,
+  checkpointBlock,
+  inPhase,
+  input,
+  output,
+  readState,
+  trace,
+  updateState,
+  type Graph,
+} from '../../../src/graph/trace';
 import { activation, add, glu, mul, scale } from '../../../src/ops/elementwise';
 import { matmul } from '../../../src/ops/matmul';
 import { concatCols, gatherRows, movementOps, reshape, splitCols, transpose } from '../../../src/ops/movement';
@@ -17,7 +27,24 @@ import { drawFor } from '../../ops/case';
 
 const ROWS = 3;
 const COLS = 4;
-const OPS = ['add', 'mul', 'scale', 'tanh', 'glu', 'matmul', 'matmul_addend', 'matmul_lora', 'rms_norm', 'layer_norm', 'transpose', 'split', 'gather', 'reshape', 'dropout', 'copy'] as const;
+const OPS = [
+  'add',
+  'mul',
+  'scale',
+  'tanh',
+  'glu',
+  'matmul',
+  'matmul_addend',
+  'matmul_lora',
+  'rms_norm',
+  'layer_norm',
+  'transpose',
+  'split',
+  'gather',
+  'reshape',
+  'dropout',
+  'copy',
+] as const;
 
 export interface Instruction {
   op: (typeof OPS)[number];
@@ -49,7 +76,10 @@ const slotOf = (name: string): StateSlot => ({ name, shape: [ROWS, COLS], dtype:
 
 const index = fc.nat(40);
 export const recipes: fc.Arbitrary<Recipe> = fc.record({
-  instructions: fc.array(fc.record({ op: fc.constantFrom(...OPS), a: index, b: index, c: index, block: fc.nat(2) }), { minLength: 1, maxLength: 14 }),
+  instructions: fc.array(fc.record({ op: fc.constantFrom(...OPS), a: index, b: index, c: index, block: fc.nat(2) }), {
+    minLength: 1,
+    maxLength: 14,
+  }),
   wanted: fc.nat(2 ** WEIGHTS - 1),
   outputs: fc.array(index, { maxLength: 3 }),
   updates: fc.array(fc.tuple(fc.nat(4), index), { maxLength: 4 }),
@@ -64,25 +94,43 @@ function step(i: Instruction, pool: readonly Tensor[]): Tensor {
   const [a, b, c] = [pick(i.a), pick(i.b), pick(i.c)];
   const F32 = { compute: 'f32', dtype: 'f32' } as const;
   switch (i.op) {
-    case 'add': return add(a, b);
-    case 'mul': return mul(a, b);
-    case 'scale': return scale(a, 0.5 + (i.b % 3));
-    case 'tanh': return activation(a, 'tanh');
-    case 'glu': return glu(a, b, 'silu');
-    case 'matmul': return matmul(matmul(a, b, { ...F32, transB: true }), c, F32);
-    case 'matmul_addend': return matmul(matmul(a, b, { ...F32, transB: true }), c, { ...F32, addend: a, alpha: 0.5 });
-    case 'matmul_lora': return matmul(matmul(a, b, { ...F32, transB: true }), c, { ...F32, extra: [{ a: matmul(c, a, { ...F32, transB: true }), b }] });
-    case 'rms_norm': return rmsNorm(a, row(b), 1e-2);
-    case 'layer_norm': return layerNorm(a, row(b), row(c), 1e-2);
-    case 'transpose': return transpose(transpose(a));
+    case 'add':
+      return add(a, b);
+    case 'mul':
+      return mul(a, b);
+    case 'scale':
+      return scale(a, 0.5 + (i.b % 3));
+    case 'tanh':
+      return activation(a, 'tanh');
+    case 'glu':
+      return glu(a, b, 'silu');
+    case 'matmul':
+      return matmul(matmul(a, b, { ...F32, transB: true }), c, F32);
+    case 'matmul_addend':
+      return matmul(matmul(a, b, { ...F32, transB: true }), c, { ...F32, addend: a, alpha: 0.5 });
+    case 'matmul_lora':
+      return matmul(matmul(a, b, { ...F32, transB: true }), c, {
+        ...F32,
+        extra: [{ a: matmul(c, a, { ...F32, transB: true }), b }],
+      });
+    case 'rms_norm':
+      return rmsNorm(a, row(b), 1e-2);
+    case 'layer_norm':
+      return layerNorm(a, row(b), row(c), 1e-2);
+    case 'transpose':
+      return transpose(transpose(a));
     case 'split': {
       const [left, right] = splitCols(a, [1, 3]);
       return concatCols([right, left]);
     }
-    case 'gather': return gatherRows(a, input('rows', [ROWS], 'i32'));
-    case 'reshape': return reshape(activation(reshape(a, [2, 6]), 'tanh'), [ROWS, COLS]);
-    case 'dropout': return dropout(a, input('rng', [4], 'i32'), 0.25, `site${i.b % 3}`);
-    case 'copy': return apply(movementOps.transpose, [transpose(a)])[0];
+    case 'gather':
+      return gatherRows(a, input('rows', [ROWS], 'i32'));
+    case 'reshape':
+      return reshape(activation(reshape(a, [2, 6]), 'tanh'), [ROWS, COLS]);
+    case 'dropout':
+      return dropout(a, input('rng', [4], 'i32'), 0.25, `site${i.b % 3}`);
+    case 'copy':
+      return apply(movementOps.transpose, [transpose(a)])[0];
   }
 }
 
@@ -151,7 +199,14 @@ export function leavesOf(graph: Graph): Map<string, NdArray> {
     if (name === undefined) continue;
     const draw = drawFor(name);
     const { shape } = node.outputs[0];
-    const value = name === 'rows' ? (i: number): number => [2, -1, 0][i] : name === 'rng' ? (i: number): number => i : name === 'first' ? (i: number): number => (i === 0 ? 1 : 0) : (): number => Math.fround(2 * draw() - 1);
+    const value =
+      name === 'rows'
+        ? (i: number): number => [2, -1, 0][i]
+        : name === 'rng'
+          ? (i: number): number => i
+          : name === 'first'
+            ? (i: number): number => (i === 0 ? 1 : 0)
+            : (): number => Math.fround(2 * draw() - 1);
     leaves.set(name, { shape, data: Float64Array.from({ length: elementCount(shape) }, (_, i) => value(i)) });
   }
   return leaves;

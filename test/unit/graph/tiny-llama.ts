@@ -42,23 +42,58 @@ export interface Tiny {
 export function tinyLlama(o: TinyOptions = {}): Tiny {
   const hidden = o.hidden ?? 16;
   const raw = {
-    model_type: 'llama', vocab_size: o.vocab ?? 24, hidden_size: hidden, intermediate_size: 2 * hidden, num_hidden_layers: o.layers ?? 1,
-    num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 64, rms_norm_eps: 1e-5, rope_theta: 10000, tie_word_embeddings: o.tied ?? false,
+    model_type: 'llama',
+    vocab_size: o.vocab ?? 24,
+    hidden_size: hidden,
+    intermediate_size: 2 * hidden,
+    num_hidden_layers: o.layers ?? 1,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    max_position_embeddings: 64,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    tie_word_embeddings: o.tied ?? false,
   };
   const model = buildModel(raw, { dtype: o.dtype ?? 'f32' });
-  if (o.quantised) quantizeModel(model, new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true }));
+  if (o.quantised)
+    quantizeModel(
+      model,
+      new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true }),
+    );
   if (o.full) for (const p of model.parameters().values()) p.trainable = true;
-  else getPeftModel(model, new LoraConfig({ r: 2, loraAlpha: 4, loraDropout: o.dropout ?? 0, targetModules: o.targets ?? ['q_proj', 'v_proj'] }));
-  const trainable = [...model.modules()].flatMap((m) => ('lowRank' in m ? (m.lowRank as { a: { slot(): StateSlot }; b: { slot(): StateSlot } }[]).flatMap((pair) => [pair.a.slot(), pair.b.slot()]) : []));
+  else
+    getPeftModel(
+      model,
+      new LoraConfig({
+        r: 2,
+        loraAlpha: 4,
+        loraDropout: o.dropout ?? 0,
+        targetModules: o.targets ?? ['q_proj', 'v_proj'],
+      }),
+    );
+  const trainable = [...model.modules()].flatMap((m) =>
+    'lowRank' in m
+      ? (m.lowRank as { a: { slot(): StateSlot }; b: { slot(): StateSlot } }[]).flatMap((pair) => [
+          pair.a.slot(),
+          pair.b.slot(),
+        ])
+      : [],
+  );
   if (o.full) trainable.push(...[...model.parameters().values()].map((p) => p.slot()));
-  const parameters = trainable.map((slot): OptimizedParameter => ({ slot, gradient: gradientSlot(slot), weightDecay: 0, isEmbedding: false }));
+  const parameters = trainable.map((slot): OptimizedParameter => ({
+    slot,
+    gradient: gradientSlot(slot),
+    weightDecay: 0,
+    isEmbedding: false,
+  }));
   const shape = o.shape ?? { tokens: 12, documents: 3 };
   return {
     model,
     parameters,
     shape,
     graph: (accumulate = false) => microGraph(model, sftLoss, parameters, shape, accumulate),
-    program: (policy, threads = 2, accumulate = false) => microProgram(model, sftLoss, parameters, shape, accumulate, deviceSpec('cpu', threads), policy),
+    program: (policy, threads = 2, accumulate = false) =>
+      microProgram(model, sftLoss, parameters, shape, accumulate, deviceSpec('cpu', threads), policy),
   };
 }
 
@@ -84,7 +119,9 @@ export function batchOf({ tokens, documents }: BatchShape, vocab: number): Recor
   return {
     input_ids: Int32Array.from({ length: tokens }, () => Math.floor(vocab * draw())),
     position_ids: Int32Array.from({ length: tokens }, (_, t) => position(t)),
-    labels: Int32Array.from({ length: tokens }, (_, t) => (t % 4 === 0 || t >= tokens - 1 ? -100 : Math.floor(vocab * draw()))),
+    labels: Int32Array.from({ length: tokens }, (_, t) =>
+      t % 4 === 0 || t >= tokens - 1 ? -100 : Math.floor(vocab * draw()),
+    ),
     cu_seqlens: Int32Array.from(bounds),
     rng: Int32Array.of(1, 2, 3, 4),
     loss_scale: Float32Array.of(0.125),
@@ -96,7 +133,8 @@ export function leavesOf(graph: Graph, batch: Record<string, TensorArray>): Map<
   const leaves = new Map<string, NdArray>();
   for (const node of graph.nodes) {
     const { shape } = node.outputs[0];
-    if (node.kind === 'input') leaves.set(node.input!.name, { shape, data: Float64Array.from(batch[node.input!.name]) });
+    if (node.kind === 'input')
+      leaves.set(node.input!.name, { shape, data: Float64Array.from(batch[node.input!.name]) });
     else if (node.kind === 'state') leaves.set(node.slot!.name, { shape, data: slotValues(node.slot!) });
   }
   return leaves;

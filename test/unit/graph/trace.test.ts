@@ -3,7 +3,18 @@ import { gradients } from '../../../src/autodiff/grad';
 import { LatheError } from '../../../src/errors';
 import { printGraph, printNodes } from '../../../src/graph/print';
 import type { StateSlot } from '../../../src/graph/tensor';
-import { atNode, checkpointBlock, constant, inPhase, input, output, readState, scope, trace, updateState } from '../../../src/graph/trace';
+import {
+  atNode,
+  checkpointBlock,
+  constant,
+  inPhase,
+  input,
+  output,
+  readState,
+  scope,
+  trace,
+  updateState,
+} from '../../../src/graph/trace';
 import { activation, add, scale, scaleBy } from '../../../src/ops/elementwise';
 import { matmul } from '../../../src/ops/matmul';
 import { reshape, splitCols } from '../../../src/ops/movement';
@@ -11,7 +22,8 @@ import { cse } from '../../../src/passes/cse';
 import { dce } from '../../../src/passes/dce';
 import { dropout } from '../../../src/ops/random';
 
-const code = (value: string, text: string): Error => expect.objectContaining({ code: value, message: expect.stringContaining(text) as string }) as Error;
+const code = (value: string, text: string): Error =>
+  expect.objectContaining({ code: value, message: expect.stringContaining(text) as string }) as Error;
 const slot: StateSlot = { name: 'w', shape: [2, 3], dtype: 'f32', role: 'weights' };
 
 describe('refusals', () => {
@@ -21,13 +33,24 @@ describe('refusals', () => {
   });
 
   test('a failed trace leaves none open', () => {
-    expect(() => trace('a', () => { throw new Error('mine'); })).toThrow('mine');
+    expect(() =>
+      trace('a', () => {
+        throw new Error('mine');
+      }),
+    ).toThrow('mine');
     expect(trace('b', () => output('y', input('x', [1], 'f32'))).nodes).toHaveLength(1);
   });
 
   test('two updates of a slot, an update of another type', () => {
-    expect(() => trace('t', () => { updateState(slot, readState(slot)); updateState(slot, readState(slot)); })).toThrow(code('ERR_TRACE', "'w' is updated twice"));
-    expect(() => trace('t', () => updateState(slot, input('x', [3, 2], 'f32')))).toThrow(code('ERR_TRACE', 'expected f32[2, 3], received f32[3, 2]'));
+    expect(() =>
+      trace('t', () => {
+        updateState(slot, readState(slot));
+        updateState(slot, readState(slot));
+      }),
+    ).toThrow(code('ERR_TRACE', "'w' is updated twice"));
+    expect(() => trace('t', () => updateState(slot, input('x', [3, 2], 'f32')))).toThrow(
+      code('ERR_TRACE', 'expected f32[2, 3], received f32[3, 2]'),
+    );
   });
 
   test('a wrong shape names the module it happened in, also after an inner scope', () => {
@@ -43,26 +66,47 @@ describe('refusals', () => {
   });
 
   test('whatever goes wrong while a module is described names the module, once, with its remedy', () => {
-    const failing = (inside: () => void): unknown => trace('step', () => scope('model', () => scope('model.norm', inside)));
+    const failing = (inside: () => void): unknown =>
+      trace('step', () => scope('model', () => scope('model.norm', inside)));
     const cases: [() => void, RegExp][] = [
       // Not by a shape rule.
-      [() => void activation(input('x', [4], 'f32'), 'rely' as 'relu'), /^\[activation\] unknown activation 'rely' \(at model\.norm\): use one of [^(]*$/],
+      [
+        () => void activation(input('x', [4], 'f32'), 'rely' as 'relu'),
+        /^\[activation\] unknown activation 'rely' \(at model\.norm\): use one of [^(]*$/,
+      ],
       [() => updateState(slot, input('x', [3, 2], 'f32')), /received f32\[3, 2\] \(at model\.norm\)$/],
-      [() => { throw new LatheError('ERR_CONFIG', 'mine', { at: 'config.json', remedy: 'mend it' }); }, /^mine \(at config\.json\): mend it$/],
-      [() => { throw new TypeError('not ours'); }, /^not ours$/],
+      [
+        () => {
+          throw new LatheError('ERR_CONFIG', 'mine', { at: 'config.json', remedy: 'mend it' });
+        },
+        /^mine \(at config\.json\): mend it$/,
+      ],
+      [
+        () => {
+          throw new TypeError('not ours');
+        },
+        /^not ours$/,
+      ],
     ];
-    for (const [inside, message] of cases) expect(() => failing(inside)).toThrow(expect.objectContaining({ message: expect.stringMatching(message) as string }));
+    for (const [inside, message] of cases)
+      expect(() => failing(inside)).toThrow(
+        expect.objectContaining({ message: expect.stringMatching(message) as string }),
+      );
   });
 
   test('without a module the program is named; a backward pass names the module that it differentiates', () => {
-    expect(() => trace('step', () => updateState(slot, input('x', [3, 2], 'f32')))).toThrow(code('ERR_TRACE', "(at program 'step')"));
+    expect(() => trace('step', () => updateState(slot, input('x', [3, 2], 'f32')))).toThrow(
+      code('ERR_TRACE', "(at program 'step')"),
+    );
     const differentiate = (): unknown =>
       trace('step', () => {
         const x = input('x', [1], 'f32');
         const y = scope('model.head', () => scaleBy(readState({ ...slot, shape: [1] }), x));
         gradients(y, [x]);
       });
-    expect(differentiate).toThrow(code('ERR_UNSUPPORTED', '[scale_by] is not differentiable with respect to its scalar (at model.head)'));
+    expect(differentiate).toThrow(
+      code('ERR_UNSUPPORTED', '[scale_by] is not differentiable with respect to its scalar (at model.head)'),
+    );
   });
 });
 

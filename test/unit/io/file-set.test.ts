@@ -12,10 +12,18 @@ const folder = useTemporaryFolder();
 afterEach(() => jest.restoreAllMocks());
 
 type Files = Record<string, string>;
-const SHARDS: Files = { 'model-00001-of-00002.safetensors': 'a', 'model-00002-of-00002.safetensors': 'b', 'model.safetensors.index.json': 'ab', 'config.json': 'sharded' };
+const SHARDS: Files = {
+  'model-00001-of-00002.safetensors': 'a',
+  'model-00002-of-00002.safetensors': 'b',
+  'model.safetensors.index.json': 'ab',
+  'config.json': 'sharded',
+};
 const SINGLE: Files = { 'model.safetensors': 'c', 'generation_config.json': 'stops', 'config.json': 'single' };
 const TOKENIZER: Files = { 'tokenizer.json': 't', 'tokenizer_config.json': 'tc' };
-const TEMPLATES: Files = { 'chat_template.jinja': 'old template', 'additional_chat_templates/tools.jinja': 'old tools' };
+const TEMPLATES: Files = {
+  'chat_template.jinja': 'old template',
+  'additional_chat_templates/tools.jinja': 'old tools',
+};
 const SETS = [TOKENIZER_FILES, MODEL_FILES];
 
 function put(dir: string, files: Files): void {
@@ -30,12 +38,15 @@ function read(dir: string, inner = ''): Files {
   return Object.fromEntries(
     readdirSync(join(dir, inner)).flatMap((name): [string, string][] => {
       const path = inner ? `${inner}/${name}` : name;
-      return statSync(join(dir, path)).isDirectory() ? Object.entries(read(dir, path)) : [[path, readFileSync(join(dir, path), 'utf8')]];
+      return statSync(join(dir, path)).isDirectory()
+        ? Object.entries(read(dir, path))
+        : [[path, readFileSync(join(dir, path), 'utf8')]];
     }),
   );
 }
 
-const save = (files: Files, sets: readonly FileSet[] = SETS): Promise<void> => replaceFileSets(folder(), sets, async (staging) => put(staging, files));
+const save = (files: Files, sets: readonly FileSet[] = SETS): Promise<void> =>
+  replaceFileSets(folder(), sets, async (staging) => put(staging, files));
 
 describe('what an earlier save has left', () => {
   test.each([
@@ -43,7 +54,11 @@ describe('what an earlier save has left', () => {
     ['a single file and what only it had beside shards', SINGLE, SHARDS],
     ['three shards beside two', { 'model-00003-of-00003.safetensors': 'x', ...SHARDS }, SHARDS],
     ['a chat template beside a tokenizer without one', { ...TOKENIZER, ...TEMPLATES }, TOKENIZER],
-    ['legacy files that would be read', { ...TOKENIZER, 'special_tokens_map.json': 'old', 'added_tokens.json': 'old' }, TOKENIZER],
+    [
+      'legacy files that would be read',
+      { ...TOKENIZER, 'special_tokens_map.json': 'old', 'added_tokens.json': 'old' },
+      TOKENIZER,
+    ],
   ])('%s goes', async (_what, earlier, later) => {
     await save(earlier);
     expect(read(folder())).toEqual(earlier);
@@ -52,7 +67,15 @@ describe('what an earlier save has left', () => {
   });
 
   test('everything else stays', async () => {
-    const others = { 'pytorch_model.bin': 'p', 'model.fp16.safetensors': 'h', 'model_x.safetensors': 'x', 'm.gguf': 'g', 'notes.txt': 'n', 'runs/model.safetensors': 'r', 'adapter_model.safetensors': 'a' };
+    const others = {
+      'pytorch_model.bin': 'p',
+      'model.fp16.safetensors': 'h',
+      'model_x.safetensors': 'x',
+      'm.gguf': 'g',
+      'notes.txt': 'n',
+      'runs/model.safetensors': 'r',
+      'adapter_model.safetensors': 'a',
+    };
     put(folder(), { ...others, ...SHARDS, ...TOKENIZER, ...TEMPLATES });
     await save(SINGLE);
     expect(read(folder())).toEqual({ ...others, ...SINGLE, ...TOKENIZER, ...TEMPLATES });
@@ -101,7 +124,11 @@ describe('failures', () => {
   test('a folder in the place of a file is named, and nothing moves', async () => {
     put(folder(), { ...SHARDS, 'model.safetensors/inner': 'i' });
     const error = await errorOf(() => save(later));
-    expect(error).toMatchObject({ code: 'ERR_CHECKPOINT', at: join(folder(), 'model.safetensors'), remedy: expect.stringContaining('choose another output folder') as string });
+    expect(error).toMatchObject({
+      code: 'ERR_CHECKPOINT',
+      at: join(folder(), 'model.safetensors'),
+      remedy: expect.stringContaining('choose another output folder') as string,
+    });
     expect(read(folder())).toEqual({ ...SHARDS, 'model.safetensors/inner': 'i' });
   });
 
@@ -119,7 +146,10 @@ describe('failures', () => {
       if (isKilled && calls >= count) throw ioError('rm');
       return rm(path, options);
     });
-    const failed = await save(later).then(() => false, () => true);
+    const failed = await save(later).then(
+      () => false,
+      () => true,
+    );
     jest.restoreAllMocks();
     return failed;
   }
@@ -144,7 +174,9 @@ describe('failures', () => {
       configs.push(left['config.json']);
       expect(left['config.json'] === undefined || left['config.json'] === 'sharded').toBe(true);
       if (left['config.json']) expect(left).toEqual(before);
-      for (const name of readdirSync(folder())) if (name.startsWith('.lathe.')) renameSync(join(folder(), name), join(folder(), name.replace(`-${process.pid}-`, `-${dead}-`)));
+      for (const name of readdirSync(folder()))
+        if (name.startsWith('.lathe.'))
+          renameSync(join(folder(), name), join(folder(), name.replace(`-${process.pid}-`, `-${dead}-`)));
       await replaceFileSets(folder(), [], async (staging) => put(staging, { 'other.txt': 'o' }));
       expect([count, read(folder())]).toEqual([count, { ...later, 'notes.txt': 'n', 'other.txt': 'o' }]);
     }
@@ -168,16 +200,30 @@ describe('failures', () => {
 
 describe('folders in which something else would be opened', () => {
   test.each([
-    ['a model beside an adapter', MODEL_FILES, { 'adapter_config.json': '{}', 'adapter_model.safetensors': 'a' }, 'adapter_config.json'],
+    [
+      'a model beside an adapter',
+      MODEL_FILES,
+      { 'adapter_config.json': '{}', 'adapter_model.safetensors': 'a' },
+      'adapter_config.json',
+    ],
     ['an adapter beside a model', ADAPTER_FILES, SINGLE, 'model.safetensors'],
     ['an adapter beside shards', ADAPTER_FILES, SHARDS, 'model.safetensors.index.json'],
-    ["an adapter beside PyTorch's archive", ADAPTER_FILES, { 'config.json': '{}', 'pytorch_model.bin': 'p' }, 'pytorch_model.bin'],
+    [
+      "an adapter beside PyTorch's archive",
+      ADAPTER_FILES,
+      { 'config.json': '{}', 'pytorch_model.bin': 'p' },
+      'pytorch_model.bin',
+    ],
     ['a model in a checkpoint of a run', MODEL_FILES, { ...SINGLE, 'checksums.json': '{}' }, 'checksums.json'],
   ])('%s is refused before anything is built', async (_what, set, there, named) => {
     put(folder(), there);
     const build = jest.fn();
     const error = await errorOf(() => replaceFileSets(folder(), [set], build));
-    expect(error).toMatchObject({ code: 'ERR_CHECKPOINT', at: join(folder(), named), remedy: expect.stringContaining('choose another output folder') as string });
+    expect(error).toMatchObject({
+      code: 'ERR_CHECKPOINT',
+      at: join(folder(), named),
+      remedy: expect.stringContaining('choose another output folder') as string,
+    });
     expect(build).not.toHaveBeenCalled();
     expect(read(folder())).toEqual(there);
   });

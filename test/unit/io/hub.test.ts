@@ -6,7 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fetchModelConfig, resolveRepo, wantedFiles } from '../../../src/io/hub';
 
-const FILES: Record<string, string> = { 'config.json': '{"model_type":"llama"}', 'model.safetensors': 'weights', 'tokenizer.json': '{}', 'pytorch_model.bin': 'never fetched', 'onnx/model.onnx': 'no' };
+const FILES: Record<string, string> = {
+  'config.json': '{"model_type":"llama"}',
+  'model.safetensors': 'weights',
+  'tokenizer.json': '{}',
+  'pytorch_model.bin': 'never fetched',
+  'onnx/model.onnx': 'no',
+};
 const COMMIT = '0123456789abcdef0123456789abcdef01234567';
 
 let server: Server;
@@ -23,8 +29,23 @@ beforeAll(async () => {
       response.setHeader('content-type', 'application/json');
       response.end(JSON.stringify(value));
     };
-    const entry = (path: string): object => ({ type: 'file', path, size: FILES[path].length, oid: Buffer.from(path).toString('hex').padEnd(40, '0') });
-    if (url.pathname === '/api/models/org/tiny/revision/main') return json({ _id: '1', id: 'org/tiny', sha: COMMIT, lastModified: '2026-01-01', likes: 0, downloads: 0, private: false, gated: false });
+    const entry = (path: string): object => ({
+      type: 'file',
+      path,
+      size: FILES[path].length,
+      oid: Buffer.from(path).toString('hex').padEnd(40, '0'),
+    });
+    if (url.pathname === '/api/models/org/tiny/revision/main')
+      return json({
+        _id: '1',
+        id: 'org/tiny',
+        sha: COMMIT,
+        lastModified: '2026-01-01',
+        likes: 0,
+        downloads: 0,
+        private: false,
+        gated: false,
+      });
     if (url.pathname === `/api/models/org/tiny/tree/${COMMIT}`) return json(Object.keys(FILES).map(entry));
     if (url.pathname === `/api/models/org/tiny/paths-info/${COMMIT}`) {
       let body = '';
@@ -71,9 +92,21 @@ test('a plan gets config.json alone, and nothing counts as downloaded', async ()
 });
 
 test("PyTorch's archives are fetched where there are no safetensors", () => {
-  const files = ['config.json', 'pytorch_model-00001-of-00002.bin', 'pytorch_model-00002-of-00002.bin', 'pytorch_model.bin.index.json', 'optimizer.bin', 'tf_model.h5', 'onnx/pytorch_model.bin'];
+  const files = [
+    'config.json',
+    'pytorch_model-00001-of-00002.bin',
+    'pytorch_model-00002-of-00002.bin',
+    'pytorch_model.bin.index.json',
+    'optimizer.bin',
+    'tf_model.h5',
+    'onnx/pytorch_model.bin',
+  ];
   expect(wantedFiles(files, 'model')).toEqual(files.slice(0, 4));
-  expect(wantedFiles([...files, 'model.safetensors'], 'model')).toEqual(['config.json', 'pytorch_model.bin.index.json', 'model.safetensors']);
+  expect(wantedFiles([...files, 'model.safetensors'], 'model')).toEqual([
+    'config.json',
+    'pytorch_model.bin.index.json',
+    'model.safetensors',
+  ]);
 });
 
 test('a Hub name is downloaded into the cache, without files that are not read, and found there afterwards', async () => {
@@ -90,6 +123,9 @@ test('a Hub name is downloaded into the cache, without files that are not read, 
 });
 
 test('an unknown name and a name that is no name say what to do', async () => {
-  await expect(resolveRepo('org/missing', 'model')).rejects.toMatchObject({ code: 'ERR_DATA', message: expect.stringContaining('org/missing') as unknown });
+  await expect(resolveRepo('org/missing', 'model')).rejects.toMatchObject({
+    code: 'ERR_DATA',
+    message: expect.stringContaining('org/missing') as unknown,
+  });
   await expect(resolveRepo('./nowhere/at/all', 'model')).rejects.toMatchObject({ code: 'ERR_CONFIG' });
 });

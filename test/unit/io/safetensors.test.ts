@@ -177,11 +177,15 @@ describe('headers that must be refused', () => {
   });
 
   test('the pattern of these cases is accepted when nothing is wrong', async () => {
-    const names = async (bytes: Buffer): Promise<string[]> => [...(await openSafetensors(writeTemporary(bytes))).tensors.keys()];
+    const names = async (bytes: Buffer): Promise<string[]> => [
+      ...(await openSafetensors(writeTemporary(bytes))).tensors.keys(),
+    ];
     expect(await names(fileOf(ok, 9))).toHaveLength(2);
     expect(await names(fileOf('{}'))).toEqual([]);
     expect(await names(fileOf('{}      '))).toEqual([]);
-    expect(await names(fileOf('{"__proto__":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}', 2))).toEqual(['__proto__']);
+    expect(await names(fileOf('{"__proto__":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}', 2))).toEqual([
+      '__proto__',
+    ]);
   });
 
   test('a missing file and a folder', async () => {

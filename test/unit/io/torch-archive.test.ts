@@ -13,11 +13,18 @@ import { errorOf, fromBase64, useTemporaryFolder } from './fixtures';
 
 const GOLDEN = join(__dirname, '../../golden/torch-archive');
 const folder = useTemporaryFolder();
-const golden = JSON.parse(readFileSync(join(GOLDEN, 'mixed.json'), 'utf8')) as Record<string, { dtype: string; shape: number[]; bytes: string }>;
+const golden = JSON.parse(readFileSync(join(GOLDEN, 'mixed.json'), 'utf8')) as Record<
+  string,
+  { dtype: string; shape: number[]; bytes: string }
+>;
 
 /** Hexadecimal bytes of all tensors. */
 async function contents(tensors: ReadonlyMap<string, TensorSource>): Promise<Record<string, string>> {
-  const entries = await Promise.all([...tensors].map(async ([name, source]) => [name, Buffer.from(await readTensorBytes(source)).toString('hex')] as const));
+  const entries = await Promise.all(
+    [...tensors].map(
+      async ([name, source]) => [name, Buffer.from(await readTensorBytes(source)).toString('hex')] as const,
+    ),
+  );
   return Object.fromEntries(entries);
 }
 
@@ -28,7 +35,10 @@ describe('what torch.save writes', () => {
     for (const [name, expected] of Object.entries(golden)) {
       const source = tensors.get(name)!;
       expect([name, source.dtype, source.shape]).toEqual([name, expected.dtype, expected.shape]);
-      expect([name, Buffer.from(await readTensorBytes(source))]).toEqual([name, Buffer.from(fromBase64(expected.bytes))]);
+      expect([name, Buffer.from(await readTensorBytes(source))]).toEqual([
+        name,
+        Buffer.from(fromBase64(expected.bytes)),
+      ]);
     }
     expect(tensors.get('shared.again')!.offset).toBe(tensors.get('shared.whole')!.offset);
   });
@@ -45,7 +55,9 @@ describe('what torch.save writes', () => {
 test('zip64: sizes and places of more than 32 bits', async () => {
   const path = join(folder(), 'large.bin');
   writeFileSync(path, asZip64(readFileSync(join(GOLDEN, 'mixed.bin'))));
-  expect(await contents((await openTorchArchive(path)).tensors)).toEqual(await contents((await openTorchArchive(join(GOLDEN, 'mixed.bin'))).tensors));
+  expect(await contents((await openTorchArchive(path)).tensors)).toEqual(
+    await contents((await openTorchArchive(join(GOLDEN, 'mixed.bin'))).tensors),
+  );
 });
 
 /** The archive with every size and place in zip64 fields, as in a file of more than 4 GiB. */
@@ -53,7 +65,7 @@ function asZip64(archive: Buffer): Buffer {
   const end = archive.lastIndexOf('PK\x05\x06');
   const start = archive.readUInt32LE(end + 16);
   const entries: Buffer[] = [];
-  for (let at = start; archive.readUInt32LE(at) === 0x02014b50; ) {
+  for (let at = start; archive.readUInt32LE(at) === 0x02014b50;) {
     const lengths = [28, 30, 32].map((field) => archive.readUInt16LE(at + field));
     const next = at + 46 + lengths.reduce((a, b) => a + b);
     const entry = Buffer.from(archive.subarray(at, at + 46 + lengths[0]));
@@ -73,7 +85,9 @@ function asZip64(archive: Buffer): Buffer {
   const end64 = Buffer.alloc(56);
   end64.writeUInt32LE(0x06064b50, 0);
   end64.writeBigUInt64LE(44n, 4);
-  [BigInt(entries.length / 2), BigInt(entries.length / 2), BigInt(directory.length), BigInt(start)].forEach((value, i) => end64.writeBigUInt64LE(value, 24 + 8 * i));
+  [BigInt(entries.length / 2), BigInt(entries.length / 2), BigInt(directory.length), BigInt(start)].forEach(
+    (value, i) => end64.writeBigUInt64LE(value, 24 + 8 * i),
+  );
   const locator = Buffer.alloc(20);
   locator.writeUInt32LE(0x07064b50, 0);
   locator.writeBigUInt64LE(BigInt(start + directory.length), 8);
@@ -102,7 +116,11 @@ describe('what is no table of tensors is refused by name', () => {
   };
 
   test('every file of the folder has its reason here', () => {
-    expect(readdirSync(join(GOLDEN, 'refused')).sort()).toEqual(Object.keys(REASONS).map((name) => `${name}.bin`).sort());
+    expect(readdirSync(join(GOLDEN, 'refused')).sort()).toEqual(
+      Object.keys(REASONS)
+        .map((name) => `${name}.bin`)
+        .sort(),
+    );
   });
 
   test.each(Object.entries(REASONS))('%s', async (name, [code, message]) => {
@@ -114,7 +132,7 @@ describe('what is no table of tensors is refused by name', () => {
 
   // Opcodes by hand: each would do something in Python.
   test.each([
-    ['INST', "(ios\nsystem\n.", /opcode INST/],
+    ['INST', '(ios\nsystem\n.', /opcode INST/],
     ['OBJ', '(o.', /opcode OBJ/],
     ['NEWOBJ', '\x80\x02)\x81.', /opcode NEWOBJ/],
     ['NEWOBJ_EX', '\x80\x04)}\x92.', /opcode NEWOBJ_EX/],
@@ -147,7 +165,9 @@ describe('damage', () => {
   });
 
   test('a pointer, an empty file, text, a folder that is not there', async () => {
-    expect((await opened(Buffer.from('version https://git-lfs.github.com/spec/v1\n'))).message).toMatch(/Git LFS pointer/);
+    expect((await opened(Buffer.from('version https://git-lfs.github.com/spec/v1\n'))).message).toMatch(
+      /Git LFS pointer/,
+    );
     expect((await opened(Buffer.alloc(0))).message).toMatch(/empty file/);
     expect((await opened(Buffer.from('hello'))).message).toMatch(/something else/);
     expect((await errorOf(() => openTorchArchive(join(folder(), 'none.bin')))).message).toMatch(/ENOENT/);
@@ -163,14 +183,17 @@ describe('damage', () => {
     const path = join(folder(), 'x.bin');
     const before = await openTorchArchive(join(GOLDEN, 'mixed.bin'));
     const inside = [...before.tensors.values()].flatMap((t) => [[t.offset, t.offset + t.byteLength]]);
-    const frame = Array.from({ length: whole.length }, (_, i) => i).filter((i) => !inside.some(([a, b]) => i >= a && i < b));
+    const frame = Array.from({ length: whole.length }, (_, i) => i).filter(
+      (i) => !inside.some(([a, b]) => i >= a && i < b),
+    );
     await fc.assert(
       fc.asyncProperty(fc.constantFrom(...frame), fc.integer({ min: 1, max: 255 }), async (at, change) => {
         const bytes = Buffer.from(whole);
         bytes[at] ^= change;
         writeFileSync(path, bytes);
         try {
-          for (const t of (await openTorchArchive(path)).tensors.values()) expect(t.offset + t.byteLength).toBeLessThanOrEqual(bytes.length);
+          for (const t of (await openTorchArchive(path)).tensors.values())
+            expect(t.offset + t.byteLength).toBeLessThanOrEqual(bytes.length);
         } catch (error) {
           expect((error as Error).name).toBe('LatheError');
         }
@@ -189,8 +212,15 @@ describe('damage', () => {
       }
     };
     fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), run), { seed: 12, numRuns: 2000 });
-    const opcodes = [...'.(N]}te u)sbRQchjqrXJKMGd'].map((c) => c.charCodeAt(0)).concat([0x80, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x93, 0x94, 0x95]);
-    fc.assert(fc.property(fc.array(fc.constantFrom(...opcodes, 0, 1, 2), { maxLength: 80 }), (bytes) => run(Uint8Array.from(bytes))), { seed: 13, numRuns: 3000 });
+    const opcodes = [...'.(N]}te u)sbRQchjqrXJKMGd']
+      .map((c) => c.charCodeAt(0))
+      .concat([0x80, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x93, 0x94, 0x95]);
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom(...opcodes, 0, 1, 2), { maxLength: 80 }), (bytes) =>
+        run(Uint8Array.from(bytes)),
+      ),
+      { seed: 13, numRuns: 3000 },
+    );
     const change = fc.tuple(fc.nat(pickle.length - 1), fc.integer({ min: 0, max: 255 }));
     fc.assert(
       fc.property(fc.array(change, { minLength: 1, maxLength: 4 }), (changes) => {
@@ -244,8 +274,11 @@ describe('checkpoints', () => {
 
   test('a shard that is missing or cut short', async () => {
     mkdirSync(join(folder(), 'm'));
-    for (const file of readdirSync(join(GOLDEN, 'gpt2-sharded'))) copyFileSync(join(GOLDEN, 'gpt2-sharded', file), join(folder(), 'm', file));
+    for (const file of readdirSync(join(GOLDEN, 'gpt2-sharded')))
+      copyFileSync(join(GOLDEN, 'gpt2-sharded', file), join(folder(), 'm', file));
     truncateSync(join(folder(), 'm', 'pytorch_model-00002-of-00002.bin'), 5000);
-    expect((await errorOf(() => openCheckpoint(join(folder(), 'm')))).message).toMatch(/pytorch_model-00002-of-00002\.bin/);
+    expect((await errorOf(() => openCheckpoint(join(folder(), 'm')))).message).toMatch(
+      /pytorch_model-00002-of-00002\.bin/,
+    );
   });
 });

@@ -19,14 +19,22 @@ let next = 0;
 const base = () => AutoModelForCausalLM.fromPretrained(BASE, { dtype: 'f32' });
 
 /** A copy of the golden adapter with changed tensors or config. */
-async function altered(change: { tensors?: (all: TensorToWrite[]) => TensorToWrite[]; config?: Record<string, unknown> }): Promise<string> {
+async function altered(change: {
+  tensors?: (all: TensorToWrite[]) => TensorToWrite[];
+  config?: Record<string, unknown>;
+}): Promise<string> {
   const dir = join(out, `altered-${next++}`);
   cpSync(ADAPTER, dir, { recursive: true });
   const path = join(dir, 'adapter_model.safetensors');
   const all: TensorToWrite[] = [];
-  for (const [name, source] of (await openSafetensors(path)).tensors) all.push({ name, dtype: 'F32', shape: source.shape, data: await readTensorBytes(source) });
+  for (const [name, source] of (await openSafetensors(path)).tensors)
+    all.push({ name, dtype: 'F32', shape: source.shape, data: await readTensorBytes(source) });
   if (change.tensors) await writeSafetensors(path, change.tensors(all));
-  if (change.config) writeFileSync(join(dir, 'adapter_config.json'), JSON.stringify({ ...readJson<object>(ADAPTER, 'adapter_config.json'), ...change.config }));
+  if (change.config)
+    writeFileSync(
+      join(dir, 'adapter_config.json'),
+      JSON.stringify({ ...readJson<object>(ADAPTER, 'adapter_config.json'), ...change.config }),
+    );
   return dir;
 }
 
@@ -34,7 +42,10 @@ const load = async (dir: string, o = {}) => PeftModel.fromPretrained(await base(
 
 describe('saving', () => {
   test('an untrained adapter on a bf16 base: files, types, card', async () => {
-    const model = getPeftModel(await AutoModelForCausalLM.fromPretrained(BASE, { dtype: 'bf16' }), new LoraConfig({ r: 4, targetModules: ['all-linear'], loraAlpha: 16, loraDropout: 0.1 }));
+    const model = getPeftModel(
+      await AutoModelForCausalLM.fromPretrained(BASE, { dtype: 'bf16' }),
+      new LoraConfig({ r: 4, targetModules: ['all-linear'], loraAlpha: 16, loraDropout: 0.1 }),
+    );
     const dir = join(out, 'fresh');
     const { files, parameters } = await saveAdapter(model, dir);
     await model.close();
@@ -53,14 +64,19 @@ describe('saving', () => {
     const { tensors, metadata } = await openSafetensors(join(dir, 'adapter_model.safetensors'));
     expect(metadata).toEqual({ format: 'pt' });
     expect(new Set([...tensors.values()].map((t) => t.dtype))).toEqual(new Set(['F32']));
-    const a = new Float32Array((await readTensorBytes(tensors.get('base_model.model.model.layers.0.mlp.down_proj.lora_A.weight')!)).buffer);
+    const a = new Float32Array(
+      (await readTensorBytes(tensors.get('base_model.model.model.layers.0.mlp.down_proj.lora_A.weight')!)).buffer,
+    );
     const bound = 1 / Math.sqrt(96);
     expect(Math.max(...a.map(Math.abs))).toBeLessThanOrEqual(bound);
     expect(Math.max(...a.map(Math.abs))).toBeGreaterThan(0.9 * bound);
     expect(readFileSync(join(dir, 'README.md'), 'utf8')).toContain('library_name: peft');
 
     // Untrained: refused for use, accepted for going on.
-    await expect(load(dir)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining('every lora_B is zero') as string });
+    await expect(load(dir)).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT',
+      message: expect.stringContaining('every lora_B is zero') as string,
+    });
     const again = await load(dir, { isTrainable: true });
     expect(again.trainableParameters()).toHaveLength(28);
   });
@@ -95,7 +111,10 @@ describe('opening', () => {
     const { logits } = await runRows(model, rows);
     expect(maxDifference(logits, await goldenRows(join(BASE, 'adapter-golden.safetensors')))).toBeLessThan(1e-4);
     await model.close();
-    await expect(AutoPeftModelForCausalLM.fromPretrained(ADAPTER)).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining('llama-tiny/tied') as string });
+    await expect(AutoPeftModelForCausalLM.fromPretrained(ADAPTER)).rejects.toMatchObject({
+      code: 'ERR_CONFIG',
+      message: expect.stringContaining('llama-tiny/tied') as string,
+    });
   });
 
   test('another base: a warning when only the name differs, an error when shapes do', async () => {
@@ -113,42 +132,87 @@ describe('opening', () => {
   test('a missing and an extra tensor are named', async () => {
     const name = 'base_model.model.model.layers.1.mlp.up_proj.lora_B.weight';
     const missing = await altered({ tensors: (all) => all.filter((t) => t.name !== name) });
-    await expect(load(missing)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining(`missing tensor '${name}'`) as string });
-    const extra = await altered({ tensors: (all) => [...all, { ...all[0], name: name.replace('layers.1', 'layers.7') }] });
-    await expect(load(extra)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining("unexpected tensor 'base_model.model.model.layers.7.") as string });
+    await expect(load(missing)).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT',
+      message: expect.stringContaining(`missing tensor '${name}'`) as string,
+    });
+    const extra = await altered({
+      tensors: (all) => [...all, { ...all[0], name: name.replace('layers.1', 'layers.7') }],
+    });
+    await expect(load(extra)).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT',
+      message: expect.stringContaining("unexpected tensor 'base_model.model.model.layers.7.") as string,
+    });
     const foreign = await altered({ tensors: (all) => [...all, { ...all[0], name: 'layers.0.q.lora_a' }] });
-    await expect(load(foreign)).rejects.toMatchObject({ message: expect.stringContaining("'layers.0.q.lora_a'") as string });
+    await expect(load(foreign)).rejects.toMatchObject({
+      message: expect.stringContaining("'layers.0.q.lora_a'") as string,
+    });
   });
 
   test('an adapter that does nothing is refused', async () => {
-    const zeros = await altered({ tensors: (all) => all.map((t) => (t.name.includes('lora_B') ? { ...t, data: new Uint8Array((t.data as Uint8Array).length) } : t)) });
-    await expect(readAdapter(zeros)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining('every lora_B is zero') as string });
+    const zeros = await altered({
+      tensors: (all) =>
+        all.map((t) => (t.name.includes('lora_B') ? { ...t, data: new Uint8Array((t.data as Uint8Array).length) } : t)),
+    });
+    await expect(readAdapter(zeros)).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT',
+      message: expect.stringContaining('every lora_B is zero') as string,
+    });
     // -0 is zero, too.
-    const negative = await altered({ tensors: (all) => all.map((t) => (t.name.includes('lora_B') ? { ...t, data: Uint8Array.from(t.data as Uint8Array, (_, i) => (i % 4 === 3 ? 0x80 : 0)) } : t)) });
+    const negative = await altered({
+      tensors: (all) =>
+        all.map((t) =>
+          t.name.includes('lora_B')
+            ? { ...t, data: Uint8Array.from(t.data as Uint8Array, (_, i) => (i % 4 === 3 ? 0x80 : 0)) }
+            : t,
+        ),
+    });
     await expect(readAdapter(negative)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT' });
     const nowhere = await altered({ config: { target_modules: ['c_attn'] } });
-    await expect(load(nowhere)).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining("'c_attn' match no linear module") as string });
+    await expect(load(nowhere)).rejects.toMatchObject({
+      code: 'ERR_CONFIG',
+      message: expect.stringContaining("'c_attn' match no linear module") as string,
+    });
   });
 
   test('a damaged archive, a missing file, a model folder and a broken config', async () => {
     const bare = await altered({});
     rmSync(join(bare, 'adapter_model.safetensors'));
     writeFileSync(join(bare, 'adapter_model.bin'), 'PK');
-    await expect(readAdapter(bare)).rejects.toMatchObject({ code: 'ERR_FORMAT', message: expect.stringContaining('expected a zip directory') as string });
+    await expect(readAdapter(bare)).rejects.toMatchObject({
+      code: 'ERR_FORMAT',
+      message: expect.stringContaining('expected a zip directory') as string,
+    });
     rmSync(join(bare, 'adapter_model.bin'));
-    await expect(readAdapter(bare)).rejects.toMatchObject({ message: expect.stringContaining('expected adapter_model.safetensors, found none') as string });
-    await expect(readAdapter(BASE)).rejects.toMatchObject({ message: expect.stringContaining('this is a whole model') as string });
+    await expect(readAdapter(bare)).rejects.toMatchObject({
+      message: expect.stringContaining('expected adapter_model.safetensors, found none') as string,
+    });
+    await expect(readAdapter(BASE)).rejects.toMatchObject({
+      message: expect.stringContaining('this is a whole model') as string,
+    });
     await expect(readAdapter(join(out, 'nowhere'))).rejects.toMatchObject({ code: 'ERR_CONFIG' });
     const broken = await altered({});
     writeFileSync(join(broken, 'adapter_config.json'), '{"r": 4');
-    await expect(readAdapter(broken)).rejects.toMatchObject({ code: 'ERR_FORMAT', message: expect.stringContaining('not valid JSON') as string });
+    await expect(readAdapter(broken)).rejects.toMatchObject({
+      code: 'ERR_FORMAT',
+      message: expect.stringContaining('not valid JSON') as string,
+    });
   });
 
   test('two different embeddings do not fit a tied model', async () => {
     const variant = join(GOLDEN, 'peft-variants/resized-untied');
     const dir = join(out, 'untied-on-tied');
     cpSync(variant, dir, { recursive: true });
-    writeFileSync(join(dir, 'adapter_config.json'), JSON.stringify({ ...readJson<object>(variant, 'adapter_config.json'), base_model_name_or_path: 'llama-tiny/tied' }));
-    await expect(load(dir)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining('tied to its embedding') as string });
+    writeFileSync(
+      join(dir, 'adapter_config.json'),
+      JSON.stringify({
+        ...readJson<object>(variant, 'adapter_config.json'),
+        base_model_name_or_path: 'llama-tiny/tied',
+      }),
+    );
+    await expect(load(dir)).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT',
+      message: expect.stringContaining('tied to its embedding') as string,
+    });
   });
 });

@@ -9,12 +9,18 @@ import { PeftModel } from '../../../src/pretrained/peft-model';
 import { GOLDEN, goldenRows, maxDifference, readJson, runRows, temporaryFolder, type Rows } from '../../models/logits';
 
 const ROOT = join(GOLDEN, 'peft-variants');
-const variants = readJson<Record<string, { base: string; resized: number | null; trainable: number; all: number }>>(ROOT, 'variants.json');
+const variants = readJson<Record<string, { base: string; resized: number | null; trainable: number; all: number }>>(
+  ROOT,
+  'variants.json',
+);
 const out = temporaryFolder();
 
 async function open(base: string, adapter: string, warnings: string[] = []) {
   const model = await AutoModelForCausalLM.fromPretrained(join(GOLDEN, 'llama-tiny', base), { dtype: 'f32' });
-  return PeftModel.fromPretrained(model, adapter, { isTrainable: true, onWarning: (message) => warnings.push(message) });
+  return PeftModel.fromPretrained(model, adapter, {
+    isTrainable: true,
+    onWarning: (message) => warnings.push(message),
+  });
 }
 
 describe.each(Object.entries(variants))('%s', (name, facts) => {
@@ -40,7 +46,8 @@ describe.each(Object.entries(variants))('%s', (name, facts) => {
     const ours = (await openSafetensors(join(dir, 'adapter_model.safetensors'))).tensors;
     const plain = [...theirs.keys()].filter((key) => !/\.(modules_to_save|original_module)\./.test(key));
     expect([...ours.keys()].sort()).toEqual(plain.sort());
-    for (const key of plain) expect(Buffer.compare(await readTensorBytes(ours.get(key)!), await readTensorBytes(theirs.get(key)!))).toBe(0);
+    for (const key of plain)
+      expect(Buffer.compare(await readTensorBytes(ours.get(key)!), await readTensorBytes(theirs.get(key)!))).toBe(0);
 
     const again = await open(facts.base, dir);
     expect(maxDifference((await runRows(again, rows)).logits, expected)).toBeLessThan(1e-4);

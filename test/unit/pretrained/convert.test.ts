@@ -30,7 +30,11 @@ describe('a GGUF file with every block format', () => {
       elements += expected.length;
     }
     expect(totalParameters).toBe(elements);
-    expect(readJson<Record<string, unknown>>(dir, 'config.json')).toMatchObject({ model_type: 'llama', torch_dtype: 'float32', vocab_size: 40 });
+    expect(readJson<Record<string, unknown>>(dir, 'config.json')).toMatchObject({
+      model_type: 'llama',
+      torch_dtype: 'float32',
+      vocab_size: 40,
+    });
     expect(readJson(dir, 'generation_config.json')).toEqual({ bos_token_id: 1, eos_token_id: 2 });
     // Python reads these as floats only.
     expect(readFileSync(join(dir, 'config.json'), 'utf8')).toContain('"rope_theta": 500000.0,');
@@ -42,7 +46,10 @@ describe('a GGUF file with every block format', () => {
     const { tensors } = await mapGgufModel(await openGguf(GGUF));
     for (const [name, source] of await openCheckpoint(dir)) {
       const bits = new Uint16Array((await readTensorBytes(source)).slice().buffer);
-      expect([name, Array.from(bits)]).toEqual([name, Array.from(floatsToBf16(await readGgufTensor(tensors.get(name)!)))]);
+      expect([name, Array.from(bits)]).toEqual([
+        name,
+        Array.from(floatsToBf16(await readGgufTensor(tensors.get(name)!))),
+      ]);
     }
   });
 
@@ -59,12 +66,17 @@ describe('a GGUF file with every block format', () => {
 
   test('a file whose tokenizer cannot be expressed fails before it looks complete', async () => {
     const dir = join(out, 'no-tokenizer');
-    await expect(convertGguf(GGUF, dir)).rejects.toMatchObject({ code: 'ERR_FORMAT', message: expect.stringContaining('tokenizer.ggml.model') as string });
+    await expect(convertGguf(GGUF, dir)).rejects.toMatchObject({
+      code: 'ERR_FORMAT',
+      message: expect.stringContaining('tokenizer.ggml.model') as string,
+    });
     expect(existsSync(join(dir, 'config.json'))).toBe(false);
   });
 
   test('a folder is not a GGUF file', async () => {
-    await expect(convertGguf(join(GOLDEN, 'llama-tiny/tied'), join(out, 'x'))).rejects.toMatchObject({ code: 'ERR_CONFIG' });
+    await expect(convertGguf(join(GOLDEN, 'llama-tiny/tied'), join(out, 'x'))).rejects.toMatchObject({
+      code: 'ERR_CONFIG',
+    });
   });
 });
 
@@ -86,16 +98,35 @@ test('weights that do not fit their config stop the conversion by name', async (
   mkdirSync(dir);
   const source = join(GOLDEN, 'llama-tiny/tied');
   writeFileSync(join(dir, 'model.safetensors'), readFileSync(join(source, 'model.safetensors')));
-  writeFileSync(join(dir, 'config.json'), JSON.stringify({ ...readJson<object>(source, 'config.json'), intermediate_size: 100 }));
+  writeFileSync(
+    join(dir, 'config.json'),
+    JSON.stringify({ ...readJson<object>(source, 'config.json'), intermediate_size: 100 }),
+  );
   await expect(convertModel(dir, join(out, 'never'))).rejects.toMatchObject({
     code: 'ERR_CHECKPOINT',
-    message: expect.stringContaining("'model.layers.0.mlp.gate_proj.weight' expected shape [100, 64], received [96, 64]") as string,
+    message: expect.stringContaining(
+      "'model.layers.0.mlp.gate_proj.weight' expected shape [100, 64], received [96, 64]",
+    ) as string,
   });
 });
 
 test('floats keep their point in config.json, and nothing else changes', () => {
-  const config = { rope_theta: 10000, rope_scaling: { factor: 8, type: 'x"llm_int8_threshold": 6' }, attention_dropout: 0, hidden_size: 64, quantization_config: { llm_int8_threshold: 6 }, list: [1, 2] };
+  const config = {
+    rope_theta: 10000,
+    rope_scaling: { factor: 8, type: 'x"llm_int8_threshold": 6' },
+    attention_dropout: 0,
+    hidden_size: 64,
+    quantization_config: { llm_int8_threshold: 6 },
+    list: [1, 2],
+  };
   const text = encodeConfig(config);
   expect(JSON.parse(text)).toEqual(config);
-  for (const part of ['"rope_theta": 10000.0,', '"factor": 8.0,', '"attention_dropout": 0.0,', '"hidden_size": 64,', '"llm_int8_threshold": 6.0\n']) expect(text).toContain(part);
+  for (const part of [
+    '"rope_theta": 10000.0,',
+    '"factor": 8.0,',
+    '"attention_dropout": 0.0,',
+    '"hidden_size": 64,',
+    '"llm_int8_threshold": 6.0\n',
+  ])
+    expect(text).toContain(part);
 });

@@ -13,7 +13,11 @@ import { GOLDEN, goldenRows, maxDifference, readJson, runRows, temporaryFolder, 
 
 const out = temporaryFolder();
 const folder = (name: string) => join(GOLDEN, 'llama-tiny', name);
-const withAdapter = async (name: string, o = {}) => PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(folder(name), { dtype: 'f32', ...o }), join(folder(name), 'adapter'));
+const withAdapter = async (name: string, o = {}) =>
+  PeftModel.fromPretrained(
+    await AutoModelForCausalLM.fromPretrained(folder(name), { dtype: 'f32', ...o }),
+    join(folder(name), 'adapter'),
+  );
 
 describe.each(['tied', 'biased', 'llama3'])('llama-tiny/%s', (name) => {
   const rows = readJson<Rows>(folder(name), 'inputs.json');
@@ -23,12 +27,22 @@ describe.each(['tied', 'biased', 'llama3'])('llama-tiny/%s', (name) => {
     const dir = join(out, name);
     const { files } = await saveMerged(model, dir);
     // The model itself still has its adapter.
-    expect(maxDifference((await runRows(model, rows)).logits, await goldenRows(join(folder(name), 'adapter-golden.safetensors')))).toBeLessThan(1e-4);
+    expect(
+      maxDifference(
+        (await runRows(model, rows)).logits,
+        await goldenRows(join(folder(name), 'adapter-golden.safetensors')),
+      ),
+    ).toBeLessThan(1e-4);
     await model.close();
     expect(files).toEqual(['model.safetensors', 'generation_config.json', 'config.json']);
     const merged = await AutoModelForCausalLM.fromPretrained(dir);
     expect(merged.module.computeDtype).toBe('f32');
-    expect(maxDifference((await runRows(merged, rows)).logits, await goldenRows(join(folder(name), 'adapter-golden.safetensors')))).toBeLessThan(1e-4);
+    expect(
+      maxDifference(
+        (await runRows(merged, rows)).logits,
+        await goldenRows(join(folder(name), 'adapter-golden.safetensors')),
+      ),
+    ).toBeLessThan(1e-4);
     await merged.close();
   });
 });
@@ -64,7 +78,11 @@ test('W + scaling B A is rounded once', async () => {
 
 test('a 4-bit base becomes dense: dequantised, merged, rounded once', async () => {
   const rows = readJson<Rows>(folder('biased'), 'inputs.json');
-  const quantizationConfig = new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: 'nf4', bnb4bitUseDoubleQuant: true });
+  const quantizationConfig = new BitsAndBytesConfig({
+    loadIn4bit: true,
+    bnb4bitQuantType: 'nf4',
+    bnb4bitUseDoubleQuant: true,
+  });
   const model = await withAdapter('biased', { quantizationConfig });
   const adapted = await runRows(model, rows);
   const dir = join(out, 'from-4bit');
@@ -80,15 +98,26 @@ test('a 4-bit base becomes dense: dequantised, merged, rounded once', async () =
   const merged = await mergeAndUnload(model);
   expect(merged).toBe(model);
   expect(merged.peft).toBeNull();
-  expect([...merged.parameters().values()].every((p) => p.quant === null && p.dtype === 'f32' && !p.trainable)).toBe(true);
-  expect((await merged.ready()).states().map((s) => s.name).sort()).toEqual([...merged.parameters().keys()].sort());
+  expect([...merged.parameters().values()].every((p) => p.quant === null && p.dtype === 'f32' && !p.trainable)).toBe(
+    true,
+  );
+  expect(
+    (await merged.ready())
+      .states()
+      .map((s) => s.name)
+      .sort(),
+  ).toEqual([...merged.parameters().keys()].sort());
   expect(maxDifference((await runRows(merged, rows)).logits, adapted.logits)).toBeLessThan(1e-4);
   const again = join(out, 'from-session');
   await merged.savePretrained(again);
   const [a, b] = [await openCheckpoint(dir), await openCheckpoint(again)];
-  for (const [name, source] of a) expect(Buffer.compare(await readTensorBytes(source), await readTensorBytes(b.get(name)!))).toBe(0);
+  for (const [name, source] of a)
+    expect(Buffer.compare(await readTensorBytes(source), await readTensorBytes(b.get(name)!))).toBe(0);
   await merged.close();
-  await expect(merged.ready()).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining('freed by close') as string });
+  await expect(merged.ready()).rejects.toMatchObject({
+    code: 'ERR_CONFIG',
+    message: expect.stringContaining('freed by close') as string,
+  });
 });
 
 test('merging in the session into bf16, and not while programs are loaded', async () => {
@@ -106,13 +135,18 @@ test('merging in the session into bf16, and not while programs are loaded', asyn
 test('an adapter that trained one side of a tied embedding unties the merged model', async () => {
   const variant = join(GOLDEN, 'peft-variants/tied-both');
   const rows = readJson<Rows>(folder('tied'), 'inputs.json');
-  const model = await PeftModel.fromPretrained(await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32' }), variant);
+  const model = await PeftModel.fromPretrained(
+    await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32' }),
+    variant,
+  );
   const dir = join(out, 'untied');
   await saveMerged(model, dir);
   await model.close();
   expect(readJson<{ tie_word_embeddings: boolean }>(dir, 'config.json').tie_word_embeddings).toBe(false);
   expect((await openCheckpoint(dir)).has('lm_head.weight')).toBe(true);
   const merged = await AutoModelForCausalLM.fromPretrained(dir);
-  expect(maxDifference((await runRows(merged, rows)).logits, await goldenRows(join(variant, 'golden.safetensors')))).toBeLessThan(1e-4);
+  expect(
+    maxDifference((await runRows(merged, rows)).logits, await goldenRows(join(variant, 'golden.safetensors'))),
+  ).toBeLessThan(1e-4);
   await merged.close();
 });

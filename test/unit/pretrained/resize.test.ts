@@ -13,7 +13,11 @@ const folder = (name: string) => join(GOLDEN, 'llama-tiny', name);
 const D = 64;
 const OLD = 160;
 
-async function resized(name: string, rows: number, o: { padToMultipleOf?: number; meanResizing?: boolean; dtype?: 'bf16' | 'f32' } = {}): Promise<{ dir: string; size: number }> {
+async function resized(
+  name: string,
+  rows: number,
+  o: { padToMultipleOf?: number; meanResizing?: boolean; dtype?: 'bf16' | 'f32' } = {},
+): Promise<{ dir: string; size: number }> {
   const model = await AutoModelForCausalLM.fromPretrained(folder(name), { dtype: o.dtype ?? 'f32' });
   const size = model.resizeTokenEmbeddings(rows, o);
   expect(model.vocabSize).toBe(size);
@@ -24,7 +28,8 @@ async function resized(name: string, rows: number, o: { padToMultipleOf?: number
   return { dir, size };
 }
 
-const tensor = async (dir: string, name: string): Promise<Float32Array> => readTensorFloats((await openCheckpoint(dir)).get(name)!);
+const tensor = async (dir: string, name: string): Promise<Float32Array> =>
+  readTensorFloats((await openCheckpoint(dir)).get(name)!);
 
 function meanRow(values: Float32Array, rows: number): Float64Array {
   const mean = new Float64Array(D);
@@ -56,7 +61,10 @@ describe.each([
     }
     // Old tokens keep their logits.
     const rows = readJson<Rows>(folder(name), 'inputs.json');
-    const [before, after] = [await AutoModelForCausalLM.fromPretrained(folder(name)), await AutoModelForCausalLM.fromPretrained(dir)];
+    const [before, after] = [
+      await AutoModelForCausalLM.fromPretrained(folder(name)),
+      await AutoModelForCausalLM.fromPretrained(dir),
+    ];
     const [a, b] = [(await runRows(before, rows)).logits[0], (await runRows(after, rows)).logits[0]];
     const same = a.map((_, i) => b[Math.floor(i / OLD) * 420 + (i % OLD)]);
     expect(maxDifference([a], [same])).toBeLessThan(1e-5);
@@ -77,7 +85,8 @@ describe.each([
     expect((await resized(name, 161, { padToMultipleOf: 64 })).size).toBe(192);
     const { dir, size } = await resized(name, 100);
     expect(size).toBe(100);
-    for (const key of keys) expect(await tensor(dir, key)).toEqual((await tensor(folder(name), key)).subarray(0, 100 * D));
+    for (const key of keys)
+      expect(await tensor(dir, key)).toEqual((await tensor(folder(name), key)).subarray(0, 100 * D));
     const half = await resized(name, 176, { dtype: 'bf16' });
     const fresh = (await tensor(half.dir, keys[0])).subarray(OLD * D);
     const mean = meanRow(await tensor(folder(name), keys[0]), OLD);
@@ -111,7 +120,9 @@ test('resized and then trained in full on a tied model: both copies start as the
 });
 
 test('a model from a config whose tied embedding is copied: the copies start equal', async () => {
-  const model = AutoModelForCausalLM.fromConfig(readJson<Record<string, unknown>>(folder('tied'), 'config.json'), { dtype: 'f32' });
+  const model = AutoModelForCausalLM.fromConfig(readJson<Record<string, unknown>>(folder('tied'), 'config.json'), {
+    dtype: 'f32',
+  });
   getPeftModel(model, new LoraConfig({ targetModules: ['q_proj'], modulesToSave: ['lm_head'] }));
   const session = await model.ready();
   const [a, b] = [await session.readState('model.embed_tokens.weight'), await session.readState('lm_head.weight')];
@@ -124,7 +135,10 @@ test('an adapter with an embedding of its own size, on a model resized to anothe
   const adapter = join(GOLDEN, 'peft-variants/resized-tied');
   const model = await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32' });
   model.resizeTokenEmbeddings(192);
-  await expect(PeftModel.fromPretrained(model, adapter)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', message: expect.stringContaining('expected shape [192, 64], received [170, 64]') as string });
+  await expect(PeftModel.fromPretrained(model, adapter)).rejects.toMatchObject({
+    code: 'ERR_CHECKPOINT',
+    message: expect.stringContaining('expected shape [192, 64], received [170, 64]') as string,
+  });
   const fits = await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32' });
   fits.resizeTokenEmbeddings(170);
   expect((await PeftModel.fromPretrained(fits, adapter)).vocabularyResized).toBe(true);
@@ -145,7 +159,8 @@ test.each([
   ['both', ['embed_tokens', 'lm_head']],
 ])('an adapter on a grown, tied vocabulary loads again, with %s in modules_to_save', async (name, modulesToSave) => {
   const dir = join(out, `adapter ${name}`);
-  const open = (): Promise<PreTrainedModel> => AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32', threads: 1 });
+  const open = (): Promise<PreTrainedModel> =>
+    AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'f32', threads: 1 });
   const rows = async (model: PreTrainedModel): Promise<Uint8Array[]> => {
     const session = await model.ready();
     return Promise.all([model.module.embedding, model.module.head].map((p) => session.readState(p.name)));
@@ -156,7 +171,9 @@ test.each([
   // Other values than a resize would give again.
   const session = await made.ready();
   for (const p of new Set([made.module.embedding, made.module.head])) {
-    const values = new Float32Array(p.shape[0] * p.shape[1]).map((_, i) => (i % 97) / 97 + (p === made.module.head ? 1 : 0));
+    const values = new Float32Array(p.shape[0] * p.shape[1]).map(
+      (_, i) => (i % 97) / 97 + (p === made.module.head ? 1 : 0),
+    );
     await session.writeState(p.name, values);
   }
   const want = await rows(made);

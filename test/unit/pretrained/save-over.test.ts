@@ -17,7 +17,8 @@ const BIASED = join(GOLDEN, 'llama-tiny/biased');
 
 async function bytesOf(dir: string): Promise<Map<string, string>> {
   const result = new Map<string, string>();
-  for (const [name, source] of await openCheckpoint(dir)) result.set(name, Buffer.from(await readTensorBytes(source)).toString('base64'));
+  for (const [name, source] of await openCheckpoint(dir))
+    result.set(name, Buffer.from(await readTensorBytes(source)).toString('base64'));
   return result;
 }
 
@@ -41,7 +42,10 @@ test.each([
   expect(readdirSync(dir).sort()).toEqual([...files].sort());
   expect(await bytesOf(dir)).toEqual(await bytesOf(TIED));
   const { model_type, vocab_size } = readJson<Record<string, unknown>>(dir, 'config.json');
-  expect({ model_type, vocab_size }).toEqual({ model_type: 'llama', vocab_size: readJson<{ vocab_size: number }>(TIED, 'config.json').vocab_size });
+  expect({ model_type, vocab_size }).toEqual({
+    model_type: 'llama',
+    vocab_size: readJson<{ vocab_size: number }>(TIED, 'config.json').vocab_size,
+  });
 });
 
 test("a model without a generation config does not keep another one's", async () => {
@@ -60,13 +64,22 @@ test('a tensor that cannot be read half-way: the earlier model is as it was', as
   await save(TIED, dir, { maxShardBytes: 20_000 });
   const [names, before] = [readdirSync(dir), await bytesOf(dir)];
   const tensors = ['a', 'b', 'c'].map((name) => ({
-    name, dtype: 'U8' as const, shape: [10_000],
+    name,
+    dtype: 'U8' as const,
+    shape: [10_000],
     data: (): Uint8Array => {
       if (name === 'c') throw new Error('the disk is gone');
       return new Uint8Array(10_000);
     },
   }));
-  const saving = writeModelFolder(dir, { tensors, config: {}, generationConfig: null, tokenizer: null, totalParameters: 30_000, maxShardBytes: 10_000 });
+  const saving = writeModelFolder(dir, {
+    tensors,
+    config: {},
+    generationConfig: null,
+    tokenizer: null,
+    totalParameters: 30_000,
+    maxShardBytes: 10_000,
+  });
   await expect(saving).rejects.toThrow('the disk is gone');
   expect(readdirSync(dir)).toEqual(names);
   expect(await bytesOf(dir)).toEqual(before);
@@ -85,9 +98,18 @@ test('an adapter and a model do not share a folder', async () => {
   const [adapter, full] = [join(out, 'adapter'), join(out, 'full')];
   cpSync(join(TIED, 'adapter'), adapter, { recursive: true });
   await save(TIED, full);
-  const model = getPeftModel(await AutoModelForCausalLM.fromPretrained(TIED), new LoraConfig({ r: 2, targetModules: ['q_proj'] }));
-  await expect(saveMerged(model, adapter)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', at: join(adapter, 'adapter_config.json') });
-  await expect(model.savePretrained(full)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT', at: join(full, 'model.safetensors') });
+  const model = getPeftModel(
+    await AutoModelForCausalLM.fromPretrained(TIED),
+    new LoraConfig({ r: 2, targetModules: ['q_proj'] }),
+  );
+  await expect(saveMerged(model, adapter)).rejects.toMatchObject({
+    code: 'ERR_CHECKPOINT',
+    at: join(adapter, 'adapter_config.json'),
+  });
+  await expect(model.savePretrained(full)).rejects.toMatchObject({
+    code: 'ERR_CHECKPOINT',
+    at: join(full, 'model.safetensors'),
+  });
   expect(existsSync(join(full, 'adapter_config.json'))).toBe(false);
   // A stale archive hides nothing: the safetensors come first.
   rmSync(join(adapter, 'adapter_config.json'));

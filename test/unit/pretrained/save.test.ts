@@ -27,12 +27,16 @@ describe('dense', () => {
     const { totalParameters } = await model.savePretrained(dir);
     await model.close();
     await expectSameTensors(folder(name), dir);
-    for (const file of ['config.json', 'generation_config.json']) expect(readJson(dir, file)).toEqual(readJson(folder(name), file));
+    for (const file of ['config.json', 'generation_config.json'])
+      expect(readJson(dir, file)).toEqual(readJson(folder(name), file));
     expect(totalParameters).toBe(name === 'tied' ? 72_000 : totalParameters);
   });
 
   test('loaded in bf16, saved in bf16, and the key of the dtype stays the one of the file', async () => {
-    for (const [name, key] of [['tied', 'dtype'], ['llama3', 'torch_dtype']] as const) {
+    for (const [name, key] of [
+      ['tied', 'dtype'],
+      ['llama3', 'torch_dtype'],
+    ] as const) {
       const model = await AutoModelForCausalLM.fromPretrained(folder(name), { dtype: 'bf16' });
       const dir = join(out, `bf16-${name}`);
       await model.savePretrained(dir);
@@ -53,7 +57,8 @@ describe('dense', () => {
     const model = await AutoModelForCausalLM.fromPretrained(source);
     const { files } = await model.savePretrained(join(out, 'tok-a'));
     expect(files).toEqual(expect.arrayContaining(names));
-    for (const name of names) expect(readFileSync(join(out, 'tok-a', name)).equals(readFileSync(join(source, name)))).toBe(true);
+    for (const name of names)
+      expect(readFileSync(join(out, 'tok-a', name)).equals(readFileSync(join(source, name)))).toBe(true);
     await model.savePretrained(join(out, 'tok-b'), { tokenizer: null });
     expect(existsSync(join(out, 'tok-b', 'tokenizer.json'))).toBe(false);
     await model.close();
@@ -82,7 +87,10 @@ describe('4 bit', () => {
     await model.savePretrained(dir);
     await model.close();
     await expectSameTensors(CHECKPOINT, dir);
-    const [ours, theirs] = [readJson<Record<string, object>>(dir, 'config.json'), readJson<Record<string, object>>(CHECKPOINT, 'config.json')];
+    const [ours, theirs] = [
+      readJson<Record<string, object>>(dir, 'config.json'),
+      readJson<Record<string, object>>(CHECKPOINT, 'config.json'),
+    ];
     expect(ours.quantization_config).toEqual(theirs.quantization_config);
     expect(ours.dtype).toEqual(theirs.dtype);
   });
@@ -94,7 +102,11 @@ describe('4 bit', () => {
     ['fp4', false],
   ] as const)('quantised here to %s, nested %s: saved, loaded, equal', async (type, nested) => {
     const rows = readJson<Rows>(folder('biased'), 'inputs.json');
-    const quantizationConfig = new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: type, bnb4bitUseDoubleQuant: nested });
+    const quantizationConfig = new BitsAndBytesConfig({
+      loadIn4bit: true,
+      bnb4bitQuantType: type,
+      bnb4bitUseDoubleQuant: nested,
+    });
     const model = await AutoModelForCausalLM.fromPretrained(folder('biased'), { dtype: 'bf16', quantizationConfig });
     const { logits } = await runRows(model, rows);
     const dir = join(out, `${type}-${nested}`);
@@ -105,7 +117,15 @@ describe('4 bit', () => {
     expect(again.origin.quantization).toMatchObject({ bnb4bitQuantType: type, bnb4bitUseDoubleQuant: nested });
     expect(maxDifference((await runRows(again, rows)).logits, logits)).toBe(0);
     await again.close();
-    await expect(AutoModelForCausalLM.fromPretrained(dir, { quantizationConfig: new BitsAndBytesConfig({ loadIn4bit: true, bnb4bitQuantType: type, bnb4bitUseDoubleQuant: !nested }) })).rejects.toMatchObject({
+    await expect(
+      AutoModelForCausalLM.fromPretrained(dir, {
+        quantizationConfig: new BitsAndBytesConfig({
+          loadIn4bit: true,
+          bnb4bitQuantType: type,
+          bnb4bitUseDoubleQuant: !nested,
+        }),
+      }),
+    ).rejects.toMatchObject({
       code: 'ERR_CONFIG',
       message: expect.stringContaining(`stored as 4-bit ${type}`) as string,
     });

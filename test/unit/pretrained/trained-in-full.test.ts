@@ -23,7 +23,11 @@ const folder = (name: string) => join(GOLDEN, 'llama-tiny', name);
 
 async function gradients(model: PreTrainedModel, name: string): Promise<Map<string, Float32Array>> {
   const rows = readJson<Rows>(folder(name), 'inputs.json');
-  const examples = rows.input_ids.map((ids, row) => ({ inputIds: Int32Array.from(ids), labels: Int32Array.from(rows.labels[row]), row }));
+  const examples = rows.input_ids.map((ids, row) => ({
+    inputIds: Int32Array.from(ids),
+    labels: Int32Array.from(rows.labels[row]),
+    row,
+  }));
   const batch: Batch = collate(examples, { tokens: 32, documents: 2 });
   const runner = new StepRunner(model, {
     loss: sftLoss,
@@ -38,7 +42,8 @@ async function gradients(model: PreTrainedModel, name: string): Promise<Map<stri
   const session = await runner.start();
   await runner.micro(batch, readJson<{ tokens: number }>(folder(name), 'golden.json').tokens, 1, 0);
   const found = new Map<string, Float32Array>();
-  for (const p of runner.parameters) found.set(p.slot.name, new Float32Array((await session.readState(p.gradient.name)).slice().buffer));
+  for (const p of runner.parameters)
+    found.set(p.slot.name, new Float32Array((await session.readState(p.gradient.name)).slice().buffer));
   return found;
 }
 
@@ -48,7 +53,10 @@ function cosine(a: Float32Array, b: Float32Array): number {
 }
 
 async function peftModel(name: string, dtype: 'f32' | 'bf16', lora: LoraOptions): Promise<PreTrainedModel> {
-  return getPeftModel(await AutoModelForCausalLM.fromPretrained(folder(name), { dtype }), new LoraConfig({ targetModules: ['q_proj', 'down_proj'], ...lora }));
+  return getPeftModel(
+    await AutoModelForCausalLM.fromPretrained(folder(name), { dtype }),
+    new LoraConfig({ targetModules: ['q_proj', 'down_proj'], ...lora }),
+  );
 }
 
 test.each([
@@ -58,7 +66,14 @@ test.each([
   const model = await peftModel('tied', dtype, { modulesToSave: ['embed_tokens', 'norm'], ensureWeightTying: true });
   const saved = model.trainableParameters().filter((p) => !p.name.includes('lora_'));
   expect(saved.map((p) => p.name).sort()).toEqual(
-    ['model.embed_tokens.weight', 'model.norm.weight', ...[0, 1].flatMap((i) => [`model.layers.${i}.input_layernorm.weight`, `model.layers.${i}.post_attention_layernorm.weight`])].sort(),
+    [
+      'model.embed_tokens.weight',
+      'model.norm.weight',
+      ...[0, 1].flatMap((i) => [
+        `model.layers.${i}.input_layernorm.weight`,
+        `model.layers.${i}.post_attention_layernorm.weight`,
+      ]),
+    ].sort(),
   );
   expect(saved.every((p) => p.slot().dtype === 'f32')).toBe(true);
   expect(model.parameters().get('model.layers.0.mlp.up_proj.weight')!.dtype).toBe(dtype);
@@ -74,15 +89,25 @@ test.each([
 test('copies of a tied embedding share its gradient between them', async () => {
   const model = await peftModel('tied', 'f32', { modulesToSave: ['embed_tokens', 'lm_head'] });
   const found = await gradients(model, 'tied');
-  const golden = await readTensorFloats((await openSafetensors(join(folder('tied'), 'grads.safetensors'))).tensors.get('model.embed_tokens.weight')!);
+  const golden = await readTensorFloats(
+    (await openSafetensors(join(folder('tied'), 'grads.safetensors'))).tensors.get('model.embed_tokens.weight')!,
+  );
   const [embedding, head] = [found.get('model.embed_tokens.weight')!, found.get('lm_head.weight')!];
-  expect(cosine(embedding.map((v, i) => v + head[i]), golden)).toBeGreaterThan(0.99999);
+  expect(
+    cosine(
+      embedding.map((v, i) => v + head[i]),
+      golden,
+    ),
+  ).toBeGreaterThan(0.99999);
   expect(cosine(embedding, golden)).toBeLessThan(0.999);
   await model.close();
 });
 
 test('all biases of a bf16 base, in fp32, next to their f32 values', async () => {
-  const [half, full] = [await peftModel('biased', 'bf16', { bias: 'all' }), await peftModel('biased', 'f32', { bias: 'all' })];
+  const [half, full] = [
+    await peftModel('biased', 'bf16', { bias: 'all' }),
+    await peftModel('biased', 'f32', { bias: 'all' }),
+  ];
   const biases = half.trainableParameters().filter((p) => p.name.endsWith('.bias'));
   expect(biases).toHaveLength(14);
   expect(biases.every((p) => p.slot().dtype === 'f32')).toBe(true);
@@ -94,23 +119,35 @@ test('all biases of a bf16 base, in fp32, next to their f32 values', async () =>
   await full.close();
 });
 
-test('all biases of GPT-2 in bf16, beside norm weights that are not trained: the gradients are torch\'s', async () => {
+test("all biases of GPT-2 in bf16, beside norm weights that are not trained: the gradients are torch's", async () => {
   const gpt2 = join(GOLDEN, 'gpt2-tiny');
-  const model = getPeftModel(await AutoModelForCausalLM.fromPretrained(gpt2, { dtype: 'bf16' }), new LoraConfig({ targetModules: ['c_attn'], bias: 'all' }));
+  const model = getPeftModel(
+    await AutoModelForCausalLM.fromPretrained(gpt2, { dtype: 'bf16' }),
+    new LoraConfig({ targetModules: ['c_attn'], bias: 'all' }),
+  );
   const { gradients: found } = await gradientsOf(model, readJson<Rows>(gpt2, 'inputs.json'));
   const { tensors } = await openSafetensors(join(gpt2, 'grads.safetensors'));
   const norms = [...found.keys()].filter((name) => /ln_\w+\.bias$/.test(name));
   expect(norms.length).toBeGreaterThan(2);
-  for (const name of norms) expect([name, cosine(found.get(name)!, await readTensorFloats(tensors.get(name)!)) > 0.99]).toEqual([name, true]);
+  for (const name of norms)
+    expect([name, cosine(found.get(name)!, await readTensorFloats(tensors.get(name)!)) > 0.99]).toEqual([name, true]);
   await model.close();
 });
 
 test('a 4-bit weight cannot be trained in full', async () => {
-  const model = await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'bf16', quantizationConfig: new BitsAndBytesConfig({ loadIn4bit: true }) });
-  expect(() => model.addAdapter(new LoraConfig({ targetModules: ['q_proj'], modulesToSave: ['norm', 'mlp'] }))).toThrow("'model.layers.0.mlp.gate_proj.weight' is held in 4 bits");
+  const model = await AutoModelForCausalLM.fromPretrained(folder('tied'), {
+    dtype: 'bf16',
+    quantizationConfig: new BitsAndBytesConfig({ loadIn4bit: true }),
+  });
+  expect(() => model.addAdapter(new LoraConfig({ targetModules: ['q_proj'], modulesToSave: ['norm', 'mlp'] }))).toThrow(
+    "'model.layers.0.mlp.gate_proj.weight' is held in 4 bits",
+  );
   // The refused adapter left nothing behind.
   expect([...model.parameters().values()].some((p) => p.dtype === 'f32' || p.role === 'adapter')).toBe(false);
   expect(model.addAdapter(new LoraConfig({ targetModules: ['q_proj'] })).pairs.size).toBe(2);
-  const whole = await AutoModelForCausalLM.fromPretrained(folder('tied'), { dtype: 'bf16', quantizationConfig: new BitsAndBytesConfig({ loadIn4bit: true }) });
+  const whole = await AutoModelForCausalLM.fromPretrained(folder('tied'), {
+    dtype: 'bf16',
+    quantizationConfig: new BitsAndBytesConfig({ loadIn4bit: true }),
+  });
   expect(() => whole.trainAll()).toThrow('a 4-bit model cannot be trained in full');
 });

@@ -14,8 +14,20 @@ interface Row {
   decoded: string;
   skipped: string;
 }
-const families = JSON.parse(readFileSync(join(GOLDEN, 'families.json'), 'utf8')) as Record<string, { length: number; named: Record<string, string>; special: string[]; rows: Row[] }>;
-const MODELS: Record<string, string> = { bert: 'WordPiece', 'bert-cased': 'WordPiece', t5: 'Unigram', camembert: 'Unigram', 'unigram-bytes': 'Unigram', 'hub-bert': 'WordPiece', 'hub-camembert': 'Unigram', 'hub-gpt2': 'BPE' };
+const families = JSON.parse(readFileSync(join(GOLDEN, 'families.json'), 'utf8')) as Record<
+  string,
+  { length: number; named: Record<string, string>; special: string[]; rows: Row[] }
+>;
+const MODELS: Record<string, string> = {
+  bert: 'WordPiece',
+  'bert-cased': 'WordPiece',
+  t5: 'Unigram',
+  camembert: 'Unigram',
+  'unigram-bytes': 'Unigram',
+  'hub-bert': 'WordPiece',
+  'hub-camembert': 'Unigram',
+  'hub-gpt2': 'BPE',
+};
 
 test('every folder is tested', () => {
   expect(Object.keys(families).sort()).toEqual(Object.keys(MODELS).sort());
@@ -42,7 +54,9 @@ describe.each(Object.keys(families))('%s', (name) => {
     expect(ids).toEqual(row.ids);
     expect(await tokenizer.encode(row.text, { addSpecialTokens: false })).toEqual(row.bare);
     const letters = Array.from(row.text);
-    expect(offsets.map(([a, b]) => row.text.slice(a, b))).toEqual(row.offsets.map(([a, b]) => letters.slice(a, b).join('')));
+    expect(offsets.map(([a, b]) => row.text.slice(a, b))).toEqual(
+      row.offsets.map(([a, b]) => letters.slice(a, b).join('')),
+    );
     expect(tokenizer.decode(ids)).toBe(row.decoded);
     expect(tokenizer.decode(ids, { skipSpecialTokens: true })).toBe(row.skipped);
   });
@@ -58,7 +72,8 @@ describe.each(Object.keys(families))('%s', (name) => {
   test('saved unchanged, and after a token was added', async () => {
     const folder = temporaryFolder();
     AutoTokenizer.fromPretrained(join(GOLDEN, name)).savePretrained(folder);
-    for (const file of readdirSync(folder)) expect(readFileSync(join(folder, file)).equals(readFileSync(join(GOLDEN, name, file)))).toBe(true);
+    for (const file of readdirSync(folder))
+      expect(readFileSync(join(folder, file)).equals(readFileSync(join(GOLDEN, name, file)))).toBe(true);
     const changed = AutoTokenizer.fromPretrained(join(GOLDEN, name));
     expect(changed.addSpecialTokens({ extraSpecialTokens: ['<|sep|>'] })).toBe(1);
     changed.savePretrained(folder);

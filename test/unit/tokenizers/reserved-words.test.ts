@@ -15,7 +15,12 @@ test('the lists are complete and without repetition', () => {
 
 test('a word counts as one token at the beginning and after a blank, separately', async () => {
   // 'return' is learned bare, 'while' with its blank, 'def' both ways.
-  const texts = [...Array<string>(50).fill('return'), ...Array<string>(50).fill('a while'), ...Array<string>(50).fill('def'), ...Array<string>(50).fill('a def')];
+  const texts = [
+    ...Array<string>(50).fill('return'),
+    ...Array<string>(50).fill('a while'),
+    ...Array<string>(50).fill('def'),
+    ...Array<string>(50).fill('a def'),
+  ];
   const { tokenizer } = await trainNewFromIterator(null, texts, { native, vocabSize: 400 });
   const { words, missing, missingAfterBlank } = await reservedWords(tokenizer, 'python');
   expect(words).toBe(35);
@@ -32,8 +37,12 @@ test('an unknown language is refused with the nearest', async () => {
 test('training without the native side says what to import; with it, the tokenizer is the model', async () => {
   const tokenizer = AutoTokenizer.fromPretrained(join(GOLDEN, 'tiny-bpe'));
   expect(() => tokenizerTrainer()).toThrow(/import AutoTokenizer from 'lathe'/);
-  expect(() => tokenizer.trainNewFromIterator(['a'], { vocabSize: 300 })).toThrow(expect.objectContaining({ code: 'ERR_CONFIG' }));
-  provideTokenizerTrainer(async (model, texts, options) => (await trainNewFromIterator(model, texts, { ...options, native })).tokenizer);
+  expect(() => tokenizer.trainNewFromIterator(['a'], { vocabSize: 300 })).toThrow(
+    expect.objectContaining({ code: 'ERR_CONFIG' }),
+  );
+  provideTokenizerTrainer(
+    async (model, texts, options) => (await trainNewFromIterator(model, texts, { ...options, native })).tokenizer,
+  );
   const trained = await tokenizer.trainNewFromIterator(['some words, some text'], { vocabSize: 265 });
   expect([trained.vocabSize, trained.eosToken]).toEqual([265, tokenizer.eosToken]);
 });
