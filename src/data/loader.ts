@@ -9,6 +9,7 @@
  * Invariants: within an epoch every unit is used once (dropLast aside); steps per epoch as the HF Trainer counts them, the
  * last partial accumulation kept; every batch has one of `shapes`.
  */
+import { crc32 } from 'node:zlib';
 import { LatheError } from '../errors';
 import { bucketFor, chooseBuckets, largestTotal } from './buckets';
 import { collate } from './collate';
@@ -386,33 +387,25 @@ function trainedOf(document: TokenizedExample): number {
   return (document instanceof FileExample ? document.trained : undefined) ?? countTrained(document.labels);
 }
 
-/** FNV-1a over everything that the order of an epoch depends on. */
+/** CRC-32 over everything that the steps of an epoch depend on, ids and labels included. */
 function fingerprintOf(units: Units, options: ResolvedOptions): string {
-  let hash = 0x811c9dc5;
-  const mix = (value: number): void => {
-    for (let shift = 0; shift < 32; shift += 8) hash = Math.imul(hash ^ ((value >>> shift) & 255), 0x01000193);
+  let hash = 0;
+  const mix = (value: string | ArrayBufferView): void => {
+    const bytes = typeof value === 'string' ? value : new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+    hash = crc32(bytes, hash);
   };
   const { batchSize, gradientAccumulationSteps, seed, samplingStrategy, dropLast, worldSize } = options;
-  const text = JSON.stringify([
-    batchSize,
-    // How a step is split over ranks changes nothing about what is in it.
-    gradientAccumulationSteps * worldSize,
-    seed,
-    samplingStrategy,
-    dropLast,
-    units.rowTokens ?? 0,
-  ]);
-  for (let i = 0; i < text.length; i++) mix(text.charCodeAt(i));
+  // How a step is split over ranks changes nothing about what is in it.
+  const step = gradientAccumulationSteps * worldSize;
+  mix(JSON.stringify([batchSize, step, seed, samplingStrategy, dropLast, units.rowTokens ?? 0]));
   const [first] = units.documents;
   // The content of a file is told by its key: reading every row at the start would take long.
-  if (first instanceof FileExample) for (const letter of first.file.header.key) mix(letter.charCodeAt(0));
+  if (first instanceof FileExample) mix(first.file.header.key);
+  mix(Float64Array.from(units.documents.flatMap((document) => [lengthOf(document), document.row])));
   for (const document of units.documents) {
-    mix(lengthOf(document));
-    mix(document.row);
     if (document instanceof FileExample) continue;
-    const { inputIds } = document;
-    mix(inputIds[0]);
-    mix(inputIds[inputIds.length - 1]);
+    mix(document.inputIds);
+    if (document.labels !== document.inputIds) mix(document.labels);
   }
   return (hash >>> 0).toString(16).padStart(8, '0');
 }

@@ -226,6 +226,13 @@ describe('createLoader', () => {
     expect(other(docs.slice(1))).toThrow(expect.objectContaining({ code: 'ERR_CHECKPOINT' }));
     expect(other(docs, { seed: 7 })).toThrow(/same data, seed/);
     expect(other(docs, { gradientAccumulationSteps: 2 })).toThrow(/fingerprint/);
+    const third = docs[3];
+    const edited = Int32Array.from(third.inputIds);
+    edited[1] += 1;
+    const withThird = (row: Partial<TokenizedExample>): TokenizedExample[] => docs.with(3, { ...third, ...row });
+    expect(other(withThird({ inputIds: edited, labels: edited }))).toThrow(/fingerprint/);
+    expect(other(withThird({ labels: Int32Array.from(third.labels).fill(-100, 0, 2) }))).toThrow(/fingerprint/);
+    expect(other(withThird({}))).not.toThrow();
   });
 
   test('own buckets must hold the largest batch', () => {
