@@ -3,6 +3,7 @@
  * Llama-3-8B QLoRA (NF4, r 16 on seven modules, 8-bit AdamW) at 2 x 2048 with and without recomputation, GPT-2 124M pretraining.
  * FLOPs include what is recomputed. --tiny: the same with two layers, so that this script runs; its numbers mean nothing.
  */
+import { shapeConfig } from '../../benchmarks/step/shapes';
 import { deviceSpec } from '../../src/compile/devices';
 import type { CheckpointPolicy } from '../../src/autodiff/checkpoint';
 import { memoryPlan } from '../../src/compile/plan';
@@ -25,20 +26,7 @@ interface Work {
   length: number;
 }
 
-const GPT2: RawConfig = {
-  architectures: ['GPT2LMHeadModel'],
-  model_type: 'gpt2',
-  vocab_size: 50257,
-  n_positions: 1024,
-  n_embd: 768,
-  n_layer: 12,
-  n_head: 12,
-  activation_function: 'gelu_new',
-  layer_norm_epsilon: 1e-5,
-  attn_pdrop: 0,
-  embd_pdrop: 0,
-  resid_pdrop: 0,
-};
+const GPT2: RawConfig = { ...shapeConfig('gpt2-124m') };
 const LLAMA: RawConfig = { ...knownConfig('meta-llama/Meta-Llama-3-8B')! };
 const tiny = process.argv.includes('--tiny');
 if (tiny) {

@@ -4,7 +4,6 @@ import { printPlan } from '../compile/plan';
 import { LatheError } from '../errors';
 import { generateAll } from '../generation/generate';
 import { releaseGeneration } from '../generation/lane';
-import { ADAPTER_FILES, MODEL_FILES } from '../io/model-files';
 import type { PreTrainedModel } from '../pretrained/model';
 import type { Tokenizer } from '../tokenizers/tokenizer';
 import { alpacaPrompt } from '../data';
@@ -38,8 +37,6 @@ export async function trainCommand(path: string | undefined, overrides: readonly
     say(printPlan(plan, remedies));
     return;
   }
-  // Now rather than after hours of training.
-  (config.usePeft || model.peft ? ADAPTER_FILES : MODEL_FILES).check(config.outputDir);
   const interrupt = new Interrupt();
   try {
     const { end, losses, answers } = await follow(config, { trainer, model, tokenizer }, interrupt.signal);

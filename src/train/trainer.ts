@@ -17,8 +17,6 @@ import { makeFolder } from '../io/io-error';
 import { ADAPTER_FILES, MODEL_FILES } from '../io/model-files';
 import { acquireOutputLock } from '../io/output-lock';
 import { createSchedule, warmupStepCount, type Schedule, type ScheduleName } from '../optim/schedules';
-import { saveAdapter } from '../peft/save';
-import { saveModel } from '../pretrained/save';
 import { currentWorld, type World } from '../runtime/world';
 import type { PreTrainedModel } from '../pretrained/model';
 import { TOKENIZER_FILES } from '../tokenizers/tokenizer-files';
@@ -110,7 +108,7 @@ export class Trainer {
 
   /**
    * The run as events. Breaking out of the loop stops it without a checkpoint.
-   * @throws LatheError ERR_PLAN_MEMORY before anything is allocated; ERR_CHECKPOINT (nothing to resume, another run in the folder, the
+   * @throws LatheError ERR_PLAN_MEMORY before anything is allocated; ERR_CHECKPOINT (nothing to resume, another run in the folder, a folder for something else, the
    *   disk); ERR_NONFINITE naming step, rows and node
    */
   async *run(o: RunOptions = {}): AsyncGenerator<TrainEvent, void, void> {
@@ -127,6 +125,8 @@ export class Trainer {
   }
 
   private async *locked(): AsyncGenerator<TrainEvent, void, void> {
+    // Now rather than after hours of training.
+    this.savedFiles().check(this.args.outputDir);
     await this.hook('onInitEnd');
     const resume = await checkpointToResume(this.args, this.warn);
     const { plan, policy, remedies, limitBytes, runner } = this.plan();
@@ -366,6 +366,10 @@ export class Trainer {
     return this.emit({ type: 'save', step: state.globalStep, path });
   }
 
+  private savedFiles(): typeof MODEL_FILES {
+    return this.options.model.peft ? ADAPTER_FILES : MODEL_FILES;
+  }
+
   /**
    * Writes the trained model (adapter or weights) and the tokenizer into a folder; of several ranks, the first does.
    * @throws LatheError ERR_CHECKPOINT for the disk, and for a folder in which something else would be opened instead
@@ -373,8 +377,8 @@ export class Trainer {
   async saveModel(dir = this.args.outputDir): Promise<void> {
     if (!this.ranks.isFirst) return;
     const { model, tokenizer } = this.options;
-    await replaceFileSets(dir, [TOKENIZER_FILES, model.peft ? ADAPTER_FILES : MODEL_FILES], async (staging) => {
-      await (model.peft ? saveAdapter(model, staging) : saveModel(model, staging));
+    await replaceFileSets(dir, [TOKENIZER_FILES, this.savedFiles()], async (staging) => {
+      await model.savePretrained(staging);
       await tokenizer?.savePretrained(staging);
     });
   }

@@ -12,51 +12,17 @@ import { partition } from '../../src/optim/partition';
 import { launchedBy } from '../../src/runtime/world';
 import { configFromObject } from '../../src/train/arguments';
 import { memoryLimitBytes } from '../../src/train/training-plan';
+import { childArgs, distance, findMpi, largest, MPI_ARGS, runRanks, type Outcome } from './mpi';
 import type { RankResult, RanksRun } from './ranks-child';
 import { temporaryFolder } from './tiny-run';
 
 jest.setTimeout(300_000);
 const base = temporaryFolder('ranks');
-const CHILD = ['-r', 'ts-node/register/transpile-only', join(__dirname, 'ranks-child.ts')];
-const mpirun = spawnSync('mpirun', ['--version'], { encoding: 'utf8' });
-const hasMpi = mpirun.status === 0 && /Open MPI|Open RTE/.test(mpirun.stdout);
-if (!hasMpi)
-  process.stdout.write(
-    'runs over several ranks skipped: mpirun of Open MPI was not found (apt-get install openmpi-bin)\n',
-  );
+const hasMpi = findMpi('runs over several ranks');
 const overRanks = hasMpi ? describe : describe.skip;
 
-interface Outcome {
-  readonly status: number | null;
-  readonly output: string;
-  /** By rank; those that wrote no result are missing. */
-  readonly results: RankResult[];
-}
-
-/** Runs the child as `ranks` processes in the folder `name`. */
-function run(name: string, ranks: number, o: Omit<RanksRun, 'outputDir'>): Outcome {
-  const outputDir = join(base, name);
-  const args = [...CHILD, JSON.stringify({ ...o, outputDir })];
-  const mpi = [
-    '--allow-run-as-root',
-    '--oversubscribe',
-    '--bind-to',
-    'none',
-    '-np',
-    String(ranks),
-    process.execPath,
-    ...args,
-  ];
-  const { status, stdout, stderr } = spawnSync(ranks === 1 ? process.execPath : 'mpirun', ranks === 1 ? args : mpi, {
-    encoding: 'utf8',
-  });
-  const files = Array.from({ length: ranks }, (_, r) => join(outputDir, `rank-${r}.json`)).filter((f) => existsSync(f));
-  return {
-    status,
-    output: stdout + stderr,
-    results: files.map((f) => JSON.parse(readFileSync(f, 'utf8')) as RankResult),
-  };
-}
+const run = (name: string, ranks: number, o: Omit<RanksRun, 'outputDir'>): Outcome<RankResult> =>
+  runRanks('ranks-child.ts', ranks, { ...o, outputDir: join(base, name) });
 
 function finished(name: string, ranks: number, o: Omit<RanksRun, 'outputDir'>): RankResult[] {
   const { status, output, results } = run(name, ranks, o);
@@ -64,11 +30,6 @@ function finished(name: string, ranks: number, o: Omit<RanksRun, 'outputDir'>): 
   expect(results).toHaveLength(ranks);
   return results;
 }
-
-const largest = (values: readonly number[]): number => values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-/** Largest difference in units of the largest value. */
-const distance = (a: readonly number[], b: readonly number[]): number =>
-  largest(a.map((v, i) => v - b[i])) / largest(a);
 
 function expectSameTraining(a: RankResult, b: RankResult): void {
   expect(a.losses.length).toBe(b.losses.length);
@@ -136,7 +97,7 @@ test('without MPI one line says what to install', () => {
   };
   const { status, stderr } = spawnSync(
     process.execPath,
-    [...CHILD, JSON.stringify({ outputDir: join(base, 'none'), accumulation: 1, steps: 1 })],
+    childArgs('ranks-child.ts', { outputDir: join(base, 'none'), accumulation: 1, steps: 1 }),
     { encoding: 'utf8', env },
   );
   expect(status).toBe(1);
@@ -225,14 +186,9 @@ overRanks('over ranks', () => {
       '-np',
       '1',
       process.execPath,
-      ...CHILD,
-      JSON.stringify({ outputDir, accumulation: 1, steps }),
+      ...childArgs('ranks-child.ts', { outputDir, accumulation: 1, steps }),
     ];
-    const { status, stderr } = spawnSync(
-      'mpirun',
-      ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', ...child(3), ':', ...child(4)],
-      { encoding: 'utf8' },
-    );
+    const { status, stderr } = spawnSync('mpirun', [...MPI_ARGS, ...child(3), ':', ...child(4)], { encoding: 'utf8' });
     expect(status).not.toBe(0);
     expect(stderr).toContain('the ranks disagree: max_steps is 3 on rank 0 and 4 on rank 1');
   });

@@ -3,12 +3,12 @@
  * losses and weights; killed and resumed, also at another number of ranks, they are the same run.
  * Needs mpirun; without it the runs over ranks are skipped, and that is said.
  */
-import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { StreamLoaderState } from '../../src/data';
 import { verifyDirectory } from '../../src/io/atomic-file';
+import { distance, findMpi, runRanks, type Outcome } from './mpi';
 import type { StreamRun, StreamRunResult } from './stream-ranks-child';
 import { writeModel } from './tiny-folder';
 import { temporaryFolder } from './tiny-run';
@@ -17,13 +17,7 @@ jest.setTimeout(600_000);
 const base = temporaryFolder('stream-ranks');
 const model = join(base, 'model');
 const data = join(base, 'data');
-const CHILD = ['-r', 'ts-node/register/transpile-only', join(__dirname, 'stream-ranks-child.ts')];
-const mpirun = spawnSync('mpirun', ['--version'], { encoding: 'utf8' });
-const hasMpi = mpirun.status === 0 && /Open MPI|Open RTE/.test(mpirun.stdout);
-if (!hasMpi)
-  process.stdout.write(
-    'streams over several ranks skipped: mpirun of Open MPI was not found (apt-get install openmpi-bin)\n',
-  );
+const hasMpi = findMpi('streams over several ranks');
 const overRanks = hasMpi ? test : test.skip;
 
 const WORDS = 'the a small large ship sea moon rain wood king bread over under with and of'.split(' ');
@@ -32,33 +26,8 @@ const textOf = (i: number): string =>
 
 type Run = Omit<StreamRun, 'model' | 'data' | 'outputDir'> & { data?: string };
 
-function start(
-  name: string,
-  ranks: number,
-  o: Run,
-): { status: number | null; output: string; results: StreamRunResult[] } {
-  const outputDir = join(base, name);
-  const args = [...CHILD, JSON.stringify({ model, data, ...o, outputDir })];
-  const mpi = [
-    '--allow-run-as-root',
-    '--oversubscribe',
-    '--bind-to',
-    'none',
-    '-np',
-    String(ranks),
-    process.execPath,
-    ...args,
-  ];
-  const { status, stdout, stderr } = spawnSync(ranks === 1 ? process.execPath : 'mpirun', ranks === 1 ? args : mpi, {
-    encoding: 'utf8',
-  });
-  const files = Array.from({ length: ranks }, (_, r) => join(outputDir, `rank-${r}.json`)).filter((f) => existsSync(f));
-  return {
-    status,
-    output: stdout + stderr,
-    results: files.map((f) => JSON.parse(readFileSync(f, 'utf8')) as StreamRunResult),
-  };
-}
+const start = (name: string, ranks: number, o: Run): Outcome<StreamRunResult> =>
+  runRanks('stream-ranks-child.ts', ranks, { model, data, ...o, outputDir: join(base, name) } as StreamRun);
 
 function finished(name: string, ranks: number, o: Run): StreamRunResult[] {
   const { status, output, results } = start(name, ranks, o);
@@ -67,9 +36,6 @@ function finished(name: string, ranks: number, o: Run): StreamRunResult[] {
   return results;
 }
 
-const largest = (values: readonly number[]): number => values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-const distance = (a: readonly number[], b: readonly number[]): number =>
-  largest(a.map((v, i) => v - b[i])) / largest(a);
 const loaderOf = (run: string, step: number): StreamLoaderState =>
   (
     JSON.parse(readFileSync(join(base, run, `checkpoint-${step}/lathe_state.json`), 'utf8')) as {
