@@ -12,29 +12,26 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "../pool.h"
 #include "dispatch.h"
+#include "jobs.h"
 #include "kernel_table.h"
 
 namespace lathe::cpu {
 namespace {
 
 constexpr int64_t kCodeAlignment = 64;
-constexpr int64_t kMaxJobRows = 1032;          // bounds the carried sums of a job
 constexpr int64_t kPackedRowsBytes = 4 << 20;  // stays in L3 while every panel reads it
 constexpr int64_t kMinPackedRows = 96;
 constexpr int64_t kCachedRowsBytes = 8 << 20;  // op(a) beyond this is read from memory by every panel
 constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows do not share cache sets
 constexpr int64_t kPackUnit = 32;  // lanes of a cache line of bf16
-constexpr int64_t kStreamedBytes = 512 << 10;
-constexpr int64_t kMinJobRows = 48;
-constexpr int64_t kMaxPieces = 8;
-constexpr int64_t kPackCostRows = 20;     // packing a panel costs about as much as this many rows of tiles
+constexpr int64_t kStreamedBytes = 512 << 10;  // output and packed rows from here on are written past the caches
+constexpr int64_t kStreamedByOne = 1 << 20;    // packed rows that no other core reads, if they outgrow the second cache
+constexpr int64_t kHoldingWorkers = 64;   // of more threads, the others pack for every job
 constexpr int64_t kInlineWork = 1 << 15;  // multiply-adds below which waking threads costs more than it saves
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 int64_t packed_rows_limit(int64_t m, int64_t padded_k) {
   const int64_t fit = kTileRows * (kPackedRowsBytes / (4 * kTileRows * padded_k));
@@ -80,10 +77,6 @@ bool streams(const GemmCall& call) {
          reinterpret_cast<uintptr_t>(call.c) % 64 == 0 && 4 * call.m * call.n >= kStreamedBytes;
 }
 
-struct Range {
-  int64_t begin, size;
-};
-
 // A stretch of K that fits a packed panel: runs of units of consecutive terms.
 struct Block {
   struct Run {
@@ -93,50 +86,6 @@ struct Block {
   Run runs[kMaxSegments];
   int count;
 };
-
-// The jobs of a block of rows: panel after panel for one run of rows after the other, the last of them in pieces, so that
-// no thread has to wait long for the one that comes in last. As few as possible otherwise: every job packs its panel.
-struct Jobs {
-  int64_t panels, rows;
-  int64_t runs = 1;    // of rows
-  int64_t whole = 0;   // jobs that are a panel times a run
-  int64_t pieces = 1;  // of every later one
-  int64_t count = 0;
-
-  Jobs(int64_t panels, int64_t rows, int64_t threads);
-  int64_t job(int64_t i) const { return i < whole ? i : whole + (i - whole) / pieces; }
-  int64_t panel(int64_t i) const { return job(i) % panels; }
-  Range rows_of(int64_t i) const;
-};
-
-// Part `i` of `parts` nearly equal parts of [0, total).
-Range part_of(int64_t total, int64_t parts, int64_t i) {
-  const int64_t begin = total * i / parts;
-  return {begin, total * (i + 1) / parts - begin};
-}
-
-Range Jobs::rows_of(int64_t i) const {
-  const Range run = part_of(rows, runs, job(i) / panels);
-  if (i < whole) return run;
-  const Range piece = part_of(run.size, pieces, (i - whole) % pieces);
-  return {run.begin + piece.begin, piece.size};
-}
-
-Jobs::Jobs(int64_t panels, int64_t rows, int64_t threads) : panels(panels), rows(rows), runs(ceil_div(rows, kMaxJobRows)) {
-  const int64_t all = panels * runs, size = ceil_div(rows, runs);
-  whole = count = all;
-  if (threads == 1) return;
-  int64_t best = INT64_MAX;
-  for (int64_t split = 0; split <= std::min(all, 2 * threads); ++split) {
-    for (int64_t n = split == 0 ? 1 : 2; n == 1 || (split > 0 && n <= kMaxPieces && size / n >= kMinJobRows); ++n) {
-      // In rows of tiles, times the threads: all work, plus half a last job of every thread.
-      const int64_t piece = ceil_div(size, n) + kPackCostRows, one = size + kPackCostRows;
-      const int64_t work = std::max((all - split) * one + split * n * piece, ceil_div(all - split, threads) * threads * one);
-      const int64_t cost = work + threads * piece / 2;
-      if (cost < best) best = cost, whole = all - split, pieces = n, count = whole + split * n;
-    }
-  }
-}
 
 // What a thread will pack next, as a rectangle of bytes. It is asked for tile by tile of the panel before, because a
 // packing that waits for memory costs as much as 20 to 50 rows of tiles, and one from the cache 3 to 5.
@@ -184,7 +133,8 @@ class Product {
   void multiply_by_blocks(int64_t row0, int64_t rows);
   bool rows_outgrow_cache(int64_t rows) const;
   Range columns_of(int64_t panel) const;
-  void job(int64_t row0, Range rows, int64_t panel, int64_t next_panel, int worker) const;
+  void job(int64_t row0, Range rows, int64_t panel, int64_t next_panel, int worker);
+  bool holds(int64_t panel, int worker);
   // With n threads, each claims about every nth chunk.
   int64_t chunks_apart() const { return inline_ ? 1 : pool_.threads(); }
   Upcoming upcoming(const Block& block, Range columns) const;
@@ -193,7 +143,7 @@ class Product {
   // Few rows: how many lanes further on the thread's next panel lies, for the packing to ask for. Many rows: 0, see Upcoming.
   int64_t next_lanes() const { return few() ? kPanelCols * chunks_apart() : 0; }
   Block next_block(int* term, int64_t* unit) const;
-  void multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, float* sums,
+  void multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, bool held, float* sums,
                       bool first, bool last, const Upcoming& upcoming) const;
   void tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums, bool first,
              bool last, const Upcoming& upcoming) const;
@@ -226,6 +176,7 @@ class Product {
   char* workers_;
   int64_t panel_bytes_;
   int64_t worker_bytes_;
+  int64_t held_[kHoldingWorkers];  // the panel, packed over all of K, that lies in a worker's scratch; -1: none
 };
 
 Product::Product(const GemmCall& call, Pool& pool, void* scratch)
@@ -309,7 +260,7 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
     const Term& term = terms_[packed_terms[chunk / chunks]];
     const int64_t first = chunk % chunks * size;
     const int64_t stride = term.units + kRowPadding;
-    const bool stream = 4 * rows * stride >= kStreamedBytes;
+    const bool stream = 4 * rows * stride >= (chunks_apart() > 1 ? kStreamedBytes : kStreamedByOne);
     kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(size, rows - first), term.k0, term.k,
                         term.packed + first * stride, stride, 0, stream});
   });
@@ -318,6 +269,7 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
 void Product::multiply_row_block(int64_t row0, int64_t rows) {
   if (rows_outgrow_cache(rows)) return multiply_by_blocks(row0, rows);
   const Jobs jobs(panels_, rows, inline_ ? 1 : pool_.threads());
+  std::fill_n(held_, kHoldingWorkers, -1);
   for_each(jobs.count, [&](int64_t i, int worker) {
     const int64_t next = i + chunks_apart();
     job(row0, jobs.rows_of(i), jobs.panel(i), next < jobs.count ? jobs.panel(next) : -1, worker);
@@ -355,7 +307,7 @@ void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
       const Range run = jobs.rows_of(i);
       auto* packed = reinterpret_cast<uint32_t*>(workers_ + worker * worker_bytes_);
       float* const sums = shared_sums_ + (panel * rows + run.begin) * kPanelCols;
-      multiply_block(block, row0, run, columns_of(panel), packed, sums, first, last, ahead);
+      multiply_block(block, row0, run, columns_of(panel), packed, false, sums, first, last, ahead);
     });
   }
 }
@@ -393,9 +345,9 @@ Upcoming Product::upcoming(const Block& block, Range columns) const {
   return Upcoming(*t.b, t.k0 + k, std::min(run.units * per_unit, t.k - k), columns);
 }
 
-// Packs a block of op(b) and slides it over a run of rows.
-void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, float* sums,
-                             bool first, bool last, const Upcoming& upcoming) const {
+// Packs a block of op(b), unless the scratch holds it already, and slides it over a run of rows.
+void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, bool held,
+                             float* sums, bool first, bool last, const Upcoming& upcoming) const {
   const int per_unit = k_per_unit(kernels_.unit);
   Segment segments[kMaxSegments];
   for (int i = 0; i < block.count; ++i) {
@@ -403,7 +355,9 @@ void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range
     const Term& t = terms_[run.term];
     const int64_t begin = run.unit * per_unit;
     const int64_t k = std::min(run.units * per_unit, t.k - begin);
-    kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, t.k0 + begin, k, panel, 0, next_lanes()});
+    if (!held) {
+      kernels_.pack_panel({t.b, t.b->transposed, columns.begin, columns.size, t.k0 + begin, k, panel, 0, next_lanes()});
+    }
     segments[i] = {t.rows + run.unit * 4, t.row_stride, panel, run.units};
     panel += run.units * kPanelCols;
   }
@@ -416,8 +370,13 @@ Range Product::columns_of(int64_t panel) const {
   return {16 * vectors.begin, std::min(16 * vectors.size, call_.n - 16 * vectors.begin)};
 }
 
+// Whether the worker packed this panel for its last job; from now on it has.
+bool Product::holds(int64_t panel, int worker) {
+  return worker < kHoldingWorkers && std::exchange(held_[worker], panel) == panel;
+}
+
 // `next_panel`: that of the chunk which this thread will probably claim next, or -1.
-void Product::job(int64_t row0, Range rows, int64_t panel_index, int64_t next_panel, int worker) const {
+void Product::job(int64_t row0, Range rows, int64_t panel_index, int64_t next_panel, int worker) {
   char* scratch = workers_ + worker * worker_bytes_;
   auto* panel = reinterpret_cast<uint32_t*>(scratch);
   auto* sums = reinterpret_cast<float*>(scratch + panel_bytes_);
@@ -433,7 +392,8 @@ void Product::job(int64_t row0, Range rows, int64_t panel_index, int64_t next_pa
     const Upcoming ahead = !last             ? upcoming(following, columns)
                            : next_panel >= 0 ? upcoming(first_block, columns_of(next_panel))
                                              : Upcoming();
-    multiply_block(block, row0, rows, columns, panel, sums, first, last, ahead);
+    const bool held = first && last && holds(panel_index, worker);
+    multiply_block(block, row0, rows, columns, panel, held, sums, first, last, ahead);
     block = following;
   }
 }

@@ -133,11 +133,9 @@ struct Packer {
   static void rows_from_k(const Source& s, int64_t lanes, int64_t k, const Rows& rows) {
     alignas(64) uint32_t buffer[W * kBufferStride];
     const int64_t units = units_of(k);
+    // The next W units are asked for a few lines at a time: of many at once, a core drops what it has no room to wait for.
+    const int64_t turns = (lanes + S::kAcross - 1) / S::kAcross, rows_a_turn = (W * P + turns - 1) / turns;
     for (int64_t u = 0; u < units; u += W) {
-      const char* ahead = s.data + (u + W) * P * s.row_bytes;
-      for (int64_t row = 0; row < W * P; ++row, ahead += s.row_bytes) {
-        for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
-      }
       const int64_t count = least(W, units - u);
       for (int64_t i = 0; i < count; ++i) {
         uint32_t* out = buffer + i * kBufferStride;
@@ -152,7 +150,11 @@ struct Packer {
         }
         for (; lane < lanes; lane += W) S::store(out + lane, lanes_at<D>(s, u + i, k, lane, lanes));
       }
+      const char* ahead = s.data + (u + W) * P * s.row_bytes;
       for (int64_t lane = 0; lane < lanes; lane += S::kAcross) {
+        for (int64_t row = 0; row < rows_a_turn; ++row, ahead += s.row_bytes) {
+          for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
+        }
         Reg block[S::kAcross];
         S::transpose_rows(reinterpret_cast<const char*>(buffer + lane), 4 * kBufferStride, block);
         const int64_t across = least(S::kAcross, lanes - lane);
