@@ -17,12 +17,12 @@ const REASONS: readonly [start: string, reason: string][] = [
   ['GEMM NF4', 'expanding the codes of a panel is paid back over the rows; 512 of them are few'],
   [
     'GEMM bf16, 2 threads',
-    'a product of 512 to 1,024 rows is 0.6 to 5 ms: waiting for the last job takes 1 to 3 % there, and for TN packing op(a) into lines that the other core has read 2 to 4 %',
+    'a product of 512 to 1,024 rows is 0.6 to 5 ms, and a thread that the host takes away for one of them holds up the other, while the register loop waits for nobody: 3 to 5 % in loud minutes; TN packs op(a) first, 3 to 5 % of 512 cubed',
   ],
   ['GEMM f32, 2 threads', 'as in bf16'],
   [
     'GEMM bf16, 1 thread',
-    'a tile of 512 k spends 2 % on its beginning and end, panels another 2 to 3 %; a transposed op(a) (TN) is packed first, 3 to 4 % of 512 cubed',
+    'a tile of 512 k spends 1 to 2 % on its beginning and end, panels another 2 %; a transposed op(a) (TN) is packed first, 3 to 4 % of 512 cubed',
   ],
   ['GEMM f32, 1 thread', 'a transposed op(a) (TN) is packed first'],
   ['decode', 'a single row is bound by memory (bf16) and by expanding and transposing codes (NF4)'],
