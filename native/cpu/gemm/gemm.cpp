@@ -262,7 +262,7 @@ void Product::pack_row_block(int64_t row0, int64_t rows) {
     const int64_t stride = term.units + kRowPadding;
     const bool stream = 4 * rows * stride >= (chunks_apart() > 1 ? kStreamedBytes : kStreamedByOne);
     kernels_.pack_rows({term.a, !term.a->transposed, row0 + first, std::min(size, rows - first), term.k0, term.k,
-                        term.packed + first * stride, stride, 0, stream});
+                        term.packed + first * stride, stride, size * chunks_apart(), stream});
   });
 }
 

@@ -39,7 +39,7 @@ struct PackArgs {
   int64_t k0, k;  // k0 is a multiple of 64
   uint32_t* out;
   int64_t stride;  // pack_rows: units from one lane to the next
-  int64_t next_lanes = 0;  // pack_panel: how far on lie the lanes that follow when these are done; 0: nobody knows
+  int64_t next_lanes = 0;  // how far on lie the lanes that follow when these are done; 0: nobody knows
   bool stream = false;  // pack_rows: there is more of it than the caches of a core keep
 };
 

@@ -130,7 +130,7 @@ struct Packer {
   // Stored rows of k, W units of them at a time: brought together as units in a buffer that stays in L1, whatever the distance
   // of the rows (4 KiB apart, they would push each other out), and read from there across.
   template <DType D>
-  static void rows_from_k(const Source& s, int64_t lanes, int64_t k, const Rows& rows) {
+  static void rows_from_k(const Source& s, int64_t lanes, int64_t k, int64_t next_lanes, const Rows& rows) {
     alignas(64) uint32_t buffer[W * kBufferStride];
     const int64_t units = units_of(k);
     // The next W units are asked for a few lines at a time: of many at once, a core drops what it has no room to wait for.
@@ -150,7 +150,7 @@ struct Packer {
         }
         for (; lane < lanes; lane += W) S::store(out + lane, lanes_at<D>(s, u + i, k, lane, lanes));
       }
-      const char* ahead = s.data + (u + W) * P * s.row_bytes;
+      const char* ahead = u + W < units ? s.data + (u + W) * P * s.row_bytes : s.data + next_lanes * kElement<D>;
       for (int64_t lane = 0; lane < lanes; lane += S::kAcross) {
         for (int64_t row = 0; row < rows_a_turn; ++row, ahead += s.row_bytes) {
           for (int64_t byte = 0; byte < lanes * kElement<D>; byte += 64) fetch(ahead + byte);
@@ -356,7 +356,7 @@ struct Packer {
     if (p.k_contiguous) {
       rows_from_lanes<D>(s, lanes, k, rows);
     } else {
-      rows_from_k<D>(s, lanes, k, rows);
+      rows_from_k<D>(s, lanes, k, p.next_lanes, rows);
     }
   }
 
