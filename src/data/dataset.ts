@@ -43,8 +43,12 @@ export class Dataset {
     return new Dataset(table);
   }
 
-  /** Columns are the union of the rows' keys; a missing value is null. `places` say where each row came from, for messages. */
+  /**
+   * Columns are the union of the rows' keys; a missing value is null. `places` say where each row came from, for messages.
+   * @throws ERR_DATA for anything but a list of objects
+   */
   static fromRows(rows: readonly Row[], places?: readonly string[]): Dataset {
+    checkRows(rows, places);
     const names = new Set<string>();
     for (const row of rows) for (const name of Object.keys(row)) names.add(name);
     const columns = new Map<string, unknown[]>();
@@ -320,6 +324,18 @@ function tableOf(columns: Iterable<readonly [string, unknown[]]>, where: string)
     map.set(name, values);
   }
   return { length: length ?? 0, columns: map };
+}
+
+function checkRows(rows: unknown, places: readonly string[] | undefined): void {
+  const isRow = (row: unknown): boolean => typeof row === 'object' && row !== null && !Array.isArray(row);
+  const bad = Array.isArray(rows) ? rows.findIndex((row) => !isRow(row)) : undefined;
+  if (bad === -1) return;
+  const received: unknown = bad === undefined ? rows : (rows as unknown[])[bad];
+  const kind = received === null ? 'null' : Array.isArray(received) ? 'a list' : typeof received;
+  throw new LatheError('ERR_DATA', `expected a list of rows, each an object of columns, received ${kind}`, {
+    at: bad === undefined ? undefined : (places?.[bad] ?? `row ${bad}`),
+    remedy: 'pass rows like { prompt: "...", completion: "..." }; loadDataset reads them from files',
+  });
 }
 
 function appendTable(into: Map<string, unknown[]>, length: number, part: Table): void {

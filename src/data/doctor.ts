@@ -13,18 +13,20 @@ import { describeTruncation } from './truncate';
 import type { TokenizedDataset } from './tokenize';
 import { IGNORE_INDEX, type TextTokenizer, type TokenizedExample } from './types';
 
-export type FindingCode =
-  | 'no_rows'
-  | 'template_not_found'
-  | 'no_trained_tokens'
-  | 'doubled_bos'
-  | 'eos_missing'
-  | 'eos_masked'
-  | 'prompt_not_prefix'
-  | 'answer_cut'
-  | 'text_cut'
-  | 'rows_dropped'
-  | 'vocabulary_too_large';
+export const FINDING_CODES = [
+  'no_rows',
+  'template_not_found',
+  'no_trained_tokens',
+  'doubled_bos',
+  'eos_missing',
+  'eos_masked',
+  'prompt_not_prefix',
+  'answer_cut',
+  'text_cut',
+  'rows_dropped',
+  'vocabulary_too_large',
+] as const;
+export type FindingCode = (typeof FINDING_CODES)[number];
 
 export interface Finding {
   severity: 'error' | 'warning';
@@ -281,12 +283,18 @@ export function formatFinding(finding: Finding): string {
 /**
  * Stops on errors.
  * @param options.allow codes that do not stop the run @param options.name what the error calls the rows (data)
- * @throws ERR_DATA with the first row, and every further error
+ * @throws ERR_CONFIG for a code that is none; ERR_DATA with the first row, and every further error
  */
 export function assertHealthy(
   findings: readonly Finding[],
   options: { allow?: readonly FindingCode[]; name?: string } = {},
 ): void {
+  const unknown = options.allow?.find((code) => !FINDING_CODES.includes(code));
+  if (unknown !== undefined) {
+    throw new LatheError('ERR_CONFIG', `[allow] expected codes of findings, received ${JSON.stringify(unknown)}`, {
+      remedy: `use some of ${FINDING_CODES.join(', ')}`,
+    });
+  }
   const errors = findings.filter(({ severity, code }) => severity === 'error' && !options.allow?.includes(code));
   if (errors.length === 0) return;
   const [first, ...others] = errors;

@@ -67,6 +67,7 @@ export async function withAtomicFile<T>(path: string, build: (file: AtomicWriter
   let file: FileHandle | undefined;
   try {
     await mkdir(dirname(path), { recursive: true });
+    await sweepLeftovers(resolve(path));
     file = await open(temporary, 'wx');
     const result = await build(new AtomicWriter(file));
     await file.sync();

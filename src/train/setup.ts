@@ -19,7 +19,7 @@ import type { Tokenizer } from '../tokenizers/tokenizer';
 import type { ResolvedConfig } from './arguments';
 import type { TrainerCallback } from './events';
 import { openData } from './open-data';
-import { loraConfigOf, modelOptions, SFTTrainer, type SFTTrainerOptions } from './sft-trainer';
+import { loraConfigOf, modelOptions, SFTTrainer } from './sft-trainer';
 import { openCachedData } from './token-cache';
 
 export interface RunParts {
@@ -47,7 +47,7 @@ export async function setupSft(
     evalDataset: test,
     processingClass: tokenizer,
     peftConfig: config.usePeft && !model.peft ? loraConfigOf(config) : null,
-    allow: config.doctorAllow as SFTTrainerOptions['allow'],
+    allow: config.doctorAllow,
     callbacks: o.callbacks,
     warn: o.warn,
   });

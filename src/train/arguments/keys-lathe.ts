@@ -1,8 +1,9 @@
 /** Our own keys. Each has a default with which a file written for TRL keeps its meaning. */
 
 import type { z } from 'zod';
+import { FINDING_CODES } from '../../data/doctor';
 import { supported } from './key';
-import { choice, either, flag, integer, nullable, structured, text, textList, zod } from './value-types';
+import { choice, choices, either, flag, integer, nullable, structured, text, textList, zod } from './value-types';
 
 function condition() {
   const z = zod();
@@ -42,7 +43,7 @@ export const latheKeys = {
   stream_lanes: supported(nullable(integer({ min: 1 })), null, L, 'Parts of a stream that are read each for itself: its files are dealt to this many lanes, and the lanes to the ranks. 1: every rank reads all of it; else a multiple of the ranks, and at most the number of files. The data of a step depends on it. null: that of the checkpoint; for a new run as many as ranks, or 1 where there are fewer files.'),
   on_bad_row: supported(choice(['error', 'skip']), 'error', L, 'A line or row that cannot be read or lacks its columns: stop with its file and line, or leave it out and say so.'),
   token_cache: supported(nullable(text()), null, L, 'Folder in which the tokenised rows of dataset_name are kept: built once, read from disk as they are needed, and used again while files, tokenizer and settings are the same. null: rows are tokenised into memory.'),
-  doctor_allow: supported(textList(), [], L, 'Findings of the data doctor to accept instead of stopping, e.g. answer_cut.'),
+  doctor_allow: supported(choices(FINDING_CODES), [], L, 'Findings of the data doctor to accept instead of stopping, e.g. answer_cut.'),
   sample_prompts: supported(textList(), [], L, 'Prompts answered greedily before the first and after the last step; with dataset_format alpaca they are instructions.'),
   logging_dir: supported(nullable(text()), null, L, 'Folder of the TensorBoard files; null: output_dir/runs.'),
   device: supported(text(), 'auto', L, 'auto, cpu, cuda or cuda:N. auto takes the first GPU when there is one (and no other process trains with this one), else the CPU.'),

@@ -135,9 +135,15 @@ function validate(name: KeyName, entry: Entry, notes: string[]): unknown {
   if (result.success) return result.data;
   const issue = result.error.issues[0];
   const path = issue.path.map((part) => (typeof part === 'number' ? part : String(part)));
-  const inside = path.length > 0 ? `${name}.${path.join('.')}: ${issue.message}` : undefined;
-  const choices = /^one of (.*?)(, or null)?$/.exec(type.expected)?.[1].split(', ');
-  const guess = choices && typeof value === 'string' ? nearest(value, choices) : undefined;
+  const choices = /^(?:one of|a list out of) (.*?)(, or null)?$/.exec(type.expected)?.[1].split(', ');
+  const item: unknown = Array.isArray(value) && typeof path[0] === 'number' ? value[path[0]] : value;
+  const inside =
+    path.length === 0
+      ? undefined
+      : choices
+        ? `${name}.${path[0]}: expected one of ${choices.join(', ')}, received ${describeValue(item)}`
+        : `${name}.${path.join('.')}: ${issue.message}`;
+  const guess = choices && typeof item === 'string' ? nearest(item, choices) : undefined;
   throw new LatheError('ERR_CONFIG', inside ?? `${name}: expected ${type.expected}, received ${received(entry)}`, {
     at: path.length > 0 ? (entry.atPath?.(path) ?? entry.at) : entry.at,
     remedy: guess ? `did you mean ${guess}?` : `write ${type.expected}`,

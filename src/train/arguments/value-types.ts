@@ -139,6 +139,17 @@ export function textList(): ValueType<string[]> {
   });
 }
 
+/** A list of words out of a few; spelt as a list of text. */
+export function choices<const T extends string>(values: readonly T[]): ValueType<T[]> {
+  const { coerce, isList, isFlag } = textList();
+  return typeOf(() => zod().array(choice(values).schema), {
+    expected: `a list out of ${values.join(', ')}`,
+    isList,
+    isFlag,
+    coerce,
+  });
+}
+
 /** A mapping with free keys; a string holding JSON (as TRL's flags take it) is read as one. */
 export function dictionary(): ValueType<Record<string, unknown>> {
   return typeOf(() => zod().record(zod().string(), zod().unknown()), {

@@ -163,6 +163,15 @@ describe('errors point at the place', () => {
     });
   });
 
+  test('a word of a list that is none of its choices', () => {
+    expect(failure(() => fromYaml('doctor_allow: [eos_missing, answer_cutt]\n'))).toMatchObject({
+      code: 'ERR_CONFIG',
+      message: expect.stringMatching(/^doctor_allow\.1: expected one of .*, received text "answer_cutt"/) as string,
+      remedy: 'did you mean answer_cut?',
+    });
+    expect(fromYaml('doctor_allow: eos_missing, answer_cut\n').doctorAllow).toEqual(['eos_missing', 'answer_cut']);
+  });
+
   test('the API names the option, in its own spelling', () => {
     const error = failure(() => configFromObject({ learningRat: 1 } as ConfigInput));
     expect(error).toMatchObject({

@@ -1,6 +1,6 @@
 /** Dataset: columns, views, map, filter, splits. */
 import fc from 'fast-check';
-import { Dataset, type Columns } from '../../../src/data';
+import { Dataset, type Columns, type Row } from '../../../src/data';
 
 const numbers = (n: number): Dataset =>
   Dataset.fromColumns({ i: Array.from({ length: n }, (_, i) => i), s: Array.from({ length: n }, (_, i) => `s${i}`) });
@@ -15,6 +15,16 @@ test('rows, columns and both iterations', async () => {
   expect(seen).toEqual([...dataset]);
   expect(() => dataset.get(2)).toThrow(expect.objectContaining({ code: 'ERR_DATA' }));
   expect(() => Dataset.fromColumns({ a: [1], b: [] })).toThrow(/columns of one length/);
+});
+
+test('what is no list of rows is refused, with its place', () => {
+  const from = (rows: unknown, places?: string[]) => (): Dataset => Dataset.fromRows(rows as Row[], places);
+  expect(from(undefined)).toThrow(expect.objectContaining({ code: 'ERR_DATA', at: undefined }));
+  expect(from({ a: 1 })).toThrow(/a list of rows, each an object of columns, received object/);
+  expect(from([{ a: 1 }, 'text'])).toThrow(expect.objectContaining({ code: 'ERR_DATA', at: 'row 1' }));
+  expect(from([null], ['a.jsonl:1'])).toThrow(expect.objectContaining({ at: 'a.jsonl:1' }));
+  expect(from([[1]])).toThrow(/received a list/);
+  expect(from([])().length).toBe(0);
 });
 
 test('map merges over the row, removes columns, keeps order', async () => {

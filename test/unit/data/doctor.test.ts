@@ -134,6 +134,9 @@ test('assertHealthy stops on errors with the row and the fix, and lets through w
   expect(() => assertHealthy(findings)).toThrow(/also: error eos_missing \(2 rows, first row 0\)/);
   expect(() => assertHealthy(findings, { allow: ['prompt_not_prefix', 'eos_missing'] })).not.toThrow();
   expect(() => assertHealthy(findings, { allow: ['prompt_not_prefix'] })).toThrow(/EOS/);
+  expect(() => assertHealthy([], { allow: ['eos_mising' as FindingCode] })).toThrow(
+    expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringContaining('"eos_mising"') as string }),
+  );
   const warnings = await findingsOf([{ text: 'abcdefgh' }], { maxLength: 5 });
   expect(() => assertHealthy(warnings)).not.toThrow();
   expect(formatFinding(warnings[0])).toMatch(/^warning text_cut \(1 row, first row 0\): /);

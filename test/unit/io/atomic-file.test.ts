@@ -147,6 +147,13 @@ describe('folders', () => {
     expect(readdirSync(folder()).sort()).toEqual([...names.slice(1), 'ckpt'].sort());
   });
 
+  test('so are those of a single file', async () => {
+    const names = [`.a.txt.tmp-${HOST_TAG}-${deadPid()}-0123abcd`, `.b.txt.tmp-${HOST_TAG}-${deadPid()}-0123abcd`];
+    for (const name of names) writeFileSync(inside(name), 'half');
+    await writeFileAtomic(inside('a.txt'), 'whole');
+    expect(readdirSync(folder()).sort()).toEqual([names[1], 'a.txt'].sort());
+  });
+
   test('a process killed between the two renames of a replacement: the old folder comes back', async () => {
     await withDirectoryCommit(inside('ckpt'), build('old'));
     renameSync(inside('ckpt'), inside(`.ckpt.old-${HOST_TAG}-${deadPid()}-0123abcd`));
