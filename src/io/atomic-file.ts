@@ -67,7 +67,7 @@ export async function withAtomicFile<T>(path: string, build: (file: AtomicWriter
   let file: FileHandle | undefined;
   try {
     await mkdir(dirname(path), { recursive: true });
-    await sweepLeftovers(resolve(path));
+    await sweepTemporaries(resolve(path));
     file = await open(temporary, 'wx');
     const result = await build(new AtomicWriter(file));
     await file.sync();
@@ -282,6 +282,13 @@ async function sweepLeftovers(target: string): Promise<void> {
       ));
     if (!restored) await rm(leftover, { recursive: true, force: true });
   }
+}
+
+/** Of a single file nothing steps aside. What cannot be looked at or deleted is no reason not to write. */
+async function sweepTemporaries(target: string): Promise<void> {
+  const leftovers = await leftoversOf(target).catch((): string[] => []);
+  for (const leftover of leftovers.filter((path) => basename(path).startsWith(`.${basename(target)}.tmp-`)))
+    await rm(leftover, { force: true }).catch(() => undefined);
 }
 
 export interface DirectoryProblem {

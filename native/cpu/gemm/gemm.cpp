@@ -2,10 +2,11 @@
  * The GEMM's driver: what is packed when, how the work is cut, and where scratch lies.
  *
  * The idea: the unit of work is a job, one panel of up to 64 columns times a run of rows. A job packs its
- * own panel of op(b), block of K after block of K, into private scratch, and slides it over its rows; so
- * there is no barrier inside a product and a slow core only claims fewer jobs. Rows of op(a) are read in
- * place when they already are units (bf16 rows for bf16 arithmetic, fp32 rows for fp32); otherwise all
- * threads pack them first into shared scratch, for as many rows at a time as fit.
+ * own panel of op(b), block of K after block of K, into private scratch, unless its worker has just packed the
+ * same one whole, and slides it over its rows; so there is no barrier inside a product and a slow core only
+ * claims fewer jobs (jobs.h). Rows of op(a) are read in place when they already are units (bf16 rows for bf16
+ * arithmetic, fp32 rows for fp32); otherwise all threads pack them first into shared scratch, for as many rows
+ * at a time as fit.
  *
  * Nothing here can change a result: tiles resume their fp32 sums, so every element is one chain over k.
  */
@@ -30,7 +31,7 @@ constexpr int64_t kRowPadding = 16;  // units between packed rows, so that rows 
 constexpr int64_t kPackUnit = 32;  // lanes of a cache line of bf16
 constexpr int64_t kStreamedBytes = 512 << 10;  // output and packed rows from here on are written past the caches
 constexpr int64_t kStreamedByOne = 1 << 20;    // packed rows that no other core reads, if they outgrow the second cache
-constexpr int64_t kHoldingWorkers = 64;   // of more threads, the others pack for every job
+constexpr int64_t kHoldingWorkers = 64;  // of more threads, the others pack for every job
 constexpr int64_t kInlineWork = 1 << 15;  // multiply-adds below which waking threads costs more than it saves
 
 int64_t packed_rows_limit(int64_t m, int64_t padded_k) {

@@ -135,7 +135,7 @@ function validate(name: KeyName, entry: Entry, notes: string[]): unknown {
   if (result.success) return result.data;
   const issue = result.error.issues[0];
   const path = issue.path.map((part) => (typeof part === 'number' ? part : String(part)));
-  const choices = /^(?:one of|a list out of) (.*?)(, or null)?$/.exec(type.expected)?.[1].split(', ');
+  const { choices } = type;
   const item: unknown = Array.isArray(value) && typeof path[0] === 'number' ? value[path[0]] : value;
   const inside =
     path.length === 0

@@ -13,6 +13,8 @@ export interface ValueType<T> {
   readonly schema: z.ZodType<T>;
   /** `a number >= 0`: completes the sentence "expected ...". */
   readonly expected: string;
+  /** The words that it, or each item of a list, may be. */
+  readonly choices?: readonly string[];
   /** true: takes several arguments on the command line (`--key a b c`). */
   readonly isList: boolean;
   /** true: `--key` alone means true and `--no-key` false. */
@@ -119,6 +121,7 @@ export function choice<const T extends string>(values: readonly T[]): ValueType<
   const words: readonly string[] = values;
   return typeOf(() => zod().enum(values as readonly [T, ...T[]]) as unknown as z.ZodType<T>, {
     expected: `one of ${values.join(', ')}`,
+    choices: values,
     isList: false,
     isFlag: false,
     coerce: (raw) => (raw === false && words.includes('no') ? 'no' : raw),
@@ -144,6 +147,7 @@ export function choices<const T extends string>(values: readonly T[]): ValueType
   const { coerce, isList, isFlag } = textList();
   return typeOf(() => zod().array(choice(values).schema), {
     expected: `a list out of ${values.join(', ')}`,
+    choices: values,
     isList,
     isFlag,
     coerce,
@@ -168,6 +172,7 @@ export function structured<T>(schema: () => z.ZodType<T>, expected: string): Val
 export function nullable<T>(inner: ValueType<T>): ValueType<T | null> {
   return typeOf(() => inner.schema.nullable(), {
     expected: `${inner.expected}, or null`,
+    choices: inner.choices,
     isList: inner.isList,
     isFlag: inner.isFlag,
     coerce: (raw) => (raw === null ? null : inner.coerce(raw)),

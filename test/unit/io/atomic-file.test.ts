@@ -152,6 +152,11 @@ describe('folders', () => {
     for (const name of names) writeFileSync(inside(name), 'half');
     await writeFileAtomic(inside('a.txt'), 'whole');
     expect(readdirSync(folder()).sort()).toEqual([names[1], 'a.txt'].sort());
+    const folderOfThatName = `.a.txt.tmp-${HOST_TAG}-${deadPid()}-0123abcd`;
+    mkdirSync(inside(folderOfThatName));
+    await writeFileAtomic(inside('a.txt'), 'again'); // what cannot be deleted stays
+    expect(readFileSync(inside('a.txt'), 'utf8')).toBe('again');
+    expect(readdirSync(folder())).toContain(folderOfThatName);
   });
 
   test('a process killed between the two renames of a replacement: the old folder comes back', async () => {
