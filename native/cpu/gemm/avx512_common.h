@@ -147,6 +147,7 @@ __attribute__((noinline)) void tile_of(const TileArgs& t) {
     }
   }
   if (t.finish && !t.epilogue->stream) fetch_output<R>(t);
+  Ahead& ahead = *t.ahead;
   for (int s = 0; s < t.segment_count; ++s) {
     const Segment& segment = t.segments[s];
     const char* a[R];
@@ -158,6 +159,7 @@ __attribute__((noinline)) void tile_of(const TileArgs& t) {
     for (int64_t line = 0; line < segment.units; line += 16) {
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) _mm_prefetch(a[r] + next_rows + 4 * line, _MM_HINT_T1);
+      ahead.fetch();
       const int64_t end = line + 16 < segment.units ? line + 16 : segment.units;
       for (int64_t k = line; k < end; ++k) {
         __m512 row[V];

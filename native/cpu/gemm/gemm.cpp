@@ -88,40 +88,26 @@ struct Block {
   int count;
 };
 
-// What a thread will pack next, as a rectangle of bytes. It is asked for tile by tile of the panel before, because a
-// packing that waits for memory costs as much as 20 to 50 rows of tiles, and one from the cache 3 to 5.
-class Upcoming {
- public:
-  Upcoming() = default;
-  Upcoming(const MatOperand& b, int64_t k0, int64_t k, Range columns) {
-    const int64_t bits = b.format == MatFormat::kDense ? 8 * element_bytes(b.dtype) : 4;
-    const Range row = b.transposed ? columns : Range{k0, k};
-    const Range col = b.transposed ? Range{k0, k} : columns;
-    data_ = static_cast<const char*>(b.data) + (row.begin * b.ld + col.begin) * bits / 8;
-    row_bytes_ = b.ld * bits / 8;
-    lines_per_row_ = ceil_div(col.size * bits / 8, 64);
-    lines_ = row.size * lines_per_row_;
-  }
+// What a thread will pack next, which is asked for while tiles multiply: a packing that waits for memory costs as much as 20 to 50
+// rows of tiles, and one from the cache 3 to 5.
+Ahead panel_ahead(const MatOperand& b, int64_t k0, int64_t k, Range columns) {
+  const int64_t bits = b.format == MatFormat::kDense ? 8 * element_bytes(b.dtype) : 4;
+  const Range row = b.transposed ? columns : Range{k0, k};
+  const Range col = b.transposed ? Range{k0, k} : columns;
+  Ahead ahead;
+  ahead.row = static_cast<const char*>(b.data) + (row.begin * b.ld + col.begin) * bits / 8;
+  ahead.row_bytes = b.ld * bits / 8;
+  ahead.lines_per_row = ceil_div(col.size * bits / 8, 64);
+  ahead.left = row.size * ahead.lines_per_row;
+  return ahead;
+}
 
-  // Called before tile `i` of `tiles`: asks for lines during the last tiles only, since a long panel's rows of op(a)
-  // would push them out of the second cache again.
-  void fetch(int64_t i, int64_t tiles) const {
-    const int64_t first = std::max<int64_t>(0, lines_ - (tiles - i) * kLinesPerTile);
-    const int64_t end = std::min(lines_, first + kLinesPerTile);
-    if (i + ceil_div(lines_, kLinesPerTile) < tiles) return;
-    int64_t line = first % lines_per_row_;
-    const char* row = data_ + first / lines_per_row_ * row_bytes_;
-    for (int64_t n = first; n < end; ++n) {
-      __builtin_prefetch(row + 64 * line, 0, 2);
-      if (++line == lines_per_row_) line = 0, row += row_bytes_;
-    }
-  }
-
- private:
-  static constexpr int64_t kLinesPerTile = 64;
-  const char* data_ = nullptr;
-  int64_t row_bytes_ = 0, lines_per_row_ = 1, lines_ = 0;
-};
+// Lines for each of a tile's `slots`, when `tiles` are left: they are asked for during the last tiles only, since a long panel's
+// rows of op(a) would push them out of the second cache again.
+int64_t late_pace(const Ahead& ahead, int64_t tiles, int64_t slots) {
+  constexpr int64_t kLinesPerSlot = 4;
+  return ceil_div(ahead.left, kLinesPerSlot * slots) < tiles ? 0 : kLinesPerSlot;
+}
 
 class Product {
  public:
@@ -138,16 +124,16 @@ class Product {
   bool holds(int64_t panel, int worker);
   // With n threads, each claims about every nth chunk.
   int64_t chunks_apart() const { return inline_ ? 1 : pool_.threads(); }
-  Upcoming upcoming(const Block& block, Range columns) const;
+  Ahead upcoming(const Block& block, Range columns) const;
   void few_rows_job(int64_t row0, Range columns, float* sums) const;
   bool few() const { return call_.m <= kTileRows; }
-  // Few rows: how many lanes further on the thread's next panel lies, for the packing to ask for. Many rows: 0, see Upcoming.
+  // Few rows: how many lanes further on the thread's next panel lies, for the packing to ask for. Many rows: 0, see panel_ahead.
   int64_t next_lanes() const { return few() ? kPanelCols * chunks_apart() : 0; }
   Block next_block(int* term, int64_t* unit) const;
   void multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, bool held, float* sums,
-                      bool first, bool last, const Upcoming& upcoming) const;
+                      bool first, bool last, Ahead upcoming) const;
   void tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums, bool first,
-             bool last, const Upcoming& upcoming) const;
+             bool last, Ahead upcoming) const;
 
   template <class Body>
   void for_each(int64_t chunks, Body&& body) {
@@ -302,9 +288,9 @@ void Product::multiply_by_blocks(int64_t row0, int64_t rows) {
     for_each(jobs.count, [&](int64_t i, int worker) {
       const int64_t panel = jobs.panel(i);
       const int64_t next = i + chunks_apart();
-      const Upcoming ahead = next < jobs.count ? upcoming(block, columns_of(jobs.panel(next)))
-                             : last            ? Upcoming()
-                                               : upcoming(after, columns_of(jobs.panel(next - jobs.count)));
+      const Ahead ahead = next < jobs.count ? upcoming(block, columns_of(jobs.panel(next)))
+                          : last            ? Ahead()
+                                            : upcoming(after, columns_of(jobs.panel(next - jobs.count)));
       const Range run = jobs.rows_of(i);
       auto* packed = reinterpret_cast<uint32_t*>(workers_ + worker * worker_bytes_);
       float* const sums = shared_sums_ + (panel * rows + run.begin) * kPanelCols;
@@ -337,18 +323,18 @@ Block Product::next_block(int* term, int64_t* unit) const {
 }
 
 // The first run of a block, which is all of it but for LoRA's few columns of K.
-Upcoming Product::upcoming(const Block& block, Range columns) const {
-  if (block.count == 0 || few()) return Upcoming();
+Ahead Product::upcoming(const Block& block, Range columns) const {
+  if (block.count == 0 || few()) return Ahead();
   const Block::Run& run = block.runs[0];
   const Term& t = terms_[run.term];
   const int per_unit = k_per_unit(kernels_.unit);
   const int64_t k = run.unit * per_unit;
-  return Upcoming(*t.b, t.k0 + k, std::min(run.units * per_unit, t.k - k), columns);
+  return panel_ahead(*t.b, t.k0 + k, std::min(run.units * per_unit, t.k - k), columns);
 }
 
 // Packs a block of op(b), unless the scratch holds it already, and slides it over a run of rows.
 void Product::multiply_block(const Block& block, int64_t row0, Range rows, Range columns, uint32_t* panel, bool held,
-                             float* sums, bool first, bool last, const Upcoming& upcoming) const {
+                             float* sums, bool first, bool last, Ahead upcoming) const {
   const int per_unit = k_per_unit(kernels_.unit);
   Segment segments[kMaxSegments];
   for (int i = 0; i < block.count; ++i) {
@@ -390,9 +376,9 @@ void Product::job(int64_t row0, Range rows, int64_t panel_index, int64_t next_pa
   for (bool first = true, last = false; !last; first = false) {
     last = term == term_count_;
     const Block following = last ? first_block : next_block(&term, &unit);
-    const Upcoming ahead = !last             ? upcoming(following, columns)
-                           : next_panel >= 0 ? upcoming(first_block, columns_of(next_panel))
-                                             : Upcoming();
+    const Ahead ahead = !last             ? upcoming(following, columns)
+                        : next_panel >= 0 ? upcoming(first_block, columns_of(next_panel))
+                                          : Ahead();
     const bool held = first && last && holds(panel_index, worker);
     multiply_block(block, row0, rows, columns, panel, held, sums, first, last, ahead);
     block = following;
@@ -410,11 +396,11 @@ void Product::few_rows_job(int64_t row0, Range columns, float* sums) const {
                        static_cast<int>(call_.m),
                        sums});
   }
-  tiles(nullptr, 0, row0, {0, call_.m}, columns, sums, false, true, Upcoming());
+  tiles(nullptr, 0, row0, {0, call_.m}, columns, sums, false, true, Ahead());
 }
 
 void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows, Range columns, float* sums,
-                    bool first, bool last, const Upcoming& upcoming) const {
+                    bool first, bool last, Ahead upcoming) const {
   TileArgs t;
   t.segments = segments;
   t.segment_count = count;
@@ -423,6 +409,9 @@ void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows
   t.resume = !first;
   t.finish = last;
   t.epilogue = &epilogue_;
+  t.ahead = &upcoming;
+  int64_t slots = 1;
+  for (int i = 0; i < count; ++i) slots += segments[i].units / 16;
   const int64_t tile_count = ceil_div(rows.size, kTileRows);
   for (int64_t i = 0; i < tile_count; ++i) {
     const Range tile = part_of(rows.size, tile_count, i);
@@ -430,7 +419,7 @@ void Product::tiles(const Segment* segments, int count, int64_t row0, Range rows
     t.a_row = rows.begin + tile.begin;
     t.row = row0 + t.a_row;
     t.sums = sums + tile.begin * kPanelCols;
-    upcoming.fetch(i, tile_count);
+    upcoming.each = late_pace(upcoming, tile_count - i, slots);
     kernels_.tile(t);
   }
   if (last && epilogue_.stream && kernels_.finish_stream != nullptr) kernels_.finish_stream();

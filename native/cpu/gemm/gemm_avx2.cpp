@@ -212,6 +212,9 @@ void tile(const TileArgs& t) {
   using SubTile = void (*)(const TileArgs&, int);
   static const SubTile tiles[kTileRows] = {sub_tile<1>, sub_tile<2>, sub_tile<3>,
                                            sub_tile<4>, sub_tile<5>, sub_tile<6>};
+  for (int s = 0; s < t.segment_count; ++s) {
+    for (int64_t k = 0; k < t.segments[s].units; k += 16) t.ahead->fetch();
+  }
   for (int sub = 0; sub * kSub < t.cols; ++sub) tiles[t.rows - 1](t, sub);
 }
 

@@ -66,6 +66,24 @@ struct Epilogue {
   bool stream;
 };
 
+/*
+ * A rectangle of cache lines that will be wanted soon. A tile asks for `each` of them every 16 units of K: of many asked for at
+ * once, a core drops those that it has no room to wait for.
+ */
+struct Ahead {
+  const char* row = nullptr;
+  int64_t row_bytes = 0, lines_per_row = 1;
+  int64_t line = 0, left = 0;
+  int64_t each = 0;
+
+  __attribute__((always_inline)) void fetch() {
+    for (int64_t n = left < each ? left : each; n > 0; --n, --left) {
+      __builtin_prefetch(row + 64 * line, 0, 2);
+      if (++line == lines_per_row) line = 0, row += row_bytes;
+    }
+  }
+};
+
 struct TileArgs {
   const Segment* segments;
   int segment_count;
@@ -77,6 +95,7 @@ struct TileArgs {
   bool resume;       // start from `sums` instead of zero
   bool finish;       // apply the epilogue instead of storing `sums`
   const Epilogue* epilogue;
+  Ahead* ahead;  // what to ask for meanwhile
 };
 
 /* All of k of one term for at most kTileRows rows and kPanelCols lanes; `b.out` and `b.stride` are not used. */
