@@ -17,7 +17,7 @@ const REASONS: readonly [start: string, reason: string][] = [
   ['GEMM NF4', 'expanding the codes of a panel is paid back over the rows; 512 of them are few'],
   [
     'GEMM bf16, 2 threads',
-    'a product of 512 to 1,024 rows is 0.6 to 5 ms, and a thread that the host takes away for one of them holds up the other, while the register loop waits for nobody: 3 to 5 % in loud minutes; TN packs op(a) first, 3 to 5 % of 512 cubed',
+    'a product of 512 to 1,024 rows is 0.6 to 5 ms, and a thread that the host takes away for one of them holds up the other, while the register loop waits for nobody: 3 to 5 % in loud minutes; TN packs op(a) first: half a megabyte read from memory and as much written, 4 % of 512 cubed',
   ],
   ['GEMM f32, 2 threads', 'as in bf16'],
   [
